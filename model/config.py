@@ -1,0 +1,264 @@
+"""The schema of `train_config.yaml`: one complete training run, frozen and strict.
+
+Sections hold what a file can say; what follows from it (token budget in steps, parameter count, settings
+without effect) are properties and functions here, so that every reader agrees. Imports no torch.
+"""
+
+from math import ceil
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from model.yaml_tree import Section
+
+
+class HubConfig(Section):
+    """A dataset on the Hugging Face hub."""
+
+    id: str = "julien040/hacker-news-posts"
+    """Repository of the dataset."""
+    revision: str | None = None
+    """Commit, tag or branch; null is the newest, and the commit it came to is stored with the study."""
+    split: str = "train"
+    """Split of that dataset which holds the documents."""
+    column: str = "title"
+    """Column with the text."""
+
+
+class DataConfig(Section):
+    """Where the documents come from and how they are split."""
+
+    source: Literal["auto", "hub", "file", "docstrings"] = "auto"
+    """`auto` is the hub or, where it cannot be reached, `docstrings`."""
+    path: str | None = None
+    """File for `source: file`: .txt (one document a line), .csv, .jsonl or .parquet."""
+    column: str | None = None
+    """Column of that file with the text; may be left out where there is only one."""
+    hub: HubConfig = HubConfig()
+    num_documents: int = Field(100_000, ge=10)
+    """Documents for training and validation together."""
+    validation_fraction: float = Field(0.10, gt=0, lt=1)
+    """Share of `num_documents` that goes to the validation split."""
+    held_out_documents: int = Field(20_000, ge=1)
+    """Documents after those, read by `evaluate.py` alone."""
+    seed: int = Field(1337, ge=0)
+    """Of the shuffle before splitting."""
+
+    @model_validator(mode="after")
+    def _file_needs_path(self) -> "DataConfig":
+        if self.source == "file" and not self.path:
+            raise ValueError("source file needs data.path, given null")
+        return self
+
+
+class TokenizerConfig(Section):
+    """Byte-level BPE, trained on the train split alone."""
+
+    vocab_size: int = Field(4_000, ge=257, le=65_536)
+    """Entries with the 256 bytes and `<eos>`. At most 65,536, so that a token fits two bytes."""
+
+
+class ModelConfig(Section):
+    """Shape of the GPT."""
+
+    n_layer: int = Field(4, ge=1)
+    n_head: int = Field(3, ge=1)
+    d_model: int = Field(192, ge=1)
+    block_size: int = Field(64, ge=2)
+    """Tokens of context in training; also the number of learned positions."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """On embeddings, attention weights, attention output and MLP output."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "ModelConfig":
+        if self.d_model % self.n_head:
+            raise ValueError(
+                f"d_model must be divisible by n_head, given d_model {self.d_model} and n_head {self.n_head}"
+            )
+        return self
+
+
+class SharpnessConfig(Section):
+    """Sharpness-aware minimisation around the optimizer (two gradients a step)."""
+
+    method: Literal["none", "sam", "asam"] = "none"
+    rho: float = Field(0.05, gt=0)
+    """Radius of the ascent; published defaults are 0.05 for SAM and 0.5 to 2 for adaptive SAM."""
+    same_dropout: bool = False
+    """Use the first pass's dropout masks in the second one."""
+
+
+class OptimizerConfig(Section):
+    """The update rule. `muon` updates the matrices of the blocks with Muon and the rest with AdamW."""
+
+    name: Literal["sgd", "adamw", "muon"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    auxiliary_lr: float = Field(1e-3, gt=0)
+    """Peak learning rate of muon's AdamW part."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled (for sgd: L2), on the matrices of linear layers alone."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Of sgd and muon."""
+    clip_norm: float | None = Field(1.0, gt=0)
+    """Largest global L2 norm of a gradient; null for no clipping."""
+    sharpness: SharpnessConfig = SharpnessConfig()
+
+    @model_validator(mode="after")
+    def _betas_in_range(self) -> "OptimizerConfig":
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be at least 0 and below 1, given {list(self.betas)}")
+        return self
+
+
+class ScheduleConfig(Section):
+    """Learning rate over the token budget: linear warm-up, then a decay to a floor."""
+
+    decay: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
+    """`wsd` stays at the peak and decays linearly over the last `decay_fraction`."""
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the budget over which the rate rises; the first update already has a rate above zero."""
+    decay_fraction: float = Field(0.2, gt=0, le=1)
+    floor_fraction: float = Field(0.1, ge=0, le=1)
+    """Lowest rate as a share of the peak."""
+    floor_lr: float | None = Field(None, ge=0)
+    """Lowest rate as a number; takes the place of `floor_fraction`."""
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> "ScheduleConfig":
+        if self.decay == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError(
+                "warmup_fraction + decay_fraction must be at most 1, given "
+                f"{self.warmup_fraction} + {self.decay_fraction}"
+            )
+        return self
+
+
+class TrainingConfig(Section):
+    """Budget, batches and arithmetic."""
+
+    epochs: float | None = Field(None, gt=0)
+    """Budget in passes over the train split, turned into tokens once, when run or study begins."""
+    tokens: int | None = Field(None, ge=1)
+    """Budget in training tokens. Either this or `epochs`."""
+    batch_size: int = Field(64, ge=1)
+    """Windows of `model.block_size` tokens behind one update."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Windows in one forward pass, to save memory; null for the whole batch. The gradient is the same."""
+    shuffle: bool = True
+    """Draw the windows in a new order every epoch; false reads them one after the other, as the seeds did."""
+    rungs: int = Field(8, ge=1)
+    """Evaluations, evenly spaced over the budget; a trial may be pruned at each."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "TrainingConfig":
+        if (self.epochs is None) == (self.tokens is None):
+            raise ValueError(
+                f"needs either epochs or tokens, given epochs {self.epochs} and tokens {self.tokens}"
+            )
+        return self
+
+
+class EvaluationConfig(Section):
+    """The exact pass over a split. The same for every trial of a study."""
+
+    block_size: int = Field(64, ge=2)
+    batch_size: int = Field(64, ge=1)
+
+
+class TrainConfig(Section):
+    """One complete training run."""
+
+    seed: int = Field(1337, ge=0)
+    """Of initialisation, window order and dropout."""
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    training: TrainingConfig = TrainingConfig(epochs=7)
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "TrainConfig":
+        if self.evaluation.block_size > self.model.block_size:
+            raise ValueError(
+                "evaluation.block_size must be at most model.block_size (there are no more positions), "
+                f"given {self.evaluation.block_size} and {self.model.block_size}"
+            )
+        floor_lr = self.schedule.floor_lr
+        if floor_lr is not None and floor_lr > self.optimizer.lr:
+            raise ValueError(
+                f"schedule.floor_lr must be at most optimizer.lr, given {floor_lr} and {self.optimizer.lr}"
+            )
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Training tokens behind one update."""
+        return self.training.batch_size * self.model.block_size
+
+    @property
+    def parameter_count(self) -> int:
+        """Trainable parameters, the tied output head counted once."""
+        d = self.model.d_model
+        block = 12 * d * d + 13 * d  # qkv, projection, MLP of 4d with their biases, two LayerNorms
+        embeddings = (self.tokenizer.vocab_size + self.model.block_size) * d
+        return embeddings + self.model.n_layer * block + 2 * d
+
+    @property
+    def budget_tokens(self) -> int:
+        """The budget of a run whose epochs have been turned into tokens."""
+        assert self.training.tokens is not None, "with_token_budget comes first"
+        return self.training.tokens
+
+    @property
+    def total_steps(self) -> int:
+        """Updates in the budget: as many whole steps as fit, at least one."""
+        return max(1, self.budget_tokens // self.tokens_per_step)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Token counts of the evaluations, the last being the budget; the same for every batch size."""
+        n = min(self.training.rungs, self.budget_tokens)
+        return tuple(self.budget_tokens * (i + 1) // n for i in range(n))
+
+    def rung_step(self, rung_tokens: int) -> int:
+        """The step after which the rung is evaluated: the first that has seen its tokens, or the last."""
+        return min(self.total_steps, ceil(rung_tokens / self.tokens_per_step))
+
+    def with_token_budget(self, train_tokens: int) -> "TrainConfig":
+        """The same run with its epochs turned into tokens, for a train split of `train_tokens` tokens."""
+        if self.training.tokens is not None:
+            return self
+        assert self.training.epochs is not None
+        return self.with_tokens(max(1, round(self.training.epochs * train_tokens)))
+
+    def with_tokens(self, tokens: int) -> "TrainConfig":
+        """The same run with a budget of `tokens` training tokens."""
+        training = self.training.model_copy(update={"epochs": None, "tokens": tokens})
+        return self.model_copy(update={"training": training})
+
+    def settings_without_effect(self) -> set[str]:
+        """Dotted keys that change nothing in this run, such as `optimizer.sharpness.rho` without SAM."""
+        keys: set[str] = set()
+        if self.optimizer.sharpness.method == "none":
+            keys |= {"optimizer.sharpness.rho", "optimizer.sharpness.same_dropout"}
+        if self.model.dropout == 0:
+            keys |= {"optimizer.sharpness.same_dropout"}
+        if self.optimizer.name == "sgd":
+            keys |= {"optimizer.betas", "optimizer.eps"}
+        if self.optimizer.name == "adamw":
+            keys |= {"optimizer.momentum"}
+        if self.optimizer.name != "muon":
+            keys |= {"optimizer.auxiliary_lr"}
+        if self.schedule.decay != "wsd":
+            keys |= {"schedule.decay_fraction"}
+        if self.schedule.decay == "constant":
+            keys |= {"schedule.floor_fraction", "schedule.floor_lr"}
+        if self.schedule.floor_lr is not None:
+            keys |= {"schedule.floor_fraction"}
+        return keys

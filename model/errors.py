@@ -1,0 +1,25 @@
+"""What can go wrong, named by what the caller does next.
+
+A `UserError` is shown as one line, without a stack trace, and ends the program with a non-zero status.
+`Diverged` is an outcome of a training run, to be recorded and not to be shown as a fault.
+"""
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used. The message says where, what was given and what is allowed."""
+
+
+class ConfigError(UserError):
+    """A configuration file, or an override of it, has to be corrected."""
+
+
+class CorpusError(UserError):
+    """The documents are missing, unreadable or too few."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or a saved state is truncated, foreign or of another configuration."""
+
+
+class Diverged(ArithmeticError):  # noqa: N818 - an outcome, not a fault
+    """Training met a non-finite loss or gradient. Raised before the update that would have spread it."""

@@ -1,0 +1,178 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.config import TrainConfig
+from model.errors import ConfigError
+from model.yaml_tree import Document, parse, read, validate
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def leaves(tree, prefix=()):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key)
+
+
+def config(**overrides):
+    values = {key.replace("__", "."): value for key, value in overrides.items()}
+    return validate(Document("base", {}).with_overrides({"training.epochs": 7, **values}), TrainConfig)
+
+
+def test_the_file_in_the_repository_has_every_key_and_the_defaults():
+    document = read(ROOT / "train_config.yaml")
+    assert validate(document, TrainConfig) == TrainConfig()
+    assert set(leaves(document.tree)) == set(leaves(TrainConfig().model_dump(mode="json")))
+
+
+def test_the_schema_imports_no_torch():
+    command = "import sys, model.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.n_head": 5}, "model: d_model must be divisible by n_head, given d_model 192 and n_head 5"),
+        ({"model.dropout": 1.0}, "model.dropout: must be less than 1, given 1.0"),
+        ({"model.n_layer": 0}, "model.n_layer: must be greater than or equal to 1, given 0"),
+        ({"tokenizer.vocab_size": 256}, "tokenizer.vocab_size: must be greater than or equal to 257"),
+        ({"tokenizer.vocab_size": 65537}, "tokenizer.vocab_size: must be less than or equal to 65536"),
+        ({"optimizer.lr": 0}, "optimizer.lr: must be greater than 0"),
+        ({"optimizer.lr": True}, "optimizer.lr: must be a number"),
+        ({"optimizer.lr": "1e-3"}, "optimizer.lr: must be a number"),
+        (
+            {"optimizer.betas": [0.9, 1.0]},
+            "optimizer: betas must be at least 0 and below 1, given [0.9, 1.0]",
+        ),
+        ({"optimizer.betas": [0.9]}, "optimizer.betas.1: missing key"),
+        ({"optimizer.name": "adam"}, "optimizer.name: given \"adam\", allowed: 'sgd', 'adamw', 'muon'"),
+        ({"data.source": "file"}, "data: source file needs data.path, given null"),
+        ({"data.validation_fraction": 1.0}, "data.validation_fraction: must be less than 1"),
+        (
+            {"schedule.decay": "wsd", "schedule.warmup_fraction": 0.9},
+            "schedule: warmup_fraction + decay_fraction must be at most 1, given 0.9 + 0.2",
+        ),
+        (
+            {"training.tokens": 10},
+            "training: needs either epochs or tokens, given epochs 7.0 and tokens 10",
+        ),
+        ({"training.epochs": None}, "training: needs either epochs or tokens, given epochs None"),
+        ({"training.batch_size": 1.5}, "training.batch_size: must be an integer, given 1.5"),
+        ({"evaluation.block_size": 65}, "evaluation.block_size must be at most model.block_size"),
+        ({"schedule.floor_lr": 0.01}, "schedule.floor_lr must be at most optimizer.lr, given 0.01 and 0.001"),
+        ({"sed": 1}, "sed: unknown key, did you mean 'seed'?"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(overrides, message):
+    document = read(ROOT / "train_config.yaml").with_overrides(overrides)
+    with pytest.raises(ConfigError) as caught:
+        validate(document, TrainConfig)
+    assert message in str(caught.value)
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        TrainConfig().seed = 2
+
+
+def test_the_parameter_count_is_that_of_gpt2_small():
+    # 124,439,808: GPT-2 small as published, vocabulary 50,257 and 1,024 positions, head tied.
+    small = config(
+        tokenizer__vocab_size=50_257,
+        model__n_layer=12,
+        model__n_head=12,
+        model__d_model=768,
+        model__block_size=1_024,
+    )
+    assert small.parameter_count == 124_439_808
+
+
+BUDGETS = st.integers(1, 10**9)
+
+
+@given(BUDGETS, st.integers(1, 40), st.integers(1, 256), st.integers(64, 512))
+def test_rungs_rise_to_the_budget_and_are_the_same_for_every_batch(tokens, rungs, batch, block):
+    run = config(
+        training__epochs=None,
+        training__tokens=tokens,
+        training__rungs=rungs,
+        training__batch_size=batch,
+        model__block_size=block,
+    )
+    assert run.rungs[-1] == tokens
+    assert len(run.rungs) == min(rungs, tokens)
+    assert all(low < high for low, high in zip((0, *run.rungs), run.rungs, strict=False))
+    # evenly spaced: no two gaps differ by more than a token
+    gaps = [high - low for low, high in zip((0, *run.rungs), run.rungs, strict=False)]
+    assert max(gaps) - min(gaps) <= 1
+    other = run.model_copy(update={"training": run.training.model_copy(update={"batch_size": 1})})
+    assert other.rungs == run.rungs
+
+
+@given(BUDGETS, st.integers(1, 40), st.integers(1, 256))
+def test_the_steps_spend_the_budget_and_no_more(tokens, rungs, batch):
+    run = config(
+        training__epochs=None, training__tokens=tokens, training__rungs=rungs, training__batch_size=batch
+    )
+    per_step = batch * 64
+    assert run.tokens_per_step == per_step
+    assert run.total_steps * per_step <= tokens or run.total_steps == 1
+    assert (run.total_steps + 1) * per_step > tokens
+    for rung in run.rungs:
+        step = run.rung_step(rung)
+        assert 1 <= step <= run.total_steps
+        assert step * per_step >= rung or step == run.total_steps
+        assert (step - 1) * per_step < rung
+    assert run.rung_step(tokens) == run.total_steps
+
+
+def test_epochs_become_tokens_once():
+    run = config(training__epochs=2.5).with_token_budget(1_000)
+    assert (run.training.epochs, run.budget_tokens) == (None, 2_500)
+    assert run.with_token_budget(7).budget_tokens == 2_500
+    assert config(training__epochs=0.001).with_token_budget(10).budget_tokens == 1
+
+
+WITHOUT_EFFECT = [
+    ({}, {"optimizer.sharpness.rho", "optimizer.sharpness.same_dropout", "optimizer.momentum"}),
+    ({"optimizer.sharpness.method": "sam"}, {"optimizer.momentum"}),
+    ({"optimizer.sharpness.method": "sam", "model.dropout": 0.0}, {"optimizer.sharpness.same_dropout"}),
+    ({"optimizer.name": "sgd"}, {"optimizer.betas", "optimizer.eps", "optimizer.auxiliary_lr"}),
+    ({"schedule.decay": "constant"}, {"schedule.floor_fraction", "schedule.floor_lr"}),
+    ({"schedule.decay": "cosine"}, {"schedule.decay_fraction"}),
+    ({"schedule.floor_lr": 1e-5}, {"schedule.floor_fraction"}),
+]
+WITH_EFFECT = [
+    ({"optimizer.sharpness.method": "sam"}, {"optimizer.sharpness.rho", "optimizer.sharpness.same_dropout"}),
+    ({"optimizer.name": "sgd"}, {"optimizer.momentum"}),
+    ({"optimizer.name": "muon"}, {"optimizer.auxiliary_lr", "optimizer.momentum", "optimizer.betas"}),
+    ({"schedule.decay": "wsd"}, {"schedule.decay_fraction", "schedule.floor_fraction"}),
+    ({}, {"optimizer.lr", "optimizer.betas", "model.dropout", "schedule.floor_fraction"}),
+]
+
+
+@pytest.mark.parametrize(("overrides", "keys"), WITHOUT_EFFECT)
+def test_settings_that_change_nothing_are_known(overrides, keys):
+    run = validate(parse("training: {epochs: 7}", name="f").with_overrides(overrides), TrainConfig)
+    assert keys <= run.settings_without_effect()
+
+
+@pytest.mark.parametrize(("overrides", "keys"), WITH_EFFECT)
+def test_settings_that_change_something_are_not_among_them(overrides, keys):
+    run = validate(parse("training: {epochs: 7}", name="f").with_overrides(overrides), TrainConfig)
+    assert not keys & run.settings_without_effect()
+
+
+def test_all_of_them_are_keys_of_the_file():
+    known = {".".join(path) for path in leaves(TrainConfig().model_dump())}
+    for overrides, _ in WITHOUT_EFFECT:
+        run = validate(parse("training: {epochs: 7}", name="f").with_overrides(overrides), TrainConfig)
+        assert run.settings_without_effect() <= known
