@@ -1,0 +1,182 @@
+"""The corpus of a study: distinct documents, shuffled once, in a train, a validation and a held-out split.
+
+Where documents come from is `model.documents`' and `model.docstrings`'; this module cleans, splits,
+fingerprints, and writes the one file that carries a corpus to other machines.
+"""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, assert_never
+
+import numpy as np
+import pydantic
+
+from model import docstrings
+from model.config import DataConfig
+from model.documents import HubUnreachableError, read_file, read_hub
+from model.errors import CorpusError
+from model.files import write_corpus_file
+
+ResolvedSource = Literal["hub", "file", "docstrings"]
+_Gathered = tuple[Iterable[str], ResolvedSource, str]
+
+_SMALLEST = 10
+"""Documents without which a corpus is a mistake; `data.num_documents` has the same bound."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Distinct documents in three splits, none of them empty, and what they came from."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    held_out: tuple[str, ...]
+    """Read by the final evaluation alone."""
+    source: str
+    """One plain line: what it came from."""
+    resolved_source: ResolvedSource
+    """What `auto` came to."""
+    duplicates: int
+    """Documents dropped because an earlier one was the same."""
+    notes: tuple[str, ...] = ()
+    """Plain sentences for the user: what is otherwise than was asked for."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the documents in order and of where splits begin; not of `source` and notes."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation, self.held_out):
+            digest.update(f"{len(split)}\n".encode())
+            for document in split:
+                content = document.encode()
+                # Lengths first, so that no two different corpora give the same bytes.
+                digest.update(f"{len(content)}\n".encode() + content)
+        return digest.hexdigest()
+
+
+class _CorpusFile(pydantic.BaseModel):
+    """What `write` puts into a file."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid")
+
+    format: Literal["hptune-corpus-1"] = "hptune-corpus-1"
+    fingerprint: str
+    corpus: Corpus
+
+
+def build(data: DataConfig, *, cache: Path) -> Corpus:
+    """The corpus that `data` describes.
+
+    Documents are stripped, empty ones dropped, then all but the first of equal ones. What is left is shuffled
+    with `data.seed`; the first `num_documents` are train and validation, in that order, and the next
+    `held_out_documents` are held out. Where there are fewer, both shrink in proportion, and a note says so.
+
+    Args:
+        data: The `data` section.
+        cache: Folder for what takes long to gather.
+
+    Raises:
+        CorpusError: the source cannot be read, or has fewer than 10 distinct documents.
+    """
+    notes: list[str] = []
+    documents, resolved_source, source = _gather(data, cache, notes)
+    cleaned = [stripped for document in documents if (stripped := document.strip())]
+    distinct = list(dict.fromkeys(cleaned))
+    if len(distinct) < _SMALLEST:
+        where = data.path if resolved_source == "file" else source
+        raise CorpusError(
+            f"{where}: has {len(distinct)} distinct documents, a corpus needs at least {_SMALLEST}"
+        )
+    n_train, n_validation, n_held_out = _sizes(len(distinct), data, notes)
+    order = np.random.Generator(np.random.PCG64(data.seed)).permutation(len(distinct))
+    shuffled = [distinct[i] for i in order[: n_train + n_validation + n_held_out]]
+    return Corpus(
+        train=tuple(shuffled[:n_train]),
+        validation=tuple(shuffled[n_train : n_train + n_validation]),
+        held_out=tuple(shuffled[n_train + n_validation :]),
+        source=source,
+        resolved_source=resolved_source,
+        duplicates=len(cleaned) - len(distinct),
+        notes=tuple(notes),
+    )
+
+
+def _gather(data: DataConfig, cache: Path, notes: list[str]) -> _Gathered:
+    match data.source:
+        case "file":
+            assert data.path is not None, "the schema asks for it"
+            path = Path(data.path)
+            return read_file(path, column=data.column), "file", f"file {path.name}"
+        case "docstrings":
+            return _gather_docstrings(cache)
+        case "hub":
+            documents, source = read_hub(data.hub)
+            return documents, "hub", source
+        case "auto":
+            try:
+                documents, source = read_hub(data.hub)
+            except HubUnreachableError as error:
+                notes.append(
+                    f"the hub cannot be reached ({error.reason}): "
+                    "using the docstrings of the installed packages instead"
+                )
+                return _gather_docstrings(cache)
+            return documents, "hub", source
+        case _:
+            assert_never(data.source)
+
+
+def _gather_docstrings(cache: Path) -> _Gathered:
+    sentences, packages = docstrings.harvest(docstrings.LOCK_FILE, cache=cache)
+    return sentences, "docstrings", f"docstrings of {packages} packages"
+
+
+def _sizes(available: int, data: DataConfig, notes: list[str]) -> tuple[int, int, int]:
+    """Documents of the train, validation and held-out split, each at least 1."""
+    wanted = data.num_documents + data.held_out_documents
+    n_search, n_held_out = data.num_documents, data.held_out_documents
+    if available < wanted:
+        n_search = min(max(2, available * data.num_documents // wanted), available - 1)
+        n_held_out = available - n_search
+        notes.append(
+            f"the corpus has {available:,} documents, {wanted:,} were asked for: shares shrunk to "
+            f"{n_search:,} for training and validation and {n_held_out:,} held out"
+        )
+    n_validation = min(max(1, round(n_search * data.validation_fraction)), n_search - 1)
+    return n_search - n_validation, n_validation, n_held_out
+
+
+def write(corpus: Corpus, path: Path) -> None:
+    """Make `path` a file with all of `corpus`; the same corpus gives the same bytes.
+
+    Raises:
+        CorpusError: it cannot be written.
+    """
+    content = _CorpusFile(fingerprint=corpus.fingerprint, corpus=corpus).model_dump_json()
+    write_corpus_file(path, gzip.compress(content.encode(), mtime=0))
+
+
+def read(path: Path) -> Corpus:
+    """The corpus in a file that `write` made.
+
+    Raises:
+        CorpusError: the file is missing, unreadable, truncated, or made by something else.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise CorpusError(f"{path}: not a corpus file, or a truncated one: make it again") from None
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        file = _CorpusFile.model_validate_json(content)
+    except pydantic.ValidationError:
+        raise CorpusError(f"{path}: not a corpus file of this project: make it again") from None
+    if file.corpus.fingerprint != file.fingerprint:
+        raise CorpusError(f"{path}: the documents do not match their fingerprint: make it again")
+    return file.corpus

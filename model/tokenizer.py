@@ -1,0 +1,223 @@
+"""Text to tokens and back: byte-level BPE, and a corpus encoded once for all trials.
+
+The vocabulary holds all 256 bytes, so every text is encoded and nothing is ever unknown. `<eos>` is an id of
+our own behind the library's entries: the five characters `<eos>` in a title stay five characters.
+"""
+
+import gzip
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from model.corpus import Corpus
+from model.errors import CheckpointError
+from model.files import write_corpus_file
+
+SplitName = Literal["train", "validation", "held_out"]
+
+_EOS_CHARACTERS = len("<eos>")
+_BYTE_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+_CACHE_VERSION = 1
+"""To be raised with every change of training or encoding, so that no cache outlives it."""
+
+
+class Tokenizer:
+    """Lossless byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2, Radford et al. 2019)."""
+
+    def __init__(self, bpe: tokenizers.Tokenizer) -> None:
+        self._bpe = bpe
+        self.eos_id: int = bpe.get_vocab_size()
+        """Closes every document; the last id."""
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, vocab_size: int) -> Self:
+        """The tokenizer for `texts`; the same texts give the same tokenizer.
+
+        Args:
+            texts: Documents of the train split alone.
+            vocab_size: Entries with the 256 bytes and `<eos>`, at least 257. There are fewer where the texts
+                have no more pairs that occur twice: a token seen once could not be learned.
+        """
+        assert vocab_size > len(_BYTE_ALPHABET), "the schema asks for the bytes and <eos>"
+        bpe = tokenizers.Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - 1, min_frequency=2, initial_alphabet=_BYTE_ALPHABET, show_progress=False
+        )
+        bpe.train_from_iterator(texts, trainer)
+        return cls(bpe)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The tokenizer that `to_json` wrote.
+
+        Raises:
+            CheckpointError: `text` is truncated, or a tokenizer of another kind, which might lose text.
+        """
+        try:
+            bpe = tokenizers.Tokenizer.from_str(text)
+        except Exception:  # the library raises nothing narrower
+            raise CheckpointError("tokenizer: not a tokenizer file, or a truncated one") from None
+        state = json.loads(text)
+        ours = json.loads(cls.train([], vocab_size=len(_BYTE_ALPHABET) + 1).to_json())
+        for part in (
+            "normalizer",
+            "pre_tokenizer",
+            "post_processor",
+            "decoder",
+            "added_tokens",
+            "truncation",
+        ):
+            if state.get(part) != ours[part]:
+                raise CheckpointError(f"tokenizer: made by something else, its {part} must be {ours[part]}")
+        vocab = bpe.get_vocab()
+        if not isinstance(bpe.model, models.BPE) or sorted(vocab.values()) != list(range(len(vocab))):
+            raise CheckpointError("tokenizer: must be a BPE whose ids run from 0 without a gap")
+        if not vocab.keys() >= set(_BYTE_ALPHABET):
+            raise CheckpointError("tokenizer: must have an entry for each of the 256 bytes")
+        return cls(bpe)
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries, `<eos>` included."""
+        return self.eos_id + 1
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without `<eos>`. Raises TypeError for half a surrogate pair: no text."""
+        return self._bpe.encode(text).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each, on all processors."""
+        return [encoding.ids for encoding in self._bpe.encode_batch_fast(texts)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, without any `<eos>`.
+
+        Exact for what `encode` gave. Bytes that form no character, as a model may write them, become U+FFFD.
+        """
+        # The library passes over ids it has no entry for, `<eos>` among them.
+        return self._bpe.decode(list(ids))
+
+    def to_json(self) -> str:
+        """All of it in the library's own format, for `from_json`."""
+        return self._bpe.to_str()
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSplit:
+    """The titles of one split as one stream of tokens, each title closed by `<eos>`."""
+
+    tokens: NDArray[np.uint16]
+    """The stream, shape (n_tokens,)."""
+    starts: NDArray[np.int64]
+    """Where each title begins and where the last one ends, shape (n_titles + 1,)."""
+    characters: NDArray[np.int64]
+    """Unicode characters of each title, its `<eos>` counted as 5, shape (n_titles,)."""
+    utf8_bytes: NDArray[np.int64]
+    """UTF-8 bytes of each title without `<eos>`, shape (n_titles,)."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens with every `<eos>`."""
+        return len(self.tokens)
+
+    @property
+    def n_titles(self) -> int:
+        """Titles, each with one `<eos>`."""
+        return len(self.characters)
+
+
+def encode_split(tokenizer: Tokenizer, texts: Sequence[str]) -> EncodedSplit:
+    """The documents `texts` as one stream of tokens."""
+    encoded = tokenizer.encode_batch(texts)
+    starts = np.zeros(len(texts) + 1, dtype=np.int64)
+    np.cumsum([len(ids) + 1 for ids in encoded], out=starts[1:])
+    tokens = np.full(starts[-1], tokenizer.eos_id, dtype=np.uint16)
+    for start, ids in zip(starts, encoded, strict=False):
+        tokens[start : start + len(ids)] = ids
+    return EncodedSplit(
+        tokens=tokens,
+        starts=starts,
+        characters=np.array([len(text) + _EOS_CHARACTERS for text in texts], dtype=np.int64),
+        utf8_bytes=np.array([len(text.encode()) for text in texts], dtype=np.int64),
+    )
+
+
+class TokenizedCorpus:
+    """A corpus with the tokenizer trained on it; splits are encoded when first asked for.
+
+    Both are kept in a folder whose name follows from documents, vocabulary and library version. Several
+    processes may use it at once: whoever is late writes the same bytes again. A damaged file is made anew.
+    """
+
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, folder: Path) -> None:
+        self.tokenizer = tokenizer
+        self._corpus = corpus
+        self._folder = folder
+        self._splits: dict[SplitName, EncodedSplit] = {}
+
+    @classmethod
+    def prepare(cls, corpus: Corpus, *, vocab_size: int, cache: Path) -> Self:
+        """`corpus` with its tokenizer of at most `vocab_size` entries, from `cache` where it is there.
+
+        Raises:
+            CorpusError: the cache cannot be written.
+        """
+        key = f"{corpus.fingerprint}-{vocab_size}-{tokenizers.__version__}-{_CACHE_VERSION}"
+        folder = cache / f"tokens-{key}"
+        path = folder / "tokenizer.json.gz"  # gzip for its checksum
+        try:
+            tokenizer = Tokenizer.from_json(gzip.decompress(path.read_bytes()).decode())
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError, CheckpointError):
+            tokenizer = Tokenizer.train(corpus.train, vocab_size=vocab_size)
+            write_corpus_file(path, gzip.compress(tokenizer.to_json().encode(), mtime=0))
+        return cls(corpus, tokenizer, folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the documents, see `Corpus.fingerprint`."""
+        return self._corpus.fingerprint
+
+    def split(self, name: SplitName) -> EncodedSplit:
+        """One split, encoded. Raises CorpusError where the cache cannot be written."""
+        if name not in self._splits:
+            path = self._folder / f"{name}.npz"
+            texts: tuple[str, ...] = getattr(self._corpus, name)
+            split = _read_split(path, n_titles=len(texts), eos_id=self.tokenizer.eos_id)
+            if split is None:
+                split = encode_split(self.tokenizer, texts)
+                content = io.BytesIO()
+                np.savez(
+                    content,
+                    tokens=split.tokens,
+                    starts=split.starts,
+                    characters=split.characters,
+                    utf8_bytes=split.utf8_bytes,
+                )
+                write_corpus_file(path, content.getvalue())
+            self._splits[name] = split
+        return self._splits[name]
+
+
+def _read_split(path: Path, *, n_titles: int, eos_id: int) -> EncodedSplit | None:
+    """None where there is no file, or a damaged one (zip has checksums), or one that does not fit."""
+    try:
+        # From memory: given a path, numpy leaves a file open that turns out to be no zip archive.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            split = EncodedSplit(**{name: arrays[name] for name in EncodedSplit.__dataclass_fields__})
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        return None
+    fits = split.tokens.dtype == np.uint16 and split.starts.shape == (n_titles + 1,)
+    fits = fits and split.n_titles == n_titles and split.starts[-1] == split.n_tokens
+    return split if fits and bool((split.tokens[split.starts[1:] - 1] == eos_id).all()) else None

@@ -1,0 +1,240 @@
+import gzip
+import json
+import re
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from model.corpus import Corpus
+from model.errors import CheckpointError
+from model.tokenizer import TokenizedCorpus, Tokenizer, encode_split
+
+TITLES = tuple(
+    f"Show HN: {verb} your {thing}" for verb in ("Tune", "Train", "Test") for thing in ("model", "mood")
+)
+TOKENIZER = Tokenizer.train(TITLES, vocab_size=300)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+SPLITS = ("train", "validation", "held_out")
+
+
+def corpus():
+    return Corpus(TITLES, ("Train your mind", "日本 <eos>"), ("Test it",), "test", "file", 0)
+
+
+def assert_same(split, other):
+    for name in split.__dataclass_fields__:
+        a, b = getattr(split, name), getattr(other, name)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@given(TEXT)
+@example("<eos>")
+@example("a<eos>b <pad> <unk>")
+@example(" leading, trailing ")
+@example("\r\n\t\x00\x1f\x7f\x85\u2028")
+@example("👩‍👩‍👧‍👦 漢字カタカナ العربية e\u0301 é \U0010ffff")
+@example("")
+def test_every_text_comes_back_and_eos_never_appears_by_itself(text):
+    ids = TOKENIZER.encode(text)
+    assert TOKENIZER.decode(ids) == text
+    assert all(0 <= token < TOKENIZER.eos_id for token in ids)
+    assert TOKENIZER.encode_batch([text, "x"])[0] == ids
+
+
+@given(st.lists(TEXT, max_size=4))
+def test_decoding_leaves_eos_out(texts):
+    ids = [token for text in texts for token in [*TOKENIZER.encode(text), TOKENIZER.eos_id]]
+    assert TOKENIZER.decode(ids) == "".join(texts)
+
+
+def test_ids_without_an_entry_decode_to_nothing():
+    assert TOKENIZER.decode([*TOKENIZER.encode("a"), TOKENIZER.eos_id + 5]) == "a"
+
+
+def test_eos_is_the_last_id():
+    assert TOKENIZER.eos_id == TOKENIZER.vocab_size - 1
+    assert TOKENIZER.vocab_size <= 300
+
+
+def test_the_first_merges_are_the_most_frequent_pairs():
+    # Count by hand what byte-pair encoding merges first: the most frequent pair of neighbours within words.
+    words = Counter(word for title in TITLES for word in re.findall(r" ?[A-Za-z]+|:", title))
+    pairs = Counter()
+    for word, count in words.items():
+        for pair in pairwise(word):
+            pairs[pair] += count
+    top = {a + b for (a, b), count in pairs.items() if count == max(pairs.values())}
+    first_merge = Tokenizer.train(TITLES, vocab_size=258)
+    assert first_merge.decode([256]) in top
+
+
+def test_the_bytes_alone_are_the_smallest_vocabulary():
+    smallest = Tokenizer.train(TITLES, vocab_size=257)
+    assert smallest.vocab_size == 257
+    text = "é <eos> 日"
+    assert len(smallest.encode(text)) == len(text.encode())
+
+
+def test_the_vocabulary_is_smaller_where_nothing_repeats():
+    assert Tokenizer.train(["abc"], vocab_size=5000).vocab_size == 257
+    assert Tokenizer.train(["ab ab"], vocab_size=5000).vocab_size == 258
+
+
+def test_training_twice_gives_the_same_tokenizer():
+    assert Tokenizer.train(list(TITLES), vocab_size=300).to_json() == TOKENIZER.to_json()
+
+
+def test_json_brings_the_same_tokenizer_back():
+    copy = Tokenizer.from_json(TOKENIZER.to_json())
+    assert copy.to_json() == TOKENIZER.to_json()
+    assert copy.eos_id == TOKENIZER.eos_id
+    assert copy.encode("Show HN: your mood") == TOKENIZER.encode("Show HN: your mood")
+
+
+def _foreign(**parts):
+    return json.dumps({**json.loads(TOKENIZER.to_json()), **parts})
+
+
+def _without_a_byte():
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1}, []))
+    state = json.loads(bpe.to_str())
+    return _foreign(model=state["model"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "not a tokenizer file"),
+        ("{}", "not a tokenizer file"),
+        (TOKENIZER.to_json()[:-30], "not a tokenizer file"),
+        (_foreign(normalizer={"type": "Lowercase"}), "its normalizer must be None"),
+        (_foreign(pre_tokenizer={"type": "Whitespace"}), "its pre_tokenizer must be"),
+        (_foreign(decoder=None), "its decoder must be"),
+        (
+            _foreign(
+                model=json.loads(tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a")).to_str())[
+                    "model"
+                ]
+            ),
+            "must be a BPE",
+        ),
+        (_without_a_byte(), "each of the 256 bytes"),
+    ],
+)
+def test_a_foreign_tokenizer_is_refused(text, expected):
+    with pytest.raises(CheckpointError, match=re.escape(expected)) as caught:
+        Tokenizer.from_json(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_split_counts_what_the_metrics_divide_by():
+    titles = ["abc", "é", "日本 <eos>"]
+    split = encode_split(TOKENIZER, titles)
+    assert split.tokens.dtype == np.uint16
+    assert split.characters.tolist() == [3 + 5, 1 + 5, 8 + 5]
+    assert split.characters.sum() == len("<eos>".join(titles) + "<eos>")
+    assert split.utf8_bytes.tolist() == [3, 2, 12]
+    assert (split.n_titles, split.n_tokens) == (3, len(split.tokens))
+
+
+@given(st.lists(TEXT, min_size=1, max_size=8))
+def test_every_title_of_a_split_stands_between_its_starts(titles):
+    split = encode_split(TOKENIZER, titles)
+    assert split.starts[0] == 0
+    assert split.starts[-1] == split.n_tokens
+    for title, start, end in zip(titles, split.starts[:-1], split.starts[1:], strict=True):
+        assert split.tokens[start:end].tolist() == [*TOKENIZER.encode(title), TOKENIZER.eos_id]
+
+
+def test_the_largest_vocabulary_fits_two_bytes():
+    class Wide(Tokenizer):
+        def __init__(self):
+            super().__init__(TOKENIZER._bpe)
+            self.eos_id = 65_535
+
+    assert encode_split(Wide(), ["a"]).tokens[-1] == 65_535
+
+
+def test_preparing_trains_on_the_train_split_alone(tmp_path):
+    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+    assert data.tokenizer.to_json() == TOKENIZER.to_json()
+    assert data.fingerprint == corpus().fingerprint
+    for name in SPLITS:
+        assert_same(data.split(name), encode_split(TOKENIZER, getattr(corpus(), name)))
+
+
+def test_held_out_documents_are_encoded_only_when_asked_for(tmp_path):
+    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+    data.split("train")
+    data.split("validation")
+    assert not list(tmp_path.rglob("held_out*"))
+    data.split("held_out")
+    assert len(list(tmp_path.rglob("held_out.npz"))) == 1
+
+
+def test_the_cache_is_read_and_kept_apart_by_corpus_and_vocabulary(tmp_path):
+    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+    data.split("train")
+    (path,) = tmp_path.rglob("train.npz")
+    # A marked copy that still fits: what comes back must be from the file, and not encoded again.
+    arrays = dict(np.load(path))
+    arrays["utf8_bytes"] = arrays["utf8_bytes"] + 1
+    np.savez(path, **arrays)
+    again = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path).split("train")
+    np.testing.assert_array_equal(again.utf8_bytes, data.split("train").utf8_bytes + 1)
+    TokenizedCorpus.prepare(corpus(), vocab_size=280, cache=tmp_path)
+    other = Corpus(TITLES[1:], ("a",), ("b",), "test", "file", 0)
+    TokenizedCorpus.prepare(other, vocab_size=300, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json.gz", "train.npz"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:200] + bytes([content[200] ^ 255]) + content[201:],
+        lambda content: gzip.compress(b"{}"),
+        lambda content: b"\x93NUMPY",
+    ],
+)
+def test_a_damaged_cache_file_is_made_again(tmp_path, file, damage):
+    TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path).split("train")
+    (path,) = tmp_path.rglob(file)
+    content = path.read_bytes()
+    path.write_bytes(damage(content))
+    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+    assert_same(data.split("train"), encode_split(TOKENIZER, TITLES))
+    assert data.tokenizer.to_json() == TOKENIZER.to_json()
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("n", [1, len(TITLES) - 1])
+def test_a_cached_split_of_other_titles_is_made_again(tmp_path, n):
+    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+    right = data.split("train")
+    (path,) = tmp_path.rglob("train.npz")
+    wrong = encode_split(TOKENIZER, TITLES[:n])
+    np.savez(path, **{name: getattr(wrong, name) for name in wrong.__dataclass_fields__})
+    assert_same(TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path).split("train"), right)
+
+
+def _prepare_in_child(cache):
+    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=cache)
+    return [data.split(name).tokens.tolist() for name in SPLITS]
+
+
+def test_several_processes_prepare_at_once(tmp_path):
+    with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
+        results = list(pool.map(_prepare_in_child, [tmp_path] * 6))
+    assert results == [_prepare_in_child(tmp_path)] * 6
+    assert not list(tmp_path.rglob("*.tmp"))
