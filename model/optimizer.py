@@ -1,0 +1,209 @@
+"""The optimizers: torch's SGD, AdamW and Muon behind one class, with parameter groups by role.
+
+A role follows from the type of the module that owns a parameter and never from its name. Weight decay is for
+the weights of linear layers alone.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, Literal, assert_never
+
+import torch
+from torch import Tensor, nn
+
+from model.config import OptimizerConfig
+from model.errors import CheckpointError
+
+Role = Literal["matrices", "biases", "norms", "embeddings", "other"]
+
+
+class Optimizers:
+    """One or two torch optimizers that step together.
+
+    Every parameter group carries its `role` and `peak_lr`.
+    """
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self._optimizers = optimizers
+        self.parameters: tuple[Tensor, ...] = tuple(p for group in self.groups for p in group["params"])
+        """Every parameter once."""
+        self.learning_rate: float = self.groups[0]["lr"]
+        """That of the first group: of the matrices, where the model has any."""
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of all optimizers."""
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        """Update every parameter from its gradient; those without one stay."""
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
+
+    def set_learning_rate(self, factor: float) -> None:
+        """Give each group the share `factor` of its own peak."""
+        for group in self.groups:
+            group["lr"] = group["peak_lr"] * factor
+        self.learning_rate = self.groups[0]["lr"]
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The state dicts of the torch optimizers, tensors shared with them."""
+        return [optimizer.state_dict() for optimizer in self._optimizers]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Go on from a state; nothing is shared with it afterwards."""
+        for optimizer, state in zip(self._optimizers, states, strict=True):
+            optimizer.load_state_dict(deepcopy(state))  # torch would take over the very tensors
+        self.learning_rate = self.groups[0]["lr"]
+
+    def flat_state(self) -> dict[str, Tensor]:
+        """All that the optimizers remember, as `optimizer.<optimizer>.<parameter>.<name>` → tensor.
+
+        Moments, momentum and step counters; empty before the first step. The tensors are the live ones. Rates
+        and other settings are left out: they follow from the configuration and the step.
+        """
+        return {
+            f"optimizer.{i}.{index}.{name}": tensor
+            for i, state in enumerate(self.state_dict())
+            for index, tensors in state["state"].items()
+            for name, tensor in tensors.items()
+        }
+
+    def load_flat_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a flat state, with copies of its tensors. The learning rates stay as they are.
+
+        Raises:
+            CheckpointError: the state is incomplete or of other parameters or another optimizer. Nothing has
+                been changed then.
+        """
+        expected: dict[str, torch.Size] = {}
+        states: list[dict[str, Any]] = []
+        for i, optimizer in enumerate(self._optimizers):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            state: dict[int, dict[str, Tensor]] = {}
+            for index, parameter in enumerate(parameters):
+                for name in _state_names(optimizer):
+                    key = f"optimizer.{i}.{index}.{name}"
+                    expected[key] = torch.Size() if name == "step" else parameter.shape
+                    if key in tensors:
+                        state.setdefault(index, {})[name] = tensors[key]
+            states.append({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        if tensors:  # a state from before the first step has none
+            for key in sorted(expected.keys() | tensors.keys()):
+                given = tuple(tensors[key].shape) if key in tensors else "nothing"
+                needed = tuple(expected[key]) if key in expected else "nothing"
+                if given != needed:
+                    raise CheckpointError(f"{key}: this run needs {_shown(needed)}, given {_shown(given)}")
+        self.load_state_dict(states)
+
+
+def _shown(shape: tuple[int, ...] | str) -> str:
+    return shape if isinstance(shape, str) else f"a tensor of shape {list(shape)}"
+
+
+def _state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    if isinstance(optimizer, torch.optim.AdamW):
+        return ("step", "exp_avg", "exp_avg_sq")
+    has_momentum = isinstance(optimizer, torch.optim.Muon) or optimizer.defaults["momentum"] > 0
+    return ("momentum_buffer",) if has_momentum else ()
+
+
+def build(model: nn.Module, config: OptimizerConfig, *, device: torch.device) -> Optimizers:
+    """The optimizers of `model` at their peak learning rates.
+
+    Args:
+        model: parameters of linear, embedding and normalisation layers, and any others.
+        config: the section `optimizer`; its sharpness is not looked at.
+        device: where the parameters are; decides whether AdamW has a fused kernel.
+    """
+    roles = parameters_by_role(model)
+    match config.name:
+        case "sgd":
+            groups = _groups(roles, lr=config.lr, weight_decay=config.weight_decay)
+            return Optimizers(torch.optim.SGD(groups, momentum=config.momentum))
+        case "adamw":
+            groups = _groups(roles, lr=config.lr, weight_decay=config.weight_decay)
+            return Optimizers(_adamw(groups, config, device))
+        case "muon":
+            # torch scales the rate by sqrt(max(1, rows / columns)), as https://kellerjordan.github.io/posts/muon/
+            matrices: dict[Role, list[Tensor]] = {
+                r: tensors for r, tensors in roles.items() if r == "matrices"
+            }
+            rest: dict[Role, list[Tensor]] = {r: tensors for r, tensors in roles.items() if r != "matrices"}
+            optimizers: list[torch.optim.Optimizer] = []
+            if matrices:
+                groups = _groups(matrices, lr=config.lr, weight_decay=config.weight_decay)
+                optimizers.append(torch.optim.Muon(groups, momentum=config.momentum))
+            if rest:
+                optimizers.append(
+                    _adamw(_groups(rest, lr=config.auxiliary_lr, weight_decay=0.0), config, device)
+                )
+            return Optimizers(*optimizers)
+        case _:
+            assert_never(config.name)
+
+
+def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def _groups(roles: Mapping[Role, list[Tensor]], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "params": tensors,
+            "role": role,
+            "lr": lr,
+            "peak_lr": lr,
+            "weight_decay": weight_decay if role == "matrices" else 0.0,
+        }
+        for role, tensors in roles.items()
+    ]
+
+
+def parameters_by_role(model: nn.Module) -> dict[Role, list[Tensor]]:
+    """Every parameter of `model` in exactly one role, the roles without any left out.
+
+    A parameter that several modules share, such as an embedding that is also the weight of a linear output
+    head, counts once and is one of the matrices only if it is one everywhere.
+    """
+    role_of: dict[Tensor, Role] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            role = _role(module, is_bias=name == "bias")
+            if role_of.get(parameter, "matrices") == "matrices":
+                role_of[parameter] = role
+    roles: dict[Role, list[Tensor]] = {}
+    for wanted in ("matrices", "biases", "norms", "embeddings", "other"):
+        if tensors := [parameter for parameter, role in role_of.items() if role == wanted]:
+            roles[wanted] = tensors
+    placed = [id(parameter) for tensors in roles.values() for parameter in tensors]
+    assert sorted(placed) == sorted(map(id, model.parameters())), "every parameter has exactly one role"
+    return roles
+
+
+def _role(module: nn.Module, *, is_bias: bool) -> Role:
+    match module:
+        case nn.Linear():
+            return "biases" if is_bias else "matrices"
+        case nn.LayerNorm() | nn.RMSNorm():
+            return "norms"
+        case nn.Embedding():
+            return "embeddings"
+        case _:
+            return "other"
+
+
+def describe_groups(optimizers: Optimizers) -> list[str]:
+    """One line for each parameter group: role, tensors, parameters, weight decay and peak learning rate."""
+    return [
+        f"{group['role']:<10}  {len(group['params']):>4} tensors  "
+        f"{sum(p.numel() for p in group['params']):>12,} parameters  "
+        f"weight decay {group['weight_decay']:g}  peak lr {group['peak_lr']:g}"
+        for group in optimizers.groups
+    ]
