@@ -1,0 +1,106 @@
+"""What a run leaves on disk: a checkpoint to evaluate, and a state to go on from.
+
+Both are safetensors and JSON: nothing that is loaded can run code. Both are written beside their final name
+and moved there when they are complete, so that a full disk or a killed process leaves the previous one whole.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from model.config import TrainConfig
+from model.errors import CheckpointError
+from model.files import write_atomically
+from model.gpt import GPT
+from model.tokenizer import Tokenizer
+
+WEIGHTS, RECORD, TOKENIZER = "model.safetensors", "checkpoint.json", "tokenizer.json"
+_FORMAT = "hptune-1"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """One safetensors file with `facts` (JSON) in its header. Raises OSError as `write_atomically` does."""
+    header = {"format": _FORMAT, "facts": json.dumps(facts)}
+    content = safetensors.torch.save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, header)
+    write_atomically(path, content)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of a file made by `write_tensors`.
+
+    Raises:
+        CheckpointError: it is missing, truncated or foreign.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != _FORMAT:
+                raise CheckpointError(f"{path}: not a file of this project (format {header.get('format')!r})")
+            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(header["facts"])  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+    except (safetensors.SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: truncated or not a safetensors file: {error}") from None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model with all that is needed to use and to judge it."""
+
+    config: TrainConfig
+    tokenizer: Tokenizer
+    weights: Mapping[str, Tensor]
+    record: Mapping[str, Any]
+    """`evaluation` (the last one), `provenance`, and what the caller added."""
+
+    def model(self) -> GPT:
+        """The network with these weights, on the CPU, in evaluation mode.
+
+        Raises:
+            CheckpointError: the weights are of another shape than the configuration says.
+        """
+        model = GPT(self.config, seed=0)
+        load_weights(model, self.weights, "checkpoint")
+        return model.eval()
+
+    def write(self, folder: Path) -> None:
+        """Its three files in `folder`, which is made. Raises OSError when the disk is full."""
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"format": _FORMAT, "config": self.config.model_dump(mode="json"), **self.record}
+        write_tensors(folder / WEIGHTS, self.weights, {})
+        write_atomically(folder / TOKENIZER, self.tokenizer.to_json().encode())
+        write_atomically(folder / RECORD, json.dumps(facts, indent=1).encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> "Checkpoint":
+        """The checkpoint in `folder`. Raises CheckpointError when a file is missing, truncated or foreign."""
+        weights, _ = read_tensors(folder / WEIGHTS)
+        try:
+            record = json.loads((folder / RECORD).read_bytes())
+            tokenizer_json = (folder / TOKENIZER).read_text(encoding="utf-8")
+            if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
+                raise CheckpointError(f"{folder / RECORD}: not a checkpoint of this project")
+            config = TrainConfig.model_validate_json(json.dumps(record.pop("config")))
+        except pydantic.ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise CheckpointError(f"{folder / RECORD}: config.{where}: {fault['msg']}") from None
+        except (OSError, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{folder}: missing or damaged: {error}") from None
+        return cls(config, Tokenizer.from_json(tokenizer_json), weights, record)
+
+
+def load_weights(model: GPT, weights: Mapping[str, Tensor], name: str) -> None:
+    """Put `weights` into `model`. Raises CheckpointError, naming `name`, when they do not fit."""
+    try:
+        model.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{name}: weights of another model: {first}") from None

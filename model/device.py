@@ -1,0 +1,76 @@
+"""The device a process trains on, its threads, and the random state of a step."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from model.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a process computes."""
+
+    torch_device: torch.device
+    threads: int
+    """CPU threads of this process."""
+
+    @property
+    def description(self) -> str:
+        """Its name for provenance and tables."""
+        if self.torch_device.type == "cuda":
+            return torch.cuda.get_device_name(self.torch_device)
+        return f"CPU, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+    def synchronize(self) -> None:
+        """Wait for the queued work, so that a clock read after it is true."""
+        if self.torch_device.type == "cuda":
+            torch.cuda.synchronize(self.torch_device)
+
+    def peak_memory_bytes(self) -> int | None:
+        """Largest memory allocated on a GPU since the last call; None on a CPU."""
+        if self.torch_device.type != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated(self.torch_device)
+        torch.cuda.reset_peak_memory_stats(self.torch_device)
+        return peak
+
+
+def choose(name: str = "auto", *, threads: int | None = None) -> Device:
+    """The device called `name` (`auto`, `cpu`, `cuda`, `cuda:1`, ...), with this process's threads set.
+
+    Sums in a different number of threads differ in their last bits, so a run repeats to the bit only under the
+    same number.
+
+    Raises:
+        ConfigError: the name is not a device of this machine.
+    """
+    count = threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+    torch.set_num_threads(count)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"HPTUNE_DEVICE: given {name!r}, allowed: auto, cpu, cuda, cuda:0, ...") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"HPTUNE_DEVICE: given {name!r}, allowed: auto, cpu, cuda, cuda:0, ...")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"HPTUNE_DEVICE: given {name!r}, this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    return Device(device, count)
+
+
+def seed_step(seed: int, step: int, part: int) -> None:
+    """Make the random numbers of one part of a step a function of (seed, step, part) alone.
+
+    The dropout masks of a step then need no saved generator state to be drawn again, by a resumed run or by
+    the second pass of SAM.
+    """
+    # splitmix64's finaliser: neighbouring (seed, step, part) get unrelated generator states
+    x = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + part * 0x94D049BB133111EB) & (2**64 - 1)
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    torch.manual_seed((x ^ (x >> 31)) & (2**63 - 1))

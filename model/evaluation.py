@@ -1,0 +1,157 @@
+"""One exact pass over a split, and the record of it.
+
+Every token of the split is a target exactly once, in windows whose block and batch belong to the evaluation and
+not to the run, so that losses of different batch sizes, blocks and vocabularies can be compared. The seeds' own
+metric, which drops a tail that depends on all three, is here too under its own name.
+
+Shape suffixes: B batch, T positions.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.batches import evaluation_windows, official_coverage, official_windows
+from model.config import EvaluationConfig
+from model.gpt import GPT, cross_entropy
+from model.precision import Precision
+from model.tokenizer import EncodedSplit
+
+
+@dataclass(frozen=True)
+class SplitScore:
+    """Loss of a model on one split, title by title."""
+
+    title_nats: NDArray[np.float64]
+    """Nats of each title's tokens with its closing `<eos>`, shape (titles,)."""
+    title_characters: NDArray[np.int64]
+    """Characters of each title, its `<eos>` counted as 5."""
+    tokens: int
+    utf8_bytes: int
+    """Of the titles, without `<eos>`."""
+
+    @property
+    def nats(self) -> float:
+        """Summed loss of all tokens."""
+        return float(self.title_nats.sum())
+
+    @property
+    def loss_per_character(self) -> float:
+        """Nats over all target tokens ÷ characters of the split, each `<eos>` counted as 5 characters."""
+        return self.nats / float(self.title_characters.sum())
+
+    @property
+    def nats_per_token(self) -> float:
+        """Mean loss per token of this tokenizer."""
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Nats ÷ ln 2 ÷ UTF-8 bytes of the titles."""
+        return self.nats / math.log(2) / self.utf8_bytes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A training run at one rung. Losses are of the validation split unless named otherwise."""
+
+    rung_tokens: int
+    """The rung's token count, shared by all runs of one budget."""
+    step: int
+    """Updates done."""
+    tokens: int
+    """Training tokens seen: at least `rung_tokens`, up to one step more; at the last rung up to one step less."""
+    val_loss: float
+    """Nats per character over the whole split (see `SplitScore.loss_per_character`). The objective."""
+    nats_per_token: float
+    perplexity: float
+    """exp(`nats_per_token`)."""
+    perplexity_per_char: float
+    """exp(`val_loss`): what the seed documents call perplexity."""
+    bits_per_byte: float
+    train_loss: float
+    """Mean nats per token of the training batches since the last rung, dropout on, before each update."""
+    learning_rate: float
+    """Of the last update (first parameter group)."""
+    gradient_norm: float
+    """Global L2 norm of the last update's gradient, before clipping."""
+    train_seconds: float
+    """Time in training steps since the start of the run, over all its attempts."""
+    evaluation_seconds: float
+    """Time in evaluations, likewise."""
+    tokens_per_second: float
+    """`tokens` ÷ `train_seconds`."""
+    peak_memory_bytes: int | None
+    """Largest GPU memory allocated since the last rung; None on a CPU."""
+    val_loss_official: float | None = None
+    """The seeds' `evaluate()` to the letter, with the run's own block and batch. At the last rung only."""
+    coverage: float | None = None
+    """Share of the split's tokens that `val_loss_official` scores; the rest counts there as loss 0."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields, for JSON."""
+        return asdict(self)
+
+
+@torch.inference_mode()
+def score_split(
+    model: GPT, split: EncodedSplit, *, eos_id: int, evaluation: EvaluationConfig, precision: Precision
+) -> SplitScore:
+    """The loss of every title of `split`, without dropout.
+
+    The split is read as one stream opened by an `<eos>`, in windows of `evaluation.block_size` tokens that do
+    not overlap; the last one is ragged.
+
+    Raises:
+        CorpusError: the split is shorter than one window.
+    """
+    was_training = model.training
+    model.eval()
+    nats: list[NDArray[np.float32]] = []
+    for inputs_BT, targets_BT in evaluation_windows(
+        split.tokens, eos_id=eos_id, block_size=evaluation.block_size, batch_size=evaluation.batch_size
+    ):
+        losses_BT = _losses(model, inputs_BT, targets_BT, precision)
+        nats.append(losses_BT.cpu().numpy().ravel()[targets_BT.ravel() >= 0])
+    model.train(was_training)
+    token_nats = np.concatenate(nats).astype(np.float64)
+    return SplitScore(
+        title_nats=np.add.reduceat(token_nats, split.starts[:-1]),
+        title_characters=split.characters,
+        tokens=len(token_nats),
+        utf8_bytes=int(split.utf8_bytes.sum()),
+    )
+
+
+@torch.inference_mode()
+def official_loss(
+    model: GPT, split: EncodedSplit, *, block_size: int, batch_size: int, precision: Precision
+) -> tuple[float, float]:
+    """The seed documents' validation loss, and its coverage.
+
+    Windows of block × batch + 1 tokens, the incomplete tail left out, divided by all characters of the split
+    (MaincodeHQ/mainrun, `evaluate`).
+
+    Raises:
+        CorpusError: not one window fits.
+    """
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    for inputs_BT, targets_BT in official_windows(split.tokens, block_size=block_size, batch_size=batch_size):
+        total += float(_losses(model, inputs_BT, targets_BT, precision).double().sum())
+    model.train(was_training)
+    coverage = official_coverage(len(split.tokens), block_size=block_size, batch_size=batch_size)
+    return total / float(split.characters.sum()), coverage
+
+
+def _losses(model: GPT, inputs_BT: NDArray[Any], targets_BT: NDArray[Any], precision: Precision) -> Tensor:
+    device = model.token_embedding.weight.device
+    with precision.autocast():
+        logits_BTV = model(torch.from_numpy(inputs_BT).to(device))
+    return cross_entropy(logits_BTV, torch.from_numpy(targets_BT).to(device))

@@ -1,0 +1,267 @@
+"""The training run: an iterator of evaluations.
+
+    for evaluation in TrainingRun(config, data, device=device):
+        print(evaluation.val_loss)      # leaving the loop is pruning
+
+Its whole state is a pure function of the configuration and the updates done: batches and dropout masks follow
+from the step number, so a run that is saved, killed and restored ends with the same bits on a CPU.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model import optimizer, precision
+from model.batches import TrainingStream, official_coverage
+from model.checkpoint import Checkpoint, load_weights, read_tensors, write_tensors
+from model.config import TrainConfig
+from model.device import Device, seed_step
+from model.errors import CheckpointError, Diverged
+from model.evaluation import Evaluation, SplitScore, official_loss, score_split
+from model.gpt import GPT, cross_entropy
+from model.schedule import learning_rate_factor
+from model.sharpness import Sharpness, take_step
+from model.tokenizer import TokenizedCorpus
+
+
+class TrainingRun:
+    """One run of `config` over `data`.
+
+    Args:
+        config: what to train; epochs are turned into tokens here.
+        data: tokenizer, train and validation split.
+        device: where to train; also sets nothing global beyond torch's generator.
+
+    Raises:
+        ConfigError: the precision is not to be had on the device.
+        CorpusError: a split is shorter than one window.
+    """
+
+    def __init__(self, config: TrainConfig, data: TokenizedCorpus, *, device: Device) -> None:
+        train = data.split("train")
+        self.config = config = config.with_token_budget(len(train.tokens))
+        self.device = device
+        self.tokenizer = data.tokenizer
+        self.precision = precision.choose(config.training.precision, device.torch_device)
+        self.scaler = precision.LossScaler(enabled=self.precision.name == "fp16")
+        self.model = GPT(config, seed=config.seed).to(device.torch_device)
+        self.optimizers = optimizer.build(self.model, config.optimizer, device=device.torch_device)
+        method, rho = config.optimizer.sharpness.method, config.optimizer.sharpness.rho
+        self.sharpness = (
+            None if method == "none" else Sharpness(list(self.model.parameters()), method=method, rho=rho)
+        )
+        self.stream = TrainingStream(
+            train.tokens,
+            block_size=config.model.block_size,
+            batch_size=config.training.batch_size,
+            shuffle=config.training.shuffle,
+            seed=config.seed,
+        )
+        self.validation = data.split("validation")
+        official_coverage(  # refused now and not after the last step
+            len(self.validation.tokens),
+            block_size=config.model.block_size,
+            batch_size=config.training.batch_size,
+        )
+        self.step = 0
+        """Updates done."""
+        self.evaluations: list[Evaluation] = []
+        """One for every rung passed."""
+        self._data_fingerprint = data.fingerprint
+        self._stop_requested = False
+        self._train_seconds = self._evaluation_seconds = 0.0
+        self._loss_since_rung = torch.zeros((), dtype=torch.float64, device=device.torch_device)
+        self._steps_since_rung = 0
+        self._gradient_norm = math.nan
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens seen."""
+        return self.step * self.config.tokens_per_step
+
+    @property
+    def finished(self) -> bool:
+        """Every rung has been evaluated."""
+        return len(self.evaluations) == len(self.config.rungs)
+
+    def stop(self) -> None:
+        """End the iteration after the current step, without an evaluation. Safe in a signal handler."""
+        self._stop_requested = True
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        """Train, and yield an evaluation at every rung; always one at the end of the budget.
+
+        Raises:
+            Diverged: the loss or the gradient became non-finite; the weights are those before that step.
+        """
+        self.model.train()
+        rungs = self.config.rungs
+        while not self.finished:
+            rung = rungs[len(self.evaluations)]
+            while self.step < self.config.rung_step(rung):
+                if self._stop_requested:
+                    return
+                self._train_step()
+            self.evaluations.append(self._evaluate(rung))
+            yield self.evaluations[-1]
+
+    def train_steps(self, number: int) -> float:
+        """Take up to `number` steps without evaluating; the seconds they took. To measure speed."""
+        before = self._train_seconds
+        for _ in range(min(number, self.config.total_steps - self.step)):
+            self._train_step()
+        self.device.synchronize()
+        return self._train_seconds - before
+
+    def _train_step(self) -> None:
+        started = time.perf_counter()
+        config = self.config
+        inputs_BT, targets_BT = (
+            torch.from_numpy(array).to(self.device.torch_device, non_blocking=True)
+            for array in self.stream.batch(self.step)
+        )
+        micro = config.training.micro_batch_size or len(inputs_BT)
+
+        def compute_gradient(second_pass: bool) -> Tensor:
+            pass_ = int(second_pass and not config.optimizer.sharpness.same_dropout)
+            total = torch.zeros((), device=self.device.torch_device)
+            for part, (x_BT, y_BT) in enumerate(
+                zip(torch.split(inputs_BT, micro), torch.split(targets_BT, micro), strict=True)
+            ):
+                seed_step(config.seed, self.step, 2 * part + pass_)
+                with self.precision.autocast():
+                    logits_BTV = self.model(x_BT)
+                # dividing by the tokens of the whole batch weights every token alike, also in a short last part
+                loss = cross_entropy(logits_BTV, y_BT).sum() / targets_BT.numel()
+                self.scaler.scale_loss(loss).backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+            return total
+
+        factor = learning_rate_factor(
+            self.step, config.total_steps, config.schedule, peak_lr=config.optimizer.lr
+        )
+        self.optimizers.set_learning_rate(factor)
+        result = take_step(
+            compute_gradient,
+            self.optimizers,
+            sharpness=self.sharpness,
+            scaler=self.scaler,
+            clip_norm=config.optimizer.clip_norm,
+        )
+        self.step += 1
+        if not result.skipped:  # a step skipped for an fp16 overflow has no loss worth counting
+            self._gradient_norm = result.grad_norm
+            self._loss_since_rung += result.loss
+            self._steps_since_rung += 1
+        self._train_seconds += time.perf_counter() - started
+
+    def _evaluate(self, rung_tokens: int) -> Evaluation:
+        self.device.synchronize()
+        started = time.perf_counter()
+        score = self.score()
+        if not math.isfinite(score.nats):
+            raise Diverged(f"validation loss {score.nats} after step {self.step}")
+        official = coverage = None
+        if rung_tokens == self.config.rungs[-1]:
+            official, coverage = official_loss(
+                self.model,
+                self.validation,
+                block_size=self.config.model.block_size,
+                batch_size=self.config.training.batch_size,
+                precision=self.precision,
+            )
+        self.device.synchronize()
+        self._evaluation_seconds += time.perf_counter() - started
+        if self._steps_since_rung:
+            train_loss = float(self._loss_since_rung) / self._steps_since_rung
+        else:  # several rungs within one step
+            train_loss = self.evaluations[-1].train_loss
+        self._loss_since_rung.zero_()
+        self._steps_since_rung = 0
+        return Evaluation(
+            rung_tokens=rung_tokens,
+            step=self.step,
+            tokens=self.tokens,
+            val_loss=score.loss_per_character,
+            nats_per_token=score.nats_per_token,
+            perplexity=_exp(score.nats_per_token),
+            perplexity_per_char=_exp(score.loss_per_character),
+            bits_per_byte=score.bits_per_byte,
+            train_loss=train_loss,
+            learning_rate=self.optimizers.learning_rate,
+            gradient_norm=self._gradient_norm,
+            train_seconds=self._train_seconds,
+            evaluation_seconds=self._evaluation_seconds,
+            tokens_per_second=self.tokens / self._train_seconds,
+            peak_memory_bytes=self.device.peak_memory_bytes(),
+            val_loss_official=official,
+            coverage=coverage,
+        )
+
+    def score(self) -> SplitScore:
+        """The exact pass over the validation split with the weights as they are."""
+        return score_split(
+            self.model,
+            self.validation,
+            eos_id=self.tokenizer.eos_id,
+            evaluation=self.config.evaluation,
+            precision=self.precision,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the state to one file. Raises OSError when the disk is full; a former file then stays whole."""
+        facts = {
+            "identity": self._identity(),
+            "step": self.step,
+            "evaluations": [evaluation.as_dict() for evaluation in self.evaluations],
+            "loss_since_rung": float(self._loss_since_rung),
+            "steps_since_rung": self._steps_since_rung,
+            "gradient_norm": self._gradient_norm,
+            "train_seconds": self._train_seconds,
+            "evaluation_seconds": self._evaluation_seconds,
+            "scaler": self.scaler.state_dict(),
+        }
+        weights = {f"model.{key}": tensor for key, tensor in self.model.state_dict().items()}
+        write_tensors(path, weights | self.optimizers.flat_state(), facts)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            CheckpointError: the file is missing, truncated, foreign, or of another configuration or corpus.
+        """
+        tensors, facts = read_tensors(path)
+        if facts.get("identity") != self._identity():
+            raise CheckpointError(f"{path}: the state of another run: configuration or corpus differ")
+        weights = {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
+        load_weights(self.model, weights, str(path))
+        self.optimizers.load_flat_state({k: t for k, t in tensors.items() if not k.startswith("model.")})
+        self.scaler.load_state_dict(facts["scaler"])
+        self.step = facts["step"]
+        self.evaluations = [Evaluation(**fields) for fields in facts["evaluations"]]
+        self._loss_since_rung.fill_(facts["loss_since_rung"])
+        self._steps_since_rung = facts["steps_since_rung"]
+        self._gradient_norm = facts["gradient_norm"]
+        self._train_seconds = facts["train_seconds"]
+        self._evaluation_seconds = facts["evaluation_seconds"]
+
+    def _identity(self) -> dict[str, Any]:
+        config = self.config.model_dump(mode="json", exclude={"data"})
+        return {"config": json.loads(json.dumps(config)), "corpus": self._data_fingerprint}
+
+    def checkpoint(self, **record: Any) -> Checkpoint:
+        """The model as it is now; `record` is kept with it."""
+        weights = {key: tensor.detach().cpu().clone() for key, tensor in self.model.state_dict().items()}
+        last = self.evaluations[-1].as_dict() if self.evaluations else None
+        return Checkpoint(self.config, self.tokenizer, weights, {"evaluation": last, **record})
+
+
+def _exp(nats: float) -> float:
+    """exp, with infinity for what a float cannot hold."""
+    return math.exp(nats) if nats < 700 else math.inf
