@@ -1,0 +1,47 @@
+"""What a trial will take on this machine, from a measurement of a few seconds."""
+
+import time
+from dataclasses import dataclass
+
+from model.config import TrainConfig
+from model.device import Device
+from model.tokenizer import TokenizedCorpus
+from model.training import TrainingRun
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Time of one whole trial, measured on its first steps."""
+
+    train_seconds: float
+    evaluation_seconds: float
+    tokens_per_second: float
+    device: str
+
+    @property
+    def seconds(self) -> float:
+        """Training and evaluations."""
+        return self.train_seconds + self.evaluation_seconds
+
+
+def measure(config: TrainConfig, data: TokenizedCorpus, *, device: Device, seconds: float) -> Estimate:
+    """Train `config` for about `seconds` and evaluate once."""
+    run = TrainingRun(config, data, device=device)
+    config = run.config
+    warm_up = run.train_steps(2)  # kernels are chosen and memory is taken in the first ones
+    del warm_up
+    steps, taken = 0, 0.0
+    while taken < seconds and run.step < config.total_steps:
+        taken += run.train_steps(1)
+        steps += 1
+    step_seconds = taken / max(1, steps)
+    started = time.perf_counter()
+    run.score()
+    device.synchronize()
+    evaluation_seconds = time.perf_counter() - started
+    return Estimate(
+        train_seconds=step_seconds * config.total_steps,
+        evaluation_seconds=evaluation_seconds * len(config.rungs),
+        tokens_per_second=config.tokens_per_step / step_seconds if step_seconds else float("nan"),
+        device=device.description,
+    )

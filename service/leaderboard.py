@@ -1,0 +1,76 @@
+"""The best trials of a study, as a table for the terminal and for Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import TrialState
+from rich.table import Table
+
+from service.supervisor import shown_number, shown_seconds
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows under headings, to be shown in more than one way."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def as_rich(self, title: str) -> Table:
+        """For a terminal."""
+        table = Table(title=title, title_justify="left")
+        for heading in self.headings:
+            table.add_column(heading, justify="right", overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def as_markdown(self) -> str:
+        """A Markdown table."""
+        lines = [self.headings, tuple("---:" for _ in self.headings), *self.rows]
+        return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
+    """One row a trial, in the order given: loss, speed and the parameters that were searched."""
+    keys = sorted({key for trial in trials for key in trial.params})
+    headings = (
+        "trial",
+        "val_loss",
+        "bits/byte",
+        "parameters",
+        "time",
+        "tokens/s",
+        *(k.split(".")[-1] for k in keys),
+    )
+    rows = []
+    for trial in trials:
+        facts = trial.user_attrs
+        rows.append(
+            (
+                str(trial.number),
+                f"{trial.value:.4f}",
+                f"{facts['bits_per_byte']:.4f}",
+                f"{facts['parameters']:,}",
+                shown_seconds(facts["train_seconds"] + facts["evaluation_seconds"]),
+                f"{facts['tokens_per_second']:,.0f}",
+                *(shown_number(trial.params[key]) if key in trial.params else "–" for key in keys),
+            )
+        )
+    return Grid(headings, tuple(rows))
+
+
+def ranked_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Complete trials, best first."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(complete, key=lambda trial: (trial.values, trial.number))
+
+
+def count_states(study: optuna.Study) -> str:
+    """`6 complete, 2 pruned`, states without a trial left out."""
+    trials = study.get_trials(deepcopy=False)
+    counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
+    return (
+        ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count) or "no trials"
+    )

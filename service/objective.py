@@ -1,0 +1,175 @@
+"""One trial: build the configuration, train, report at every rung, prune or finish, record."""
+
+import json
+import tempfile
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import structlog
+from optuna.artifacts.exceptions import ArtifactNotFound
+
+from model.config import TrainConfig
+from model.corpus import Corpus
+from model.device import Device
+from model.errors import CheckpointError
+from model.tokenizer import TokenizedCorpus
+from model.training import TrainingRun
+from service import artifacts, provenance
+from service.failures import Interrupted
+from service.slots import LeaseLost
+
+STATES = "states"
+"""Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that goes on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial that was not disturbed ended."""
+
+    val_loss: float
+    pruned: bool
+    ended: str
+    """For people: `complete`, `pruned at rung 4 of 8`."""
+
+
+@dataclass(frozen=True)
+class TrialRunner:
+    """What all trials of a worker share."""
+
+    store: artifacts.FolderStore
+    corpus: Corpus
+    cache: Path
+    device: Device
+    log: structlog.stdlib.BoundLogger
+
+    def run(
+        self,
+        trial: optuna.Trial,
+        config: TrainConfig,
+        *,
+        watch: Callable[[TrainingRun], None],
+        holds_lease: Callable[[], bool],
+        keeps_weights: Callable[[float], bool],
+    ) -> Outcome:
+        """Train `config` as `trial`, from the newest saved state in its attributes, if there is one.
+
+        Args:
+            trial: a running trial; its reports, attributes and artifacts are written here, its end is not.
+            config: what to train.
+            watch: given the run before it starts, so that a signal or a lost lease can stop it.
+            holds_lease: asked before anything is recorded.
+            keeps_weights: whether a finished trial of this loss is good enough for its weights to be stored.
+
+        Raises:
+            Interrupted: the run was stopped and its state is saved.
+            LeaseLost: the run was stopped because another worker has the trial.
+            Diverged: training met a non-finite loss or gradient.
+        """
+        data = TokenizedCorpus.prepare(self.corpus, vocab_size=config.tokenizer.vocab_size, cache=self.cache)
+        run = TrainingRun(config, data, device=self.device)
+        config = run.config
+        trial.set_user_attr("config", config.model_dump(mode="json"))
+        trial.set_user_attr("parameters", config.parameter_count)
+        facts = provenance.collect(
+            device=self.device.description,
+            corpus_fingerprint=self.corpus.fingerprint,
+            precision=run.precision.name,
+        )
+        trial.set_user_attr("provenance", facts)
+        self._resume(trial, run)
+        watch(run)
+        rungs = len(config.rungs)
+        pruned = False
+        for evaluation in run:
+            if not holds_lease():
+                raise LeaseLost
+            self._save_state(trial, run)
+            trial.report(evaluation.val_loss, evaluation.rung_tokens)
+            self.log.info(
+                "rung",
+                rung=len(run.evaluations),
+                rungs=rungs,
+                val_loss=evaluation.val_loss,
+                tokens_per_second=evaluation.tokens_per_second,
+                tokens=run.tokens,
+                budget_tokens=config.budget_tokens,
+            )
+            if not run.finished and trial.should_prune():
+                pruned = True
+                break
+        if not holds_lease():
+            raise LeaseLost
+        if not run.finished and not pruned:
+            self._save_state(trial, run)
+            raise Interrupted
+        ended = f"pruned at rung {len(run.evaluations)} of {rungs}" if pruned else "complete"
+        self._record(
+            trial, run, ended, facts, with_weights=not pruned and keeps_weights(run.evaluations[-1].val_loss)
+        )
+        return Outcome(run.evaluations[-1].val_loss, pruned, ended)
+
+    def _resume(self, trial: optuna.Trial, run: TrainingRun) -> None:
+        states: list[str] = trial.user_attrs.get(STATES, [])
+        for state in reversed(states):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "state.safetensors"
+                try:
+                    artifacts.fetch(self.store, state, path)
+                    run.restore(path)
+                except (ArtifactNotFound, CheckpointError, OSError) as error:
+                    self.log.warning("saved state not usable", reason=str(error))
+                    continue
+            self.log.info("resumed", step=run.step, rung=len(run.evaluations))
+            for evaluation in run.evaluations:
+                trial.report(evaluation.val_loss, evaluation.rung_tokens)
+            return
+
+    def _save_state(self, trial: optuna.Trial, run: TrainingRun) -> None:
+        """Save the run's state under an id of this trial's own, so that no other attempt can overwrite it."""
+        states: list[str] = trial.user_attrs.get(STATES, [])
+        own = next((state for state in states if state.endswith(f"-{trial.number}")), None)
+        name = own or f"state-{uuid.uuid4()}-{trial.number}"
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "state.safetensors"
+                run.save(path)
+                with path.open("rb") as file:
+                    self.store.write(name, file)
+        except OSError as error:
+            self.log.warning("state not saved, an interruption would cost more", reason=str(error))
+            return
+        if own is None:
+            trial.set_user_attr(STATES, [*states, name])
+
+    def _record(
+        self, trial: optuna.Trial, run: TrainingRun, ended: str, facts: dict[str, Any], *, with_weights: bool
+    ) -> None:
+        last = run.evaluations[-1]
+        for key, value in last.as_dict().items():
+            if value is not None:
+                trial.set_user_attr(key, value)
+        trial.set_user_attr("ended", ended)
+        try:
+            config = json.dumps(run.config.model_dump(mode="json"), indent=1)
+            artifacts.attach_text(self.store, trial, "config.json", config)
+            artifacts.attach_text(self.store, trial, "curve.jsonl", artifacts.curve_lines(run.evaluations))
+            if with_weights:
+                checkpoint = run.checkpoint(provenance=facts, trial=trial.number)
+                artifacts.attach_checkpoint(self.store, trial, checkpoint)
+        except OSError as error:
+            # the loss is worth more than its files: the trial counts, and says what it lacks
+            trial.set_user_attr("artifacts", f"not saved: {error.strerror or error}")
+            self.log.warning("artifacts not saved", reason=str(error))
+
+
+def drop_states(store: artifacts.FolderStore, trial: optuna.trial.FrozenTrial) -> None:
+    """Remove the saved states of a finished trial."""
+    for state in trial.user_attrs.get(STATES, []):
+        try:
+            store.remove(state)
+        except (ArtifactNotFound, OSError):
+            continue

@@ -1,0 +1,37 @@
+"""What a trial ran on: enough to repeat it, or to know why it cannot be repeated to the bit."""
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from service.settings import ROOT
+
+
+@cache
+def commit() -> str | None:
+    """The project's commit, with `+changes` where the files differ from it; None outside a checkout."""
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{head}+changes" if changes else head
+
+
+def collect(*, device: str, corpus_fingerprint: str, precision: str) -> dict[str, Any]:
+    """Commit, versions, device, corpus and arithmetic of this process."""
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "optuna", "tokenizers", "numpy")},
+        "machine": platform.machine(),
+        "device": device,
+        "precision": precision,
+        "corpus_fingerprint": corpus_fingerprint,
+    }

@@ -1,0 +1,191 @@
+"""The budget of a study: a table of slots beside Optuna's own, one for every trial that shall finish.
+
+A worker leases a free slot, runs a trial in it, and closes it. While it trains it renews the lease; a worker
+that dies stops renewing, and when the lease has run out another one leases the slot and goes on with its trial.
+A slot is closed once, so the number of finished trials is exact whatever dies. Every change is one compare-and-
+swap UPDATE, which SQLite and PostgreSQL both execute atomically; times are the database's own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+_METADATA = sa.MetaData()
+_SLOTS = sa.Table(
+    "hptune_slots",
+    _METADATA,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.String(8), nullable=False, default="open"),  # open | leased | held | closed
+    sa.Column("owner", sa.String(255)),
+    sa.Column("leased_until", sa.Float),  # seconds since the epoch
+    sa.Column("trial_number", sa.Integer),  # the last trial that ran in it
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),  # leases that ended in a failure
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A slot as its holder leased it."""
+
+    index: int
+    trial_number: int | None
+    """The trial to go on with; None for a new one."""
+    attempts: int
+    """How often its configuration has failed."""
+
+
+class LeaseLost(Exception):  # noqa: N818 - an outcome, not a fault
+    """Another worker has the slot now; what this one still holds of it must not be recorded."""
+
+
+class Slots:
+    """The slots of one study, as seen by one process (`owner`)."""
+
+    def __init__(self, engine: sa.Engine, study_id: int, *, owner: str, lease_seconds: float) -> None:
+        self._engine = engine
+        self._study_id = study_id
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._now: sa.ColumnElement[float] = (
+            (sa.func.julianday("now") - 2440587.5) * 86400.0
+            if engine.dialect.name == "sqlite"
+            else sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
+        )
+
+    @staticmethod
+    def create_table(engine: sa.Engine) -> None:
+        """Make the table where it is missing. To be called by one process, before the workers start."""
+        _METADATA.create_all(engine)
+
+    def counts(self) -> dict[str, int]:
+        """Slots by state: open, leased, held, closed."""
+        query = sa.select(_SLOTS.c.state, sa.func.count().label("slots")).where(self._mine).group_by(_SLOTS.c.state)
+        with self._engine.connect() as connection:
+            found = {row.state: row.slots for row in connection.execute(query)}
+        return {state: found.get(state, 0) for state in ("open", "leased", "held", "closed")}
+
+    def total(self, trials: int) -> None:
+        """See that the study has at least `trials` slots, closed ones included."""
+        with self._engine.begin() as connection:
+            self._add(connection, trials - self._count(connection))
+
+    def more(self, trials: int) -> None:
+        """Prepare exactly `trials` further finishes.
+
+        What an interrupted call left behind counts towards them: its started trials are gone on with first,
+        slots never started are dropped beyond the number, and started ones beyond it wait for a later call.
+        While other workers are at work on the study, the slots are added to theirs.
+        """
+        alive = (_SLOTS.c.state == "leased") & (_SLOTS.c.leased_until >= self._now)
+        with self._engine.begin() as connection:
+            if self._count(connection, alive):
+                self._add(connection, trials)
+                return
+            unfinished = connection.execute(
+                sa.select(_SLOTS.c.slot, _SLOTS.c.trial_number)
+                .where(self._mine, _SLOTS.c.state != "closed")
+                .order_by(_SLOTS.c.trial_number.is_(None), _SLOTS.c.slot)
+            ).all()
+            for rank, (index, trial_number) in enumerate(unfinished):
+                where = self._mine & (_SLOTS.c.slot == index)
+                if rank < trials:
+                    connection.execute(_SLOTS.update().where(where).values(state="open", owner=None))
+                elif trial_number is None:
+                    connection.execute(_SLOTS.delete().where(where))
+                else:
+                    connection.execute(_SLOTS.update().where(where).values(state="held", owner=None))
+            self._add(connection, trials - len(unfinished))
+
+    def claim(self) -> Slot | None:
+        """A slot leased to this owner, those with a trial to go on with first; None when none is free now."""
+        free = (_SLOTS.c.state == "open") | (
+            (_SLOTS.c.state == "leased") & (_SLOTS.c.leased_until < self._now)
+        )
+        candidates = (
+            sa.select(_SLOTS)
+            .where(self._mine, free)
+            .order_by(_SLOTS.c.trial_number.is_(None), _SLOTS.c.slot)
+            .limit(16)
+        )
+        while True:
+            with self._engine.connect() as connection:
+                rows = connection.execute(candidates).all()
+            if not rows:
+                return None
+            for row in rows:
+                lost = (
+                    row.state == "leased"
+                )  # its holder died without a word: that counts as a failed attempt
+                attempts = row.attempts + 1 if lost else row.attempts
+                swapped = self._swap(
+                    (_SLOTS.c.slot == row.slot)
+                    & (_SLOTS.c.state == row.state)
+                    & _SLOTS.c.owner.is_not_distinct_from(row.owner)
+                    & free,
+                    state="leased",
+                    owner=self._owner,
+                    leased_until=self._now + self._lease_seconds,
+                    attempts=attempts,
+                )
+                if swapped:
+                    return Slot(row.slot, row.trial_number, attempts)
+
+    def renew(self, slot: Slot) -> None:
+        """Keep the slot for another lease. Raises LeaseLost when another worker has it."""
+        self._update_own(slot, leased_until=self._now + self._lease_seconds)
+
+    def set_trial(self, slot: Slot, trial_number: int | None, *, attempts: int) -> None:
+        """Note which trial runs in the slot. Raises LeaseLost when another worker has it."""
+        self._update_own(slot, trial_number=trial_number, attempts=attempts)
+
+    def hand_back(self, slot: Slot, *, attempts: int) -> None:
+        """Free the slot for whoever comes next. Raises LeaseLost when another worker has it."""
+        self._update_own(slot, state="open", owner=None, leased_until=None, attempts=attempts)
+
+    def close(self, slot: Slot) -> None:
+        """Its trial has finished. Raises LeaseLost when another worker has it."""
+        self._update_own(slot, state="closed", leased_until=None)
+
+    def trials_in_progress(self) -> set[int]:
+        """Numbers of the trials that leased slots point at."""
+        query = sa.select(_SLOTS.c.trial_number).where(
+            self._mine, _SLOTS.c.state == "leased", _SLOTS.c.trial_number.is_not(None)
+        )
+        with self._engine.connect() as connection:
+            return set(connection.execute(query).scalars())
+
+    def release(self, owner: str) -> None:
+        """Free at once what a process known to be dead had leased; it counts as a failed attempt."""
+        self._swap(
+            (_SLOTS.c.owner == owner) & (_SLOTS.c.state == "leased"),
+            state="open",
+            owner=None,
+            attempts=_SLOTS.c.attempts + 1,
+        )
+
+    @property
+    def _mine(self) -> sa.ColumnElement[bool]:
+        return _SLOTS.c.study_id == self._study_id
+
+    def _count(self, connection: sa.Connection, *where: sa.ColumnElement[bool]) -> int:
+        query = sa.select(sa.func.count()).select_from(_SLOTS).where(self._mine, *where)
+        return int(connection.execute(query).scalar_one())
+
+    def _add(self, connection: sa.Connection, number: int) -> None:
+        last = sa.select(sa.func.max(_SLOTS.c.slot)).where(self._mine)
+        first = (connection.execute(last).scalar() if number > 0 else None) or 0
+        first = first + 1 if self._count(connection) else 0
+        for index in range(first, first + max(0, number)):
+            connection.execute(_SLOTS.insert().values(study_id=self._study_id, slot=index))
+
+    def _swap(self, where: sa.ColumnElement[bool], **values: Any) -> bool:
+        with self._engine.begin() as connection:
+            changed = connection.execute(_SLOTS.update().where(self._mine, where).values(**values))
+            return changed.rowcount == 1
+
+    def _update_own(self, slot: Slot, **values: Any) -> None:
+        own = (_SLOTS.c.slot == slot.index) & (_SLOTS.c.owner == self._owner) & (_SLOTS.c.state == "leased")
+        if not self._swap(own, **values):
+            raise LeaseLost(f"slot {slot.index} is another worker's")

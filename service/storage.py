@@ -1,0 +1,154 @@
+"""The SQL storage: tables and study made once, opened by workers, refused when it is another one.
+
+SQLite is set up for several processes of one machine: write-ahead log, a minute of patience for locks. A worker
+holds one connection most of the time and two for moments.
+"""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.storages import RDBStorage
+
+from model.errors import UserError
+from service.settings import Settings
+from service.slots import Slots
+from service.study_config import StudyDefinition
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+DEFINITION, CORPUS = "definition", "corpus"
+"""Study attributes: the snapshot of its definition; corpus fingerprint, source, artifact and budget."""
+
+
+class StorageError(UserError):
+    """The storage cannot be reached, or is of another schema."""
+
+
+class StudyError(UserError):
+    """The study does not exist, or is not the one that was asked for."""
+
+
+def open_storage(settings: Settings, *, create: bool = False) -> RDBStorage:
+    """The storage at the settings' URL.
+
+    Args:
+        settings: where it is.
+        create: make what is missing: folder, file, tables. By one process, before the workers start.
+
+    Raises:
+        StorageError: it cannot be reached, is no database of Optuna's, or is of another schema.
+    """
+    url, shown = settings.url, settings.storage_shown
+    sqlite = url.get_backend_name() == "sqlite"
+    if sqlite and url.database:
+        path = Path(url.database)
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif not path.exists():
+            raise StorageError(f"{shown}: there is no storage yet; ./hptune.sh makes one")
+    if sqlite:
+        engine_kwargs: dict[str, Any] = {"connect_args": {"timeout": 60}}
+    else:
+        engine_kwargs = {"pool_size": 1, "max_overflow": 2, "pool_pre_ping": True}
+    try:
+        storage = RDBStorage(
+            settings.storage_url, engine_kwargs=engine_kwargs, skip_table_creation=not create
+        )
+        if sqlite:
+            _prepare_sqlite(storage.engine)
+        if create:
+            Slots.create_table(storage.engine)
+        else:
+            tables = sa.inspect(storage.engine).get_table_names()
+            if "hptune_slots" not in tables:
+                raise StorageError(f"{shown}: not a storage of this project; ./hptune.sh makes one")
+    except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", cause)).strip().splitlines()[0]
+        raise StorageError(f"{shown}: the storage cannot be opened: {reason}") from None
+    except ModuleNotFoundError as error:
+        raise StorageError(f"{shown}: no driver for this database: {error}") from None
+    except RuntimeError as error:  # what Optuna raises for another schema version
+        raise StorageError(
+            f"{shown}: the storage is of another schema: {str(error).splitlines()[0]}"
+        ) from None
+    return storage
+
+
+def _prepare_sqlite(engine: sa.Engine) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        # safe with the write-ahead log: a power cut may lose the last commits, never the file's consistency
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+
+
+@contextlib.contextmanager
+def creation_lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time on this machine make storage and study."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "create.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def create_study(
+    storage: RDBStorage, definition: StudyDefinition, corpus_facts: dict[str, Any]
+) -> optuna.Study:
+    """The study made from `definition`, with what it needs to be run from the database alone."""
+    study = optuna.create_study(storage=storage, study_name=definition.name, direction="minimize")
+    with contextlib.suppress(NotImplementedError):
+        _silently(study.set_metric_names, ["val_loss"])
+    study.set_user_attr("question", definition.question)
+    study.set_user_attr(CORPUS, corpus_facts)
+    study.set_user_attr(DEFINITION, definition.snapshot())  # last: a study that has it is whole
+    return study
+
+
+def find_study(storage: RDBStorage, name: str) -> optuna.Study | None:
+    """The study called `name`, or None."""
+    names = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage) if name in names else None
+
+
+def load_study(storage: RDBStorage, name: str, settings: Settings) -> tuple[optuna.Study, StudyDefinition]:
+    """A study that has been made, and its definition as stored. Raises StudyError when there is none."""
+    study = find_study(storage, name)
+    if study is None or DEFINITION not in study.user_attrs:
+        names = optuna.get_all_study_names(storage)
+        there = f"there are: {', '.join(sorted(names))}" if names else "there is none yet"
+        raise StudyError(f"study {name!r} is not in {settings.storage_shown}; {there}")
+    return study, StudyDefinition.from_snapshot(study.user_attrs[DEFINITION])
+
+
+def refuse_changed(stored: StudyDefinition, given: StudyDefinition) -> None:
+    """Raise StudyError, naming the parts, when `given` is not the definition the study was made with."""
+    before, now = stored.identity(), given.identity()
+    changed = [part for part in now if before.get(part) != now[part]]
+    if changed:
+        raise StudyError(
+            f"study {given.name!r} was made with another {' and '.join(changed)}; its trials cannot be compared "
+            f"with new ones. Undo the change, or give it a name of its own: --name {given.name}-2"
+        )
+
+
+def corpus_facts(study: optuna.Study) -> dict[str, Any]:
+    """Fingerprint, source, artifact id and notes of the study's corpus, and its token budget."""
+    facts: dict[str, Any] = json.loads(json.dumps(study.user_attrs[CORPUS]))
+    return facts
+
+
+def _silently(function: Any, *arguments: Any) -> None:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        function(*arguments)
