@@ -6,7 +6,6 @@ the best trials of a study keep theirs.
 
 import contextlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint
 from model.errors import CheckpointError, UserError
+from model.files import write_atomically
 
 CHECKPOINT = "checkpoint"
 """Trial attribute: artifact ids of the files of its checkpoint."""
@@ -40,18 +40,7 @@ class FolderStore:
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Store the content. Raises OSError when the disk is full; nothing is left behind then."""
-        path = self._path(artifact_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                shutil.copyfileobj(content_body, file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(self._path(artifact_id), content_body.read())
 
     def remove(self, artifact_id: str) -> None:
         """Delete the artifact. Raises ArtifactNotFound."""

@@ -6,6 +6,7 @@ A slot is closed once, so the number of finished trials is exact whatever dies. 
 swap UPDATE, which SQLite and PostgreSQL both execute atomically; times are the database's own.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,10 +175,10 @@ class Slots:
         return int(connection.execute(query).scalar_one())
 
     def _add(self, connection: sa.Connection, number: int) -> None:
-        last = sa.select(sa.func.max(_SLOTS.c.slot)).where(self._mine)
-        first = (connection.execute(last).scalar() if number > 0 else None) or 0
-        first = first + 1 if self._count(connection) else 0
-        for index in range(first, first + max(0, number)):
+        taken = set(connection.execute(sa.select(_SLOTS.c.slot).where(self._mine)).scalars())
+        # the lowest free numbers, those of dropped slots too: a number stands for a configuration of a design
+        free = itertools.islice((i for i in itertools.count() if i not in taken), max(0, number))
+        for index in free:
             connection.execute(_SLOTS.insert().values(study_id=self._study_id, slot=index))
 
     def _swap(self, where: sa.ColumnElement[bool], **values: Any) -> bool:

@@ -107,7 +107,7 @@ class Worker:
             if slot is None:
                 self._fail_strays()
                 counts = self._slots.counts()
-                if not counts["open"] and not counts["leased"]:
+                if not counts["open"] and not counts["leased"] and not self._seen_strays:
                     return
                 self._stopping.wait(1.0)  # another worker may still die and leave its trial
                 continue
