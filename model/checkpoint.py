@@ -94,7 +94,11 @@ class Checkpoint:
             raise CheckpointError(f"{folder / RECORD}: config.{where}: {fault['msg']}") from None
         except (OSError, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{folder}: missing or damaged: {error}") from None
-        return cls(config, Tokenizer.from_json(tokenizer_json), weights, record)
+        try:
+            tokenizer = Tokenizer.from_json(tokenizer_json)
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder / TOKENIZER}: {error}") from None
+        return cls(config, tokenizer, weights, record)
 
 
 def load_weights(model: GPT, weights: Mapping[str, Tensor], name: str) -> None:

@@ -104,10 +104,10 @@ class TrainingRun:
         rungs = self.config.rungs
         while not self.finished:
             rung = rungs[len(self.evaluations)]
-            while self.step < self.config.rung_step(rung):
-                if self._stop_requested:
-                    return
+            while self.step < self.config.rung_step(rung) and not self._stop_requested:
                 self._train_step()
+            if self._stop_requested:
+                return
             self.evaluations.append(self._evaluate(rung))
             yield self.evaluations[-1]
 
@@ -143,10 +143,7 @@ class TrainingRun:
                 total += loss.detach()
             return total
 
-        factor = learning_rate_factor(
-            self.step, config.total_steps, config.schedule, peak_lr=config.optimizer.lr
-        )
-        self.optimizers.set_learning_rate(factor)
+        self._set_learning_rate(self.step)
         result = take_step(
             compute_gradient,
             self.optimizers,
@@ -160,6 +157,11 @@ class TrainingRun:
             self._loss_since_rung += result.loss
             self._steps_since_rung += 1
         self._train_seconds += time.perf_counter() - started
+
+    def _set_learning_rate(self, step: int) -> None:
+        config = self.config
+        factor = learning_rate_factor(step, config.total_steps, config.schedule, peak_lr=config.optimizer.lr)
+        self.optimizers.set_learning_rate(factor)
 
     def _evaluate(self, rung_tokens: int) -> Evaluation:
         self.device.synchronize()
@@ -180,8 +182,10 @@ class TrainingRun:
         self._evaluation_seconds += time.perf_counter() - started
         if self._steps_since_rung:
             train_loss = float(self._loss_since_rung) / self._steps_since_rung
-        else:  # several rungs within one step
+        elif self.evaluations:  # several rungs within one step
             train_loss = self.evaluations[-1].train_loss
+        else:  # every step so far was skipped for an fp16 overflow
+            train_loss = math.nan
         self._loss_since_rung.zero_()
         self._steps_since_rung = 0
         return Evaluation(
@@ -244,6 +248,8 @@ class TrainingRun:
         self.optimizers.load_flat_state({k: t for k, t in tensors.items() if not k.startswith("model.")})
         self.scaler.load_state_dict(facts["scaler"])
         self.step = facts["step"]
+        if self.step:  # the next evaluation may come before the next step, and reports the last one's rate
+            self._set_learning_rate(self.step - 1)
         self.evaluations = [Evaluation(**fields) for fields in facts["evaluations"]]
         self._loss_since_rung.fill_(facts["loss_since_rung"])
         self._steps_since_rung = facts["steps_since_rung"]

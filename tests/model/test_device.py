@@ -1,0 +1,71 @@
+import os
+
+import pytest
+import torch
+
+from model.device import Device, choose, seed_step
+from model.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def numbers(seed, step, part):
+    seed_step(seed, step, part)
+    return tuple(torch.randint(2**62, (2,)).tolist())
+
+
+def test_seed_step_is_a_function_of_its_arguments():
+    first = numbers(1337, 5, 1)
+    torch.rand(10)
+    assert numbers(1337, 5, 1) == first
+
+
+@pytest.mark.parametrize("seed", [0, 1337, 2**40])
+def test_seed_step_gives_different_streams_for_neighbours(seed):
+    keys = [(seed + i, step, part) for i in range(3) for step in range(60) for part in range(4)]
+    assert len({numbers(*key) for key in keys}) == len(keys)
+
+
+def test_seed_step_gives_unrelated_masks_for_neighbours():
+    masks = []
+    for step in range(40):
+        seed_step(1337, step, 0)
+        masks.append(torch.rand(4096) < 0.5)
+    agreement = [(a == b).float().mean().item() for i, a in enumerate(masks) for b in masks[:i]]
+    # 780 pairs of 4096 fair coins agree in half of them, with a standard deviation of 1/128: five of them
+    assert max(abs(share - 0.5) for share in agreement) < 5 / 128
+
+
+def test_a_cpu_is_described_with_its_threads_and_has_no_gpu_memory():
+    assert choose("cpu", threads=1) == Device(torch.device("cpu"), 1)
+    assert choose("cpu", threads=1).description == "CPU, 1 thread"
+    assert torch.get_num_threads() == 1
+    assert choose("cpu", threads=2).description == "CPU, 2 threads"
+    assert torch.get_num_threads() == 2
+    device = choose("cpu")
+    device.synchronize()
+    assert device.peak_memory_bytes() is None
+
+
+def test_threads_come_from_the_environment_or_else_from_the_processors_allowed(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert choose("cpu").threads == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert choose("cpu").threads == len(os.sched_getaffinity(0))
+
+
+def test_auto_is_a_gpu_where_there_is_one():
+    assert choose("auto").torch_device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "mps", "meta", "cuda:x", "cpu:one", "cuda:99"])
+def test_a_name_that_is_no_device_here_is_refused_in_one_line(name):
+    with pytest.raises(ConfigError, match="HPTUNE_DEVICE") as caught:
+        choose(name)
+    assert repr(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
