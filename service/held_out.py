@@ -166,4 +166,4 @@ def _reading(finalists: Sequence[optuna.trial.FrozenTrial]) -> dict[str, Any]:
 
 def _escaped(text: str) -> str:
     """Generated text, so that Markdown shows it as it is."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!&" else c for c in text.replace("\n", " "))
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!&~+-=.:" else c for c in " ".join(text.splitlines()))

@@ -7,6 +7,7 @@
 `HPTUNE_LEASE_SECONDS` how long a silent worker keeps its trial (default: 60)
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Settings:
             lease_seconds = float(lease)
         except ValueError:
             lease_seconds = 0.0
-        if not lease_seconds >= 1:
+        if not 1 <= lease_seconds < math.inf:
             raise ConfigError(f"HPTUNE_LEASE_SECONDS: must be a number of seconds from 1, given {lease!r}")
         return cls(
             storage_url=environment.get("HPTUNE_STORAGE_URL") or f"sqlite:///{runs / 'hptune.db'}",

@@ -62,7 +62,11 @@ class Slots:
 
     def counts(self) -> dict[str, int]:
         """Slots by state: open, leased, held, closed."""
-        query = sa.select(_SLOTS.c.state, sa.func.count().label("slots")).where(self._mine).group_by(_SLOTS.c.state)
+        query = (
+            sa.select(_SLOTS.c.state, sa.func.count().label("slots"))
+            .where(self._mine)
+            .group_by(_SLOTS.c.state)
+        )
         with self._engine.connect() as connection:
             found = {row.state: row.slots for row in connection.execute(query)}
         return {state: found.get(state, 0) for state in ("open", "leased", "held", "closed")}

@@ -49,7 +49,10 @@ def open_storage(settings: Settings, *, create: bool = False) -> RDBStorage:
     if sqlite and url.database:
         path = Path(url.database)
         if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StorageError(f"{shown}: the storage cannot be opened: {error.strerror}") from None
         elif not path.exists():
             raise StorageError(f"{shown}: there is no storage yet; ./hptune.sh makes one")
     if sqlite:
@@ -72,8 +75,8 @@ def open_storage(settings: Settings, *, create: bool = False) -> RDBStorage:
         cause = error.__cause__ or error
         reason = str(getattr(cause, "orig", cause)).strip().splitlines()[0]
         raise StorageError(f"{shown}: the storage cannot be opened: {reason}") from None
-    except ModuleNotFoundError as error:
-        raise StorageError(f"{shown}: no driver for this database: {error}") from None
+    except ImportError as error:  # Optuna's, caused by the driver's own
+        raise StorageError(f"{shown}: no driver for this database: {error.__cause__ or error}") from None
     except RuntimeError as error:  # what Optuna raises for another schema version
         raise StorageError(
             f"{shown}: the storage is of another schema: {str(error).splitlines()[0]}"
@@ -87,6 +90,7 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
         # safe with the write-ahead log: a power cut may lose the last commits, never the file's consistency
         connection.execute("PRAGMA synchronous=NORMAL")
 
+    engine.dispose()  # the connections that Optuna has opened already lack the pragma
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 

@@ -1,0 +1,79 @@
+import subprocess
+
+import pytest
+from click.testing import CliRunner
+
+from model.errors import ConfigError
+from model.yaml_tree import parse_overrides
+from service.__main__ import cli
+
+
+def test_overrides_are_read_as_yaml():
+    given = ("training.epochs=2", "optimizer.lr=1e-3", "data.path=a=b.txt", "data.source=file", "x.y=[1, 2]")
+    assert parse_overrides(given) == {
+        "training.epochs": 2,
+        "optimizer.lr": 1e-3,
+        "data.path": "a=b.txt",
+        "data.source": "file",
+        "x.y": [1, 2],
+    }
+    assert parse_overrides(()) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("training.epochs",), "--set training.epochs: must be KEY=VALUE, such as --set training.epochs=2"),
+        (("=2",), "--set =2: must be KEY=VALUE, such as --set training.epochs=2"),
+        (("seed=1", "seed=2"), "--set seed: given twice"),
+    ],
+)
+def test_an_override_that_is_none_is_refused(given, says):
+    with pytest.raises(ConfigError) as caught:
+        parse_overrides(given)
+    assert str(caught.value) == says
+
+
+def test_a_value_that_is_no_yaml_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match="not valid YAML") as caught:
+        parse_overrides(("seed=[1",))
+    assert "\n" not in str(caught.value)
+
+
+def done(study, *arguments):
+    return subprocess.run(**study.command(*arguments), capture_output=True, check=False)
+
+
+def test_a_users_mistake_is_one_line_and_status_2(tiny):
+    result = done(tiny, "create", "nosuch")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: study 'nosuch' does not exist; there are: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def in_process(study, *arguments):
+    command = study.command(*arguments)
+    return CliRunner(env=command["env"]).invoke(cli, arguments)
+
+
+def test_a_storage_that_is_not_there_is_said_to_be_missing(tiny):
+    result = in_process(tiny, "status", "tiny")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: sqlite:///")
+    assert result.stderr.endswith("there is no storage yet; ./hptune.sh makes one\n")
+
+
+def test_create_and_status(tiny):
+    result = in_process(tiny, "create", str(tiny.file), "--trials", "3", "--set", "model.dropout=0.2")
+    assert result.exit_code == 0, result.output
+    shown = in_process(tiny, "status", "tiny")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines() == ["study tiny: no trials", "slots: 0 closed, 0 at work, 3 open"]
+
+
+def test_status_shows_the_best(finished):
+    shown = in_process(finished, "status", "tiny").stdout
+    assert "study tiny: 3 complete" in shown
+    best = min(trial.value for trial in finished.trials())
+    assert f"{best:.4f}" in shown

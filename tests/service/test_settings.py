@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from model.errors import ConfigError
+from service.settings import ROOT, Settings
+
+
+def test_without_an_environment_everything_is_under_runs():
+    settings = Settings.from_environment({})
+    assert settings.storage_url == f"sqlite:///{ROOT / 'runs' / 'hptune.db'}"
+    assert settings.artifacts == ROOT / "runs" / "artifacts"
+    assert settings.cache == ROOT / "runs" / "cache"
+    assert (settings.device, settings.lease_seconds) == ("auto", 60.0)
+
+
+def test_an_empty_variable_is_as_good_as_none():
+    names = ("STORAGE_URL", "ARTIFACTS", "CACHE", "DEVICE", "LEASE_SECONDS")
+    assert Settings.from_environment({f"HPTUNE_{name}": "" for name in names}) == Settings.from_environment(
+        {}
+    )
+
+
+def test_the_environment_is_taken():
+    settings = Settings.from_environment(
+        {
+            "HPTUNE_STORAGE_URL": "sqlite:///other.db",
+            "HPTUNE_ARTIFACTS": "a",
+            "HPTUNE_CACHE": "c",
+            "HPTUNE_DEVICE": "cpu",
+            "HPTUNE_LEASE_SECONDS": "2.5",
+        }
+    )
+    assert settings == Settings("sqlite:///other.db", Path("a"), Path("c"), "cpu", 2.5)
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "0.5", "-3", "nan", "inf"])
+def test_a_lease_that_cannot_be_kept_is_refused(given):
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_environment({"HPTUNE_LEASE_SECONDS": given})
+    message = f"HPTUNE_LEASE_SECONDS: must be a number of seconds from 1, given {given!r}"
+    assert str(caught.value) == message
+
+
+def test_a_password_is_shown_nowhere():
+    settings = Settings("postgresql+psycopg://me:s3cret@host/db", Path("a"), Path("c"))
+    assert settings.storage_shown == "postgresql+psycopg://me:***@host/db"
+    broken = Settings("s3cret, not a URL", Path("a"), Path("c"))
+    with pytest.raises(ConfigError, match=r"^HPTUNE_STORAGE_URL: not a database URL, allowed: ") as caught:
+        broken.url  # noqa: B018
+    assert "s3cret" not in str(caught.value)

@@ -1,0 +1,228 @@
+import contextlib
+import json
+import signal
+import subprocess
+
+import pytest
+from optuna.trial import TrialState
+
+from model.errors import CorpusError
+from model.training import TrainingRun
+from service.storage import load_study, open_storage
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_loss(finished):
+    return finished.trials()[0].value
+
+
+def finished_numbers(study):
+    return [trial.number for trial in study.trials() if trial.state in FINISHED]
+
+
+def states(study):
+    return [trial.state for trial in study.trials()]
+
+
+def test_the_trials_asked_for_are_finished_and_the_first_is_the_baseline(finished):
+    trials = finished.trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    assert trials[0].params == {"optimizer.lr": 1e-3}  # train_config.yaml's
+    assert len({trial.params["optimizer.lr"] for trial in trials}) == 3
+    for trial in trials:
+        config = trial.user_attrs["config"]
+        assert config["optimizer"]["lr"] == trial.params["optimizer.lr"]
+        assert sorted(trial.intermediate_values) == [3000, 6000, 9000]
+        assert trial.value == trial.intermediate_values[9000] == trial.user_attrs["val_loss"]
+    assert finished.slots() == {"open": 0, "leased": 0, "held": 0, "closed": 3}
+
+
+def test_only_the_best_keep_weights_and_nobody_keeps_a_state(finished):
+    files = [path.name for path in finished.settings.artifacts.iterdir()]
+    assert not [name for name in files if name.startswith("state-")]
+    trials = sorted(finished.trials(), key=lambda trial: trial.value)
+    with_weights = [
+        trial.number
+        for trial in trials
+        if trial.user_attrs.get("checkpoint", {}).get("model.safetensors") in files
+    ]
+    assert with_weights == [trial.number for trial in trials[:2]]
+
+
+def test_a_pruned_trial_is_recorded_and_counts(tiny):
+    tiny.write(
+        """\
+space:
+  optimizer.lr: {type: float, low: 1.0e-9, high: 1.0e-3, log: true}
+sampler: {name: random}
+pruner: {name: threshold, upper: 0.5}
+"""
+    )  # no model of a random text is that good after a third of the budget
+    tiny.create(2)
+    tiny.worker().work()
+    assert states(tiny) == [TrialState.PRUNED] * 2
+    for trial in tiny.trials():
+        assert trial.user_attrs["ended"] == "pruned at rung 1 of 3"
+        assert len(trial.intermediate_values) == 1
+    assert tiny.slots()["closed"] == 2
+
+
+def test_a_diverging_configuration_is_pruned_and_the_study_goes_on(tiny):
+    tiny.write(
+        """\
+design:
+  list:
+    - {optimizer.name: sgd, optimizer.lr: 1.0e+6, optimizer.clip_norm: null}
+    - {optimizer.lr: 2.0e-3}
+baseline: false
+"""
+    )
+    tiny.create(2)
+    tiny.worker().work()
+    diverged, other = tiny.trials()
+    assert diverged.state == TrialState.PRUNED
+    assert diverged.user_attrs["ended"].startswith("diverged: ")
+    assert other.state == TrialState.COMPLETE
+
+
+def test_an_interrupted_trial_is_gone_on_with_and_ends_with_the_same_bits(
+    tiny, monkeypatch, undisturbed_loss
+):
+    tiny.create(1)
+    worker = tiny.worker()
+    train_step = TrainingRun._train_step
+
+    def stop_between_rungs(run):
+        train_step(run)
+        if run.step == 30:  # 8 × 16 tokens a step: rungs after 24, 47 and 70 steps
+            worker.stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "_train_step", stop_between_rungs)
+        worker.work()
+    assert states(tiny) == [TrialState.FAIL]
+    assert tiny.trials()[0].user_attrs["ended"] == "interrupted"
+    assert tiny.slots() == {"open": 1, "leased": 0, "held": 0, "closed": 0}
+
+    steps = []
+
+    def count(run):
+        train_step(run)
+        steps.append(run.step)
+
+    monkeypatch.setattr(TrainingRun, "_train_step", count)
+    tiny.worker().work()
+    first, second = tiny.trials()
+    assert steps[0] == 31
+    assert second.user_attrs["goes_on_with"] == first.number
+    assert second.params == first.params
+    assert second.state == TrialState.COMPLETE
+    assert second.value == undisturbed_loss
+    assert len(second.intermediate_values) == 3
+
+
+def test_a_failure_is_tried_again_and_given_up_after_three_attempts(tiny, monkeypatch):
+    tiny.create(1)
+    train_step = TrainingRun._train_step
+
+    def broken(run):
+        train_step(run)
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(TrainingRun, "_train_step", broken)
+    tiny.worker().work()
+    assert states(tiny) == [TrialState.FAIL] * 3
+    assert {trial.user_attrs["ended"] for trial in tiny.trials()} == {"RuntimeError: broken"}
+    assert tiny.slots()["closed"] == 1
+
+
+def test_memory_that_is_not_there_prunes_the_trial(tiny, monkeypatch):
+    import torch
+
+    tiny.create(1)
+    monkeypatch.setattr(
+        TrainingRun, "_train_step", lambda run: torch.empty(10**15)
+    )  # the real allocator's no
+    tiny.worker().work()
+    assert states(tiny) == [TrialState.PRUNED]
+    assert tiny.trials()[0].user_attrs["ended"].startswith("out of memory: ")
+    assert tiny.slots()["closed"] == 1
+
+
+def test_the_corpus_comes_from_the_artifacts_where_the_cache_is_another(tiny):
+    tiny.create(1)
+    (corpus,) = tiny.settings.cache.glob("corpus-*.json.gz")
+    corpus.unlink()
+    tiny.worker()
+    assert corpus.exists()
+    corpus.unlink()
+    for artifact in tiny.settings.artifacts.glob("corpus-*"):
+        artifact.unlink()
+    with pytest.raises(CorpusError, match="the corpus is not there"):
+        tiny.worker()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_no_trial(tiny, undisturbed_loss):
+    tiny.create(2)
+    command = tiny.command("work", "tiny", "--threads", "1", "--json")
+    with subprocess.Popen(**command, stdout=subprocess.PIPE) as process:
+        for line in process.stdout:
+            if json.loads(line)["event"] == "rung":
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert states(tiny) == [TrialState.RUNNING]
+
+    tiny.worker().work()
+    assert states(tiny) == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    killed, baseline, _ = tiny.trials()
+    assert killed.user_attrs["ended"] == "its worker died"
+    assert baseline.user_attrs["goes_on_with"] == killed.number
+    assert baseline.value == undisturbed_loss
+    assert tiny.slots() == {"open": 0, "leased": 0, "held": 0, "closed": 2}
+
+
+@pytest.mark.slow
+def test_two_workers_finish_exactly_what_was_asked_for(tiny):
+    tiny.create(6)
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    **tiny.command("work", "tiny", "--index", str(index), "--threads", "1", "--json"),
+                    stdout=subprocess.PIPE,
+                )
+            )
+            for index in range(2)
+        ]
+        outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert states(tiny) == [TrialState.COMPLETE] * 6
+    assert len({trial.params["optimizer.lr"] for trial in tiny.trials()}) == 6
+    assert tiny.slots()["closed"] == 6
+
+
+def test_sigterm_saves_and_hands_back(tiny):
+    tiny.write(**{"training.tokens": 2_000_000})
+    tiny.create(1)
+    command = tiny.command("work", "tiny", "--threads", "1", "--json")
+    with subprocess.Popen(**command, stdout=subprocess.PIPE) as process:
+        for line in process.stdout:
+            if json.loads(line)["event"] == "trial started":
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
+    (trial,) = tiny.trials()
+    assert (trial.state, trial.user_attrs["ended"]) == (TrialState.FAIL, "interrupted")
+    assert (tiny.settings.artifacts / trial.user_attrs["states"][-1]).exists()
+    assert tiny.slots()["open"] == 1
+
+
+def test_finished_trials_are_the_studys_own_record(finished):
+    storage = open_storage(finished.settings)
+    study, definition = load_study(storage, "tiny", finished.settings)
+    assert study.best_value == min(trial.value for trial in finished.trials())
+    assert definition.base_config.model.d_model == 16
+    assert finished_numbers(finished) == [0, 1, 2]
