@@ -3,7 +3,6 @@
 import os
 import random
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,17 +117,6 @@ def tiny_study(folder: Path) -> TinyStudy:
 @pytest.fixture
 def tiny(tmp_path) -> TinyStudy:
     return tiny_study(tmp_path)
-
-
-@pytest.fixture
-def new_tiny(tmp_path) -> Callable[[str], TinyStudy]:
-    """More than one of them."""
-
-    def make(name: str) -> TinyStudy:
-        (tmp_path / name).mkdir()
-        return tiny_study(tmp_path / name)
-
-    return make
 
 
 @pytest.fixture(scope="session")
