@@ -143,7 +143,8 @@ def write(scores: Sequence[HeldOutScore], folder: Path, facts: dict[str, Any]) -
     """The scores as `evaluation.md` and `evaluation.json` in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     markdown = f"# Study {facts['study']} on held-out titles\n\n"
-    markdown += f"{facts['held_out_documents']:,} titles of: {_escaped(facts['source'])}. Losses in nats per character.\n\n"
+    source = _escaped(facts["source"])
+    markdown += f"{facts['held_out_documents']:,} titles of: {source}. Losses in nats per character.\n\n"
     markdown += table(scores).as_markdown()
     for score in scores:
         markdown += f"\nTitles drawn from trial {score.trial}:\n\n"

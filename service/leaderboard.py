@@ -7,7 +7,7 @@ import optuna
 from optuna.trial import TrialState
 from rich.table import Table
 
-from service.supervisor import shown_number, shown_seconds
+from service.supervisor import shown_params, shown_seconds
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Grid:
         """For a terminal."""
         table = Table(title=title, title_justify="left")
         for heading in self.headings:
-            table.add_column(heading, justify="right", overflow="fold")
+            table.add_column(heading, justify="right", overflow="fold", no_wrap=heading != "configuration")
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -33,17 +33,8 @@ class Grid:
 
 
 def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
-    """One row a trial, in the order given: loss, speed and the parameters that were searched."""
-    keys = sorted({key for trial in trials for key in trial.params})
-    headings = (
-        "trial",
-        "val_loss",
-        "bits/byte",
-        "parameters",
-        "time",
-        "tokens/s",
-        *(k.split(".")[-1] for k in keys),
-    )
+    """One row a trial, in the order given: loss, model parameters, speed and what was searched."""
+    headings = ("trial", "val_loss", "bits/byte", "size", "time", "tokens/s", "configuration")
     rows = []
     for trial in trials:
         facts = trial.user_attrs
@@ -55,7 +46,7 @@ def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
                 f"{facts['parameters']:,}",
                 shown_seconds(facts["train_seconds"] + facts["evaluation_seconds"]),
                 f"{facts['tokens_per_second']:,.0f}",
-                *(shown_number(trial.params[key]) if key in trial.params else "–" for key in keys),
+                shown_params(trial.params),
             )
         )
     return Grid(headings, tuple(rows))
