@@ -46,7 +46,9 @@ def choose(name: str = "auto", *, threads: int | None = None) -> Device:
     Raises:
         ConfigError: the name is not a device of this machine.
     """
-    count = threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+    # OpenMP takes a list, one number a nesting level
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    count = threads or (int(asked) if asked.isdecimal() else 0) or len(os.sched_getaffinity(0))
     torch.set_num_threads(count)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -55,6 +55,8 @@ def test_a_cpu_is_described_with_its_threads_and_has_no_gpu_memory():
 def test_threads_come_from_the_environment_or_else_from_the_processors_allowed(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert choose("cpu").threads == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
+    assert choose("cpu").threads == 2
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert choose("cpu").threads == len(os.sched_getaffinity(0))
 
