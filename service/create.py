@@ -74,10 +74,7 @@ def create(
             _refuse_changed_file(settings, found, stored.base_config.data)
         slots = Slots(storage.engine, found._study_id, owner="create", lease_seconds=settings.lease_seconds)
         if more is not None:
-            cells = len(given.cells)
-            if cells:
-                more = min(more, cells - slots.counts()["closed"])
-            slots.more(more)
+            slots.more(more, limit=len(given.cells) or None)
         else:
             slots.total(len(given.cells) or total or given.trials)
     return given.name, given

@@ -76,8 +76,8 @@ class Slots:
         with self._engine.begin() as connection:
             self._add(connection, trials - self._count(connection))
 
-    def more(self, trials: int) -> None:
-        """Prepare exactly `trials` further finishes.
+    def more(self, trials: int, *, limit: int | None = None) -> None:
+        """Prepare exactly `trials` further finishes, as far as a study of at most `limit` slots has them left.
 
         What an interrupted call left behind counts towards them: its started trials are gone on with first,
         slots never started are dropped beyond the number, and started ones beyond it wait for a later call.
@@ -86,8 +86,11 @@ class Slots:
         alive = (_SLOTS.c.state == "leased") & (_SLOTS.c.leased_until >= self._now)
         with self._engine.begin() as connection:
             if self._count(connection, alive):
-                self._add(connection, trials)
+                room = trials if limit is None else limit - self._count(connection)
+                self._add(connection, min(trials, room))
                 return
+            if limit is not None:
+                trials = min(trials, limit - self._count(connection, _SLOTS.c.state == "closed"))
             unfinished = connection.execute(
                 sa.select(_SLOTS.c.slot, _SLOTS.c.trial_number)
                 .where(self._mine, _SLOTS.c.state != "closed")

@@ -170,6 +170,17 @@ def test_more_adds_to_the_slots_of_workers_that_are_alive(slots_of):
     assert counts(slots) == {"open": 4, "leased": 1}
 
 
+@pytest.mark.parametrize("workers_are_alive", [True, False])
+def test_more_never_goes_beyond_the_configurations_of_a_design(slots_of, workers_are_alive):
+    slots, second = slots_of("a", lease_seconds=60 if workers_are_alive else -1), slots_of("b")
+    slots.more(4, limit=5)
+    slots.close(slots.claim())
+    slots.claim()
+    second.more(4, limit=5)
+    assert sum(counts(slots).values()) == 5
+    assert counts(slots)["closed"] == 1
+
+
 def test_more_takes_over_from_workers_that_are_dead(slots_of):
     dead, later = slots_of("dead", lease_seconds=-1), slots_of("later")
     dead.more(3)
