@@ -1,14 +1,18 @@
 """Files that appear whole or not at all, whoever else writes them at the same moment."""
 
+import contextlib
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from model.errors import CorpusError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Make `content` the file `path`, or leave what was there. Missing folders are made.
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which becomes `path` when the block ends well. Missing folders are made.
 
     Raises:
         OSError: the disk is full or not writable; the former file is untouched.
@@ -18,12 +22,18 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Make `content` the file `path`, or leave what was there. Raises OSError as `open_atomically` does."""
+    with open_atomically(path) as file:
+        file.write(content)
 
 
 def write_corpus_file(path: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ documents did: N(0, 0.02) for every linear layer and embedding, zeros for biases
 Shape suffixes: B batch, T positions, D d_model, H heads, K d_model / heads, V vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -120,9 +121,9 @@ class GPT(nn.Module):
         end: int,
         max_tokens: int,
         temperature: float,
-        seed: int,
-    ) -> list[int]:
-        """Tokens drawn after `prompt`, until `end` (not included) or `max_tokens`.
+        seeds: Sequence[int],
+    ) -> list[list[int]]:
+        """Tokens drawn after `prompt`, until `end` (not included) or `max_tokens`, once for each seed.
 
         Ids above `end` stand for nothing in the tokenizer (its vocabulary may have come out smaller than the
         model's) and are never drawn.
@@ -130,15 +131,23 @@ class GPT(nn.Module):
         was_training = self.training
         self.eval()
         device = self.token_embedding.weight.device
-        generator = torch.Generator().manual_seed(seed)
-        drawn: list[int] = []
-        while len(drawn) < max_tokens:
-            context = (prompt + drawn)[-self.block_size :]
-            logits_V = self(torch.tensor([context], device=device))[0, -1, : end + 1].float().cpu()
-            token = int(torch.multinomial(F.softmax(logits_V / temperature, dim=0), 1, generator=generator))
-            if token == end:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        drawn: list[list[int]] = [[] for _ in seeds]
+        open_ends = list(range(len(seeds)))  # all of one length
+        for _ in range(max_tokens):
+            if not open_ends:
                 break
-            drawn.append(token)
+            contexts = [(prompt + drawn[i])[-self.block_size :] for i in open_ends]
+            last_BD = self.hidden(torch.tensor(contexts, device=device))[:, -1]
+            logits_BV = F.linear(last_BD, self.token_embedding.weight[: end + 1]).float().cpu()
+            for i, probabilities_V in zip(
+                tuple(open_ends), F.softmax(logits_BV / temperature, dim=1), strict=True
+            ):
+                token = int(torch.multinomial(probabilities_V, 1, generator=generators[i]))
+                if token == end:
+                    open_ends.remove(i)
+                else:
+                    drawn[i].append(token)
         self.train(was_training)
         return drawn
 

@@ -1,4 +1,4 @@
-"""The verbs: `python -m service create | work | run | status | estimate | evaluate`.
+"""The verbs: `python -m service create | work | workers | run | status | estimate | evaluate | dashboard`.
 
 torch is imported only where something is trained or scored, so that the others answer at once.
 """
@@ -6,8 +6,11 @@ torch is imported only where something is trained or scored, so that the others 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import uuid
 from typing import Any
 
 import click
@@ -45,37 +48,67 @@ def cli() -> None:
 @cli.command()
 @click.argument("study")
 @click.option("--name", help="What to call it in the storage.")
-@click.option("--trials", type=click.IntRange(1), help="Trials to finish in all.")
+@click.option("--trials", metavar="N", help="Trials to finish: N in all, or +N more.")
 @OVERRIDE
-def create(study: str, name: str | None, trials: int | None, settings_: tuple[str, ...]) -> None:
+def create(study: str, name: str | None, trials: str | None, settings_: tuple[str, ...]) -> None:
     """Make the storage's tables, the study and its slots; nothing is done twice."""
     from service.create import create as create_study
 
+    number = (trials or "").removeprefix("+")
+    if trials and (not number.isdecimal() or int(number) < 1):
+        raise UserError(f"--trials: given {trials!r}, allowed: N trials in all, or +N more, N from 1")
+    count = int(number) if number else None
+    more = bool(trials and trials.startswith("+"))
     create_study(
         Settings.from_environment(),
         study,
         name=name,
         overrides=yaml_tree.parse_overrides(settings_),
-        total=trials,
+        more=count if more else None,
+        total=None if more else count,
         say=click.echo,
     )
 
 
 @cli.command()
 @click.argument("study")
-@click.option("--index", type=click.IntRange(0), default=0, help="Of this worker among its fellows.")
+@click.option("--owner", help="A name like no other process's anywhere; made up unless given.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--parent", type=int, help="Stop when this process is gone.")
 @click.option("--json", "json_lines", is_flag=True, help="Log as JSON lines.")
-def work(study: str, index: int, threads: int | None, parent: int | None, json_lines: bool) -> None:
+def work(study: str, owner: str | None, threads: int | None, parent: int | None, json_lines: bool) -> None:
     """Run trials until the study's slots are closed. SIGTERM and SIGINT save and hand back."""
-    log = logs.configure(json_lines=json_lines, study=study, worker=index)
+    log = logs.configure(json_lines=json_lines, study=study)
     from service.worker import Worker  # imports torch
 
-    worker = Worker(Settings.from_environment(), study, index=index, threads=threads, parent=parent, log=log)
+    owner = owner or f"{socket.gethostname()}:{uuid.uuid4().hex[:12]}"
+    worker = Worker(Settings.from_environment(), study, owner=owner, threads=threads, parent=parent, log=log)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
+        # in a thread of its own: the lock that `stop` takes may be held by what the signal interrupts
+        signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
     worker.work()
+
+
+@cli.command()
+@click.argument("study")
+@click.option("--workers", type=click.IntRange(1), help="Processes; what suits the machine unless given.")
+def workers(study: str, workers: int | None) -> None:
+    """Run this machine's workers until the study's slots are closed, logging JSON lines."""
+    from service import machine
+    from service.progress import JsonLines
+    from service.slots import Slots
+    from service.storage import load_study, open_storage
+    from service.supervisor import Supervisor
+
+    settings = Settings.from_environment()
+    log = logs.configure(json_lines=True, study=study)
+    storage = open_storage(settings)
+    loaded, _ = load_study(storage, study, settings)
+    slots = Slots(storage.engine, loaded._study_id, owner="workers", lease_seconds=settings.lease_seconds)
+    places = machine.places(settings, workers=workers)
+    gpus = sorted({place.gpu for place in places if place.gpu is not None})
+    log.info("workers start", workers=len(places), gpus=gpus, threads=places[0].threads)
+    sys.exit(Supervisor(study, slots=slots, places=places, view=JsonLines(log)).run())
 
 
 @cli.command()
@@ -83,16 +116,19 @@ def work(study: str, index: int, threads: int | None, parent: int | None, json_l
 @click.option("--study", default="hn", show_default=True, help="Folder under studies/, or a study file.")
 @click.option("--name", help="What to call it in the storage.")
 @click.option(
-    "--workers", type=click.IntRange(1), help="Processes; one a GPU, or one on a CPU, unless given."
+    "--workers", type=click.IntRange(1), help="Processes; one a GPU, or one for two cores, unless given."
 )
 @OVERRIDE
 def run(trials: int, study: str, name: str | None, workers: int | None, settings_: tuple[str, ...]) -> None:
     """Finish TRIALS more trials of a study on this machine, and show the best."""
+    from service import machine
     from service.create import create as create_study
     from service.leaderboard import count_states, leaderboard, ranked_trials
+    from service.progress import LiveTable
+    from service.shown import shown_seconds
     from service.slots import Slots
     from service.storage import load_study, open_storage
-    from service.supervisor import Supervisor, shown_seconds
+    from service.supervisor import Supervisor
 
     settings = Settings.from_environment()
     console = Console(highlight=False)
@@ -112,9 +148,11 @@ def run(trials: int, study: str, name: str | None, workers: int | None, settings
     if not to_run:
         console.print(f"study {study_name}: all {counts['closed']} configurations of its design have run")
     else:
-        workers = min(workers or 1, to_run)
-        threads = max(1, len(os.sched_getaffinity(0)) // workers)
-        measured = _measure(study_name, threads)
+        places = machine.places(settings, workers=workers)
+        if len(places) > to_run:
+            places = machine.places(settings, workers=to_run)
+        workers = len(places)
+        measured = _measure(study_name, places[0].threads)
         seconds = measured["train_seconds"] + measured["evaluation_seconds"]
         console.print(
             f"a whole trial of the base configuration takes about {shown_seconds(seconds)} here "
@@ -124,7 +162,8 @@ def run(trials: int, study: str, name: str | None, workers: int | None, settings
             markup=False,
             soft_wrap=True,
         )
-        status = Supervisor(settings, study_name, slots, workers, threads, to_run, seconds, console).run()
+        view = LiveTable(study_name, workers=workers, trials=to_run, trial_seconds=seconds, console=console)
+        status = Supervisor(study_name, slots=slots, places=places, view=view).run()
         if status:
             sys.exit(status)
     best = ranked_trials(loaded)[:10]
@@ -162,7 +201,7 @@ def estimate(study: str, threads: int | None, seconds: float) -> None:
     from model.tokenizer import TokenizedCorpus
     from service.estimate import measure
     from service.storage import corpus_facts, load_study, open_storage
-    from service.worker import load_corpus
+    from service.study_corpus import load_corpus
 
     settings = Settings.from_environment()
     loaded, definition = load_study(open_storage(settings), study, settings)
@@ -176,23 +215,17 @@ def estimate(study: str, threads: int | None, seconds: float) -> None:
 
 @cli.command()
 @click.argument("study")
-def status(study: str) -> None:
-    """Trials by state, slots left, and the best so far."""
-    from service.leaderboard import count_states, leaderboard, ranked_trials
-    from service.slots import Slots
-    from service.storage import load_study, open_storage
+@click.option("--watch", is_flag=True, help="Keep it up to date until the study's trials are used up.")
+def status(study: str, watch: bool) -> None:
+    """Workers alive, trials by state, rate, time left, and the best so far."""
+    from service import status as status_page
 
-    settings = Settings.from_environment()
-    storage = open_storage(settings)
-    loaded, _ = load_study(storage, study, settings)
-    slots = Slots(storage.engine, loaded._study_id, owner="status", lease_seconds=settings.lease_seconds)
-    counts = slots.counts()
     console = Console(highlight=False)
-    console.print(f"study {study}: {count_states(loaded)}")
-    console.print(f"slots: {counts['closed']} closed, {counts['leased']} at work, {counts['open']} open")
-    best = ranked_trials(loaded)[:10]
-    if best:
-        console.print(leaderboard(best).as_rich("best trials, val_loss in nats per character"))
+    take_snapshot = status_page.take(Settings.from_environment(), study)
+    if watch:
+        status_page.watch(take_snapshot, console)
+    else:
+        console.print(status_page.page(take_snapshot()))
 
 
 @cli.command()
@@ -205,17 +238,19 @@ def evaluate(study: str, top: int, out: str | None) -> None:
 
     from model import device
     from service import held_out
-    from service.artifacts import FolderStore
     from service.storage import corpus_facts, load_study, open_storage
-    from service.worker import load_corpus
+    from service.stores import open_store
+    from service.study_config import checked_name
+    from service.study_corpus import load_corpus
 
     settings = Settings.from_environment()
     console = Console(highlight=False)
     loaded, _ = load_study(open_storage(settings), study, settings)
+    folder = Path(out) if out else ROOT / "runs" / "reports" / checked_name(study)
     facts = corpus_facts(loaded)
     scores = held_out.evaluate(
         loaded,
-        FolderStore(settings.artifacts),
+        open_store(settings.artifacts),
         load_corpus(loaded, settings),
         top=top,
         device=device.choose(settings.device),
@@ -235,9 +270,35 @@ def evaluate(study: str, top: int, out: str | None) -> None:
         "held_out_documents": facts["documents"][2],
         "held_out_reads": reads,
     }
-    folder = Path(out) if out else ROOT / "runs" / "reports" / study
     for path in held_out.write(scores, folder, description):
         console.print(f"written: {path}", soft_wrap=True)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option(
+    "--published-on-loopback",
+    envvar="HPTUNE_DASHBOARD_PUBLISHED_ON_LOOPBACK",
+    is_flag=True,
+    help="In a container whose port is published on the host's 127.0.0.1 only: any --host without a password.",
+)
+def dashboard(host: str, port: int, published_on_loopback: bool) -> None:
+    """Serve the studies, their trials and artifacts to a browser.
+
+    HPTUNE_DASHBOARD_PASSWORD, or the file HPTUNE_DASHBOARD_PASSWORD_FILE, is asked for (user hptune) when it
+    is set, and has to be for a --host beyond this machine.
+    """
+    from service.dashboard import read_password, serve
+
+    serve(
+        Settings.from_environment(),
+        host=host,
+        port=port,
+        password=read_password(),
+        published_on_loopback=published_on_loopback,
+        say=click.echo,
+    )
 
 
 if __name__ == "__main__":

@@ -1,106 +1,72 @@
-"""The artifact store: curve, configuration, checkpoint and saved state of trials; the corpus of a study.
+"""What trials leave in the artifact store: curve, configuration, checkpoint.
 
-Small files stay with every trial as Optuna artifacts, so that the dashboard shows them. Weights are large: only
-the best trials of a study keep theirs.
+Small files stay with every trial, so that the dashboard shows them. Weights are large: only the best trials of a study
+keep theirs.
 """
 
 import contextlib
+import io
 import json
+import mimetypes
 import shutil
 import tempfile
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import optuna
-from optuna.artifacts import upload_artifact
+from optuna.artifacts import ArtifactMeta
 from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.trial import TrialState
 
 from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint
 from model.errors import CheckpointError, UserError
-from model.files import write_atomically
+from service.leaderboard import ranked_trials
+from service.stores import Store
 
 CHECKPOINT = "checkpoint"
 """Trial attribute: artifact ids of the files of its checkpoint."""
 
 
-@dataclass(frozen=True)
-class FolderStore:
-    """Optuna's artifact store protocol over a folder, each file complete or absent."""
-
-    folder: Path
-
-    def open_reader(self, artifact_id: str) -> BinaryIO:
-        """The artifact, open for reading. Raises ArtifactNotFound."""
-        try:
-            return self._path(artifact_id).open("rb")
-        except FileNotFoundError:
-            raise ArtifactNotFound(f"artifact {artifact_id} is not in {self.folder}") from None
-
-    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Store the content. Raises OSError when the disk is full; nothing is left behind then."""
-        write_atomically(self._path(artifact_id), content_body.read())
-
-    def remove(self, artifact_id: str) -> None:
-        """Delete the artifact. Raises ArtifactNotFound."""
-        try:
-            self._path(artifact_id).unlink()
-        except FileNotFoundError:
-            raise ArtifactNotFound(f"artifact {artifact_id} is not in {self.folder}") from None
-
-    def has(self, artifact_id: str) -> bool:
-        """It is there."""
-        return self._path(artifact_id).exists()
-
-    def _path(self, artifact_id: str) -> Path:
-        if (
-            not artifact_id
-            or not all(c.isalnum() or c in "-_." for c in artifact_id)
-            or artifact_id[0] == "."
-        ):
-            raise ArtifactNotFound(f"{artifact_id!r} is not an artifact id")
-        return self.folder / artifact_id
-
-
-def fetch(store: FolderStore, artifact_id: str, path: Path) -> None:
+def fetch(store: Store, artifact_id: str, path: Path) -> None:
     """Copy an artifact to the file `path`. Raises ArtifactNotFound, OSError."""
     with store.open_reader(artifact_id) as source, path.open("wb") as target:
         shutil.copyfileobj(source, target)
 
 
-def attach_text(store: FolderStore, trial: optuna.Trial, name: str, text: str) -> None:
-    """Attach a small text file to a running trial."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_text(text, encoding="utf-8")
-        upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
+def attach_text(store: Store, trial: optuna.Trial, name: str, text: str) -> str:
+    """Attach a text to a running trial as a file; the id of the artifact. Raises OSError: it is not attached then."""
+    artifact_id = _stored(store, io.BytesIO(text.encode()))
+    _list(trial, artifact_id, name)
+    return artifact_id
 
 
-def attach_corpus(store: FolderStore, study: optuna.Study, path: Path) -> str:
-    """Attach the corpus file to the study; the id of the artifact."""
-    return upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)
-
-
-def attach_checkpoint(store: FolderStore, trial: optuna.Trial, checkpoint: Checkpoint) -> None:
-    """Attach a checkpoint to a running trial. Raises OSError when the disk is full."""
+def attach_checkpoint(store: Store, trial: optuna.Trial, checkpoint: Checkpoint) -> None:
+    """Attach a checkpoint to a running trial. Raises OSError: no part of it is attached then."""
     ids: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint.write(folder)
         try:
-            for file in (WEIGHTS, RECORD, TOKENIZER):
-                ids[file] = upload_artifact(
-                    artifact_store=store, file_path=str(folder / file), study_or_trial=trial
-                )
+            for file in (RECORD, TOKENIZER, WEIGHTS):
+                with (folder / file).open("rb") as content:
+                    ids[file] = _stored(store, content)
         except OSError:
-            for artifact_id in ids.values():
-                store.remove(artifact_id)
+            with contextlib.suppress(OSError):
+                for artifact_id in ids.values():
+                    store.remove(artifact_id)
             raise
     trial.set_user_attr(CHECKPOINT, ids)
+    trial.storage.set_study_system_attr(
+        trial.study._study_id, weights_key(trial), _entry(ids[WEIGHTS], WEIGHTS)
+    )
+    for file in (RECORD, TOKENIZER):
+        _list(trial, ids[file], file)
 
 
-def read_checkpoint(store: FolderStore, trial: optuna.trial.FrozenTrial) -> Checkpoint:
+def read_checkpoint(store: Store, trial: optuna.trial.FrozenTrial) -> Checkpoint:
     """The checkpoint of a trial. Raises CheckpointError when it is not there, truncated or foreign."""
     ids: dict[str, str] = trial.user_attrs.get(CHECKPOINT, {})
     if not ids:
@@ -110,8 +76,8 @@ def read_checkpoint(store: FolderStore, trial: optuna.trial.FrozenTrial) -> Chec
         try:
             for file in (WEIGHTS, RECORD, TOKENIZER):
                 fetch(store, ids[file], folder / file)
-        except (ArtifactNotFound, KeyError) as error:
-            raise CheckpointError(f"trial {trial.number}: the checkpoint is not complete: {error}") from None
+        except (ArtifactNotFound, KeyError, OSError) as error:
+            raise CheckpointError(f"trial {trial.number}: the checkpoint cannot be read: {error}") from None
         try:
             return Checkpoint.read(folder)
         except UserError as error:
@@ -119,21 +85,59 @@ def read_checkpoint(store: FolderStore, trial: optuna.trial.FrozenTrial) -> Chec
             raise CheckpointError(f"trial {trial.number}: {shown}") from None
 
 
-def has_weights(store: FolderStore, trial: optuna.trial.FrozenTrial) -> bool:
-    """The trial's weights are still in the store."""
+def has_weights(store: Store, trial: optuna.trial.FrozenTrial) -> bool:
+    """The trial's weights are still in the store. Raises OSError."""
     ids: dict[str, str] = trial.user_attrs.get(CHECKPOINT, {})
     return WEIGHTS in ids and store.has(ids[WEIGHTS])
 
 
-def keep_best(store: FolderStore, ranked: Sequence[optuna.trial.FrozenTrial], keep: int) -> None:
-    """Remove the weights of all but the first `keep` of the trials, given best first."""
-    for trial in ranked[keep:]:
-        ids: dict[str, Any] = trial.user_attrs.get(CHECKPOINT, {})
-        if WEIGHTS in ids:
-            with contextlib.suppress(ArtifactNotFound):
-                store.remove(ids[WEIGHTS])
+def keep_best(store: Store, study: optuna.Study, keep: int) -> None:
+    """Remove the weights of all finished trials but the `keep` best.
+
+    What cannot be removed, because the store is away, stays listed and is left to the next call.
+    """
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+    # ranked after that: a trial that ends in between is then in the ranking alone, and loses nothing by it
+    best = {trial.number for trial in ranked_trials(study)[:keep]}
+    storage, study_id = study._storage, study._study_id
+    listed = storage.get_study_system_attrs(study_id)
+    with contextlib.suppress(OSError):
+        for trial in finished:
+            key = weights_key(trial)
+            if trial.number not in best and listed.get(key, _NO_ENTRY) != _NO_ENTRY:
+                store.remove(trial.user_attrs[CHECKPOINT][WEIGHTS])
+                storage.set_study_system_attr(study_id, key, _NO_ENTRY)
 
 
 def curve_lines(evaluations: Sequence[Any]) -> str:
     """Evaluations as JSON lines, one a rung."""
     return "".join(json.dumps(evaluation.as_dict()) + "\n" for evaluation in evaluations)
+
+
+def _stored(store: Store, content: BinaryIO) -> str:
+    artifact_id = str(uuid.uuid4())
+    store.write(artifact_id, content)
+    return artifact_id
+
+
+def _list(trial: optuna.Trial, artifact_id: str, name: str) -> None:
+    """Enter a stored file where Optuna's `upload_artifact` would; that does so before it stores the file."""
+    trial.storage.set_trial_system_attr(
+        trial._trial_id, f"artifacts:{artifact_id}", _entry(artifact_id, name)
+    )
+
+
+def _entry(artifact_id: str, name: str) -> str:
+    kind, encoding = mimetypes.guess_type(name)
+    return json.dumps(asdict(ArtifactMeta(artifact_id, name, kind or "application/octet-stream", encoding)))
+
+
+_NO_ENTRY = "null"
+
+
+def weights_key(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
+    """The study's system attribute under which the trial's weights are listed for optuna-dashboard.
+
+    Unlike the trial's own attributes it can be changed after the trial's end, when the weights go: no dead link.
+    """
+    return f"dashboard:artifacts:{trial._trial_id}:{trial.user_attrs.get(CHECKPOINT, {}).get(WEIGHTS)}"

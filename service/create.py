@@ -1,7 +1,10 @@
 """Making a study: corpus, budget, tables, slots. By one process, before any worker opens them."""
 
+import contextlib
 import dataclasses
+import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -11,7 +14,7 @@ from model import corpus as corpora
 from model.config import DataConfig
 from model.errors import CorpusError
 from model.tokenizer import TokenizedCorpus
-from service import artifacts, study_config
+from service import study_config
 from service.settings import Settings
 from service.slots import Slots
 from service.storage import (
@@ -24,6 +27,7 @@ from service.storage import (
     open_storage,
     refuse_changed,
 )
+from service.stores import open_store
 from service.study_config import StudyDefinition
 
 
@@ -55,16 +59,20 @@ def create(
     Raises:
         UserError: something given cannot be used, or the study was made differently.
     """
+    if name is not None:
+        study_config.checked_name(name)
     given = study_config.load(study, overrides=overrides)
     given = dataclasses.replace(given, name=name or given.name)
-    with creation_lock(settings.cache):
+    with creation_lock(settings), contextlib.ExitStack() as stack:
         storage = open_storage(settings, create=True)
+        stack.callback(storage.engine.dispose)
         found = find_study(storage, given.name)
         if found is not None and DEFINITION not in found.user_attrs:
             optuna.delete_study(study_name=given.name, storage=storage)  # its making was cut off
             found = None
         if found is None:
-            found = _make(settings, storage, given, say)
+            command = _command(study, name, more or total or given.trials, overrides)
+            found = _make(settings, storage, given, command=command, say=say)
         else:
             stored = StudyDefinition.from_snapshot(found.user_attrs[DEFINITION])
             if not overrides and stored.overrides:
@@ -81,8 +89,14 @@ def create(
 
 
 def _make(
-    settings: Settings, storage: Any, definition: StudyDefinition, say: Callable[[str], None]
+    settings: Settings,
+    storage: Any,
+    definition: StudyDefinition,
+    *,
+    command: str,
+    say: Callable[[str], None],
 ) -> optuna.Study:
+    store = open_store(settings.artifacts, writable=True)
     data = definition.base_config.data
     say(f"study {definition.name}: reading the corpus ({data.source})")
     corpus = corpora.build(data, cache=settings.cache)
@@ -101,13 +115,12 @@ def _make(
     path = settings.cache / f"corpus-{corpus.fingerprint}.json.gz"
     corpora.write(corpus, path)
     # the artifact goes in before the study says that it is whole, so that a worker never misses it
-    artifact = artifacts.FolderStore(settings.artifacts)
     identifier = f"corpus-{corpus.fingerprint}"
     try:
         with path.open("rb") as file:
-            artifact.write(identifier, file)
+            store.write(identifier, file)
     except OSError as error:
-        raise CorpusError(f"{settings.artifacts}: the corpus cannot be stored: {error.strerror}") from None
+        raise CorpusError(f"{store}: the corpus cannot be stored: {error.strerror or error}") from None
     facts = {
         "fingerprint": corpus.fingerprint,
         "source": corpus.source,
@@ -117,7 +130,16 @@ def _make(
         "train_tokens": train_tokens,
         "budget_tokens": budget,
     }
-    return create_study(storage, definition, facts)
+    return create_study(storage, definition, facts, command=command)
+
+
+def _command(study: str, name: str | None, trials: int, overrides: Mapping[str, Any]) -> str:
+    """The script's call that makes and runs the study."""
+    words = ["./hptune.sh", str(trials), "--study", study]
+    words += ["--name", name] if name else []
+    for key, value in overrides.items():
+        words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
+    return shlex.join(words)
 
 
 def _refuse_large_windows(definition: StudyDefinition, validation_tokens: int) -> None:

@@ -1,5 +1,6 @@
 """Scoring a study's best checkpoints on the held-out titles."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +18,11 @@ from model.device import Device
 from model.evaluation import SplitScore, score_split
 from model.gpt import GPT
 from model.tokenizer import Tokenizer, encode_split
-from service.artifacts import FolderStore, has_weights, read_checkpoint
+from service.artifacts import has_weights, read_checkpoint
 from service.leaderboard import Grid, ranked_trials
+from service.notes import escaped
 from service.storage import StudyError
+from service.stores import Store
 
 READS = "held_out_reads"
 """Study attribute: when the held-out split was read, and for which trials."""
@@ -46,18 +49,22 @@ class HeldOutScore:
 
 
 def evaluate(
-    study: optuna.Study, store: FolderStore, corpus: Corpus, *, top: int, device: Device
+    study: optuna.Study, store: Store, corpus: Corpus, *, top: int, device: Device
 ) -> list[HeldOutScore]:
     """The best `top` trials that have weights, on the held-out titles; the reading is recorded in the study.
 
     Raises:
-        StudyError: no complete trial has a checkpoint in the store.
+        StudyError: no complete trial has a checkpoint in the store, or the store cannot be read.
         CheckpointError: one is truncated or foreign.
     """
-    finalists = [trial for trial in ranked_trials(study) if has_weights(store, trial)][:top]
+    with_weights = (trial for trial in ranked_trials(study) if has_weights(store, trial))
+    try:
+        finalists = list(itertools.islice(with_weights, top))
+    except OSError as error:
+        raise StudyError(f"{store}: checkpoints cannot be read: {error.strerror or error}") from None
     if not finalists:
         raise StudyError(
-            f"study {study.study_name!r} has no checkpoint in {store.folder}; run trials first, "
+            f"study {study.study_name!r} has no checkpoint in {store}; run trials first, "
             "or point HPTUNE_ARTIFACTS to where they are"
         )
     checkpoints = [read_checkpoint(store, trial) for trial in finalists]
@@ -109,20 +116,15 @@ def bootstrap_interval(
 
 def generate_titles(model: GPT, tokenizer: Tokenizer, number: int) -> tuple[str, ...]:
     """Titles drawn from the model at temperature 0.8, each from a seed of its own."""
-    return tuple(
-        tokenizer.decode(
-            model.generate(
-                [tokenizer.eos_id], end=tokenizer.eos_id, max_tokens=40, temperature=0.8, seed=seed
-            )
-        )
-        for seed in range(number)
-    )
+    eos_id = tokenizer.eos_id
+    drawn = model.generate([eos_id], end=eos_id, max_tokens=40, temperature=0.8, seeds=range(number))
+    return tuple(tokenizer.decode(tokens) for tokens in drawn)
 
 
 def table(scores: Sequence[HeldOutScore]) -> Grid:
     """One row a checkpoint."""
     headings = (
-        "trial", "parameters", "val_loss", "held-out loss", "95 % interval", "perplexity/char", "bits/byte",
+        "trial", "parameters", "val_loss", "held-out loss", "95 % interval", "perplexity per char", "bits/byte",
     )  # fmt: skip
     rows = tuple(
         (
@@ -130,7 +132,7 @@ def table(scores: Sequence[HeldOutScore]) -> Grid:
             f"{score.parameters:,}",
             f"{score.val_loss:.4f}",
             f"{score.held_out_loss:.4f}",
-            f"{score.interval[0]:.4f} – {score.interval[1]:.4f}",
+            f"{score.interval[0]:.4f}–{score.interval[1]:.4f}",
             f"{score.perplexity_per_char:.4f}",
             f"{score.bits_per_byte:.4f}",
         )
@@ -143,12 +145,12 @@ def write(scores: Sequence[HeldOutScore], folder: Path, facts: dict[str, Any]) -
     """The scores as `evaluation.md` and `evaluation.json` in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     markdown = f"# Study {facts['study']} on held-out titles\n\n"
-    source = _escaped(facts["source"])
+    source = escaped(facts["source"])
     markdown += f"{facts['held_out_documents']:,} titles of: {source}. Losses in nats per character.\n\n"
     markdown += table(scores).as_markdown()
     for score in scores:
         markdown += f"\nTitles drawn from trial {score.trial}:\n\n"
-        markdown += "".join(f"- {_escaped(title)}\n" for title in score.titles)
+        markdown += "".join(f"- {escaped(title)}\n" for title in score.titles)
     paths = folder / "evaluation.md", folder / "evaluation.json"
     paths[0].write_text(markdown, encoding="utf-8")
     content = {**facts, "checkpoints": [asdict(score) for score in scores]}
@@ -161,8 +163,3 @@ def _reading(finalists: Sequence[optuna.trial.FrozenTrial]) -> dict[str, Any]:
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "trials": [trial.number for trial in finalists],
     }
-
-
-def _escaped(text: str) -> str:
-    """Generated text, so that Markdown shows it as it is."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!&~+-=.:" else c for c in " ".join(text.splitlines()))

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import optuna
 from optuna.trial import TrialState
+from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
-from service.supervisor import shown_params, shown_seconds
+from service.shown import shown_params, shown_seconds
 
 
 @dataclass(frozen=True)
@@ -16,15 +19,19 @@ class Grid:
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    configurations: tuple[str, ...] = ()
+    """What was searched, one line a row; too long for a column of a terminal."""
 
-    def as_rich(self, title: str) -> Table:
-        """For a terminal."""
-        table = Table(title=title, title_justify="left")
+    def as_rich(self, title: str) -> Group:
+        """For a terminal of 80 columns or more."""
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
         for heading in self.headings:
-            table.add_column(heading, justify="right", overflow="fold", no_wrap=heading != "configuration")
+            table.add_column(heading, justify="right")
         for row in self.rows:
-            table.add_row(*row)
-        return table
+            table.add_row(*(Text(cell, no_wrap=True) for cell in row))
+        names = (f"{self.headings[0]} {row[0]}: " for row in self.rows)
+        lines = (Text(name + shown) for name, shown in zip(names, self.configurations, strict=False))
+        return Group(table, *lines)
 
     def as_markdown(self) -> str:
         """A Markdown table."""
@@ -34,7 +41,7 @@ class Grid:
 
 def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
     """One row a trial, in the order given: loss, model parameters, speed and what was searched."""
-    headings = ("trial", "val_loss", "bits/byte", "size", "time", "tokens/s", "configuration")
+    headings = ("trial", "val_loss", "bits/byte", "size", "time", "tokens/s")
     rows = []
     for trial in trials:
         facts = trial.user_attrs
@@ -46,10 +53,9 @@ def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
                 f"{facts['parameters']:,}",
                 shown_seconds(facts["train_seconds"] + facts["evaluation_seconds"]),
                 f"{facts['tokens_per_second']:,.0f}",
-                shown_params(trial.params),
             )
         )
-    return Grid(headings, tuple(rows))
+    return Grid(headings, tuple(rows), tuple(shown_params(trial.params) for trial in trials))
 
 
 def ranked_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

@@ -1,5 +1,6 @@
 """One trial: build the configuration, train, report at every rung, prune or finish, record."""
 
+import contextlib
 import json
 import tempfile
 import uuid
@@ -18,9 +19,11 @@ from model.device import Device
 from model.errors import CheckpointError
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
-from service import artifacts, provenance
-from service.failures import Interrupted
+from service import artifacts, display, provenance
+from service.failures import Interrupted, classify
+from service.patience import StorageAwayError
 from service.slots import LeaseLost
+from service.stores import Store
 
 STATES = "states"
 """Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that goes on."""
@@ -40,7 +43,7 @@ class Outcome:
 class TrialRunner:
     """What all trials of a worker share."""
 
-    store: artifacts.FolderStore
+    store: Store
     corpus: Corpus
     cache: Path
     device: Device
@@ -52,7 +55,8 @@ class TrialRunner:
         config: TrainConfig,
         *,
         watch: Callable[[TrainingRun], None],
-        holds_lease: Callable[[], bool],
+        check_lease: Callable[[], None],
+        saved: Callable[[], None],
         keeps_weights: Callable[[float], bool],
     ) -> Outcome:
         """Train `config` as `trial`, from the newest saved state in its attributes, if there is one.
@@ -61,7 +65,8 @@ class TrialRunner:
             trial: a running trial; its reports, attributes and artifacts are written here, its end is not.
             config: what to train.
             watch: given the run before it starts, so that a signal or a lost lease can stop it.
-            holds_lease: asked before anything is recorded.
+            check_lease: called before anything is recorded; raises LeaseLost.
+            saved: called when a state has been saved from which the trial can be gone on with.
             keeps_weights: whether a finished trial of this loss is good enough for its weights to be stored.
 
         Raises:
@@ -69,6 +74,30 @@ class TrialRunner:
             LeaseLost: the run was stopped because another worker has the trial.
             Diverged: training met a non-finite loss or gradient.
         """
+        runs: list[TrainingRun] = []
+
+        def remember(run: TrainingRun) -> None:
+            runs.append(run)
+            watch(run)
+
+        display.reset_peak_memory()
+        try:
+            return self._train(trial, config, remember, check_lease, saved, keeps_weights)
+        except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
+            raise  # the trial is not this worker's to write to any more, or cannot be
+        except Exception as error:
+            self._show(trial, runs[0] if runs else None, config, classify(error).reason, with_titles=False)
+            raise
+
+    def _train(
+        self,
+        trial: optuna.Trial,
+        config: TrainConfig,
+        watch: Callable[[TrainingRun], None],
+        check_lease: Callable[[], None],
+        saved: Callable[[], None],
+        keeps_weights: Callable[[float], bool],
+    ) -> Outcome:
         data = TokenizedCorpus.prepare(self.corpus, vocab_size=config.tokenizer.vocab_size, cache=self.cache)
         run = TrainingRun(config, data, device=self.device)
         config = run.config
@@ -85,9 +114,9 @@ class TrialRunner:
         rungs = len(config.rungs)
         pruned = False
         for evaluation in run:
-            if not holds_lease():
-                raise LeaseLost
-            self._save_state(trial, run)
+            check_lease()
+            if self._save_state(trial, run):
+                saved()
             trial.report(evaluation.val_loss, evaluation.rung_tokens)
             self.log.info(
                 "rung",
@@ -101,16 +130,35 @@ class TrialRunner:
             if not run.finished and trial.should_prune():
                 pruned = True
                 break
-        if not holds_lease():
-            raise LeaseLost
+        check_lease()
         if not run.finished and not pruned:
             self._save_state(trial, run)
             raise Interrupted
         ended = f"pruned at rung {len(run.evaluations)} of {rungs}" if pruned else "complete"
-        self._record(
-            trial, run, ended, facts, with_weights=not pruned and keeps_weights(run.evaluations[-1].val_loss)
-        )
+        with_weights = not pruned and keeps_weights(run.evaluations[-1].val_loss)
+        self._record(trial, run, ended, facts, with_weights=with_weights)
+        self._show(trial, run, config, ended, with_titles=with_weights)
         return Outcome(run.evaluations[-1].val_loss, pruned, ended)
+
+    def _show(
+        self,
+        trial: optuna.Trial,
+        run: TrainingRun | None,
+        config: TrainConfig,
+        ended: str,
+        *,
+        with_titles: bool,
+    ) -> None:
+        display.show(
+            trial,
+            run,
+            config,
+            ended=ended,
+            device=self.device.description,
+            with_titles=with_titles,
+            store=self.store,
+            log=self.log,
+        )
 
     def _resume(self, trial: optuna.Trial, run: TrainingRun) -> None:
         states: list[str] = trial.user_attrs.get(STATES, [])
@@ -128,8 +176,12 @@ class TrialRunner:
                 trial.report(evaluation.val_loss, evaluation.rung_tokens)
             return
 
-    def _save_state(self, trial: optuna.Trial, run: TrainingRun) -> None:
-        """Save the run's state under an id of this trial's own, so that no other attempt can overwrite it."""
+    def _save_state(self, trial: optuna.Trial, run: TrainingRun) -> bool:
+        """Save the run's state under an id of this trial's own, so that no other attempt can overwrite it.
+
+        Returns:
+            Whether it is saved.
+        """
         states: list[str] = trial.user_attrs.get(STATES, [])
         own = next((state for state in states if state.endswith(f"-{trial.number}")), None)
         name = own or f"state-{uuid.uuid4()}-{trial.number}"
@@ -141,9 +193,10 @@ class TrialRunner:
                     self.store.write(name, file)
         except OSError as error:
             self.log.warning("state not saved, an interruption would cost more", reason=str(error))
-            return
+            return False
         if own is None:
             trial.set_user_attr(STATES, [*states, name])
+        return True
 
     def _record(
         self, trial: optuna.Trial, run: TrainingRun, ended: str, facts: dict[str, Any], *, with_weights: bool
@@ -153,23 +206,27 @@ class TrialRunner:
             if value is not None:
                 trial.set_user_attr(key, value)
         trial.set_user_attr("ended", ended)
+        texts = {
+            "config.json": json.dumps(run.config.model_dump(mode="json"), indent=1),
+            "curve.jsonl": artifacts.curve_lines(run.evaluations),
+        }
+        missing = [*texts, *(["checkpoint"] if with_weights else [])]
         try:
-            config = json.dumps(run.config.model_dump(mode="json"), indent=1)
-            artifacts.attach_text(self.store, trial, "config.json", config)
-            artifacts.attach_text(self.store, trial, "curve.jsonl", artifacts.curve_lines(run.evaluations))
+            for name, text in texts.items():
+                artifacts.attach_text(self.store, trial, name, text)
+                missing.remove(name)
             if with_weights:
                 checkpoint = run.checkpoint(provenance=facts, trial=trial.number)
                 artifacts.attach_checkpoint(self.store, trial, checkpoint)
         except OSError as error:
             # the loss is worth more than its files: the trial counts, and says what it lacks
-            trial.set_user_attr("artifacts", f"not saved: {error.strerror or error}")
-            self.log.warning("artifacts not saved", reason=str(error))
+            reason = f"{', '.join(missing)} not saved: {error.strerror or error}"
+            trial.set_user_attr("artifacts", reason)
+            self.log.warning("artifacts not saved", reason=reason)
 
 
-def drop_states(store: artifacts.FolderStore, trial: optuna.trial.FrozenTrial) -> None:
-    """Remove the saved states of a finished trial."""
-    for state in trial.user_attrs.get(STATES, []):
-        try:
+def drop_states(store: Store, trial: optuna.trial.FrozenTrial) -> None:
+    """Remove the saved states of a finished trial; a store that is away keeps them."""
+    with contextlib.suppress(OSError):
+        for state in trial.user_attrs.get(STATES, []):
             store.remove(state)
-        except (ArtifactNotFound, OSError):
-            continue

@@ -1,5 +1,6 @@
 """What a trial ran on: enough to repeat it, or to know why it cannot be repeated to the bit."""
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -11,7 +12,12 @@ from service.settings import ROOT
 
 @cache
 def commit() -> str | None:
-    """The project's commit, with `+changes` where the files differ from it; None outside a checkout."""
+    """The project's commit, with `+changes` where the files differ from it; None where neither is known.
+
+    An image has no checkout: what it was built from is in `HPTUNE_COMMIT`.
+    """
+    if built_from := os.environ.get("HPTUNE_COMMIT"):
+        return built_from
     try:
         head = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10

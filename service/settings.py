@@ -1,10 +1,12 @@
 """Where things are, from the environment.
 
 `HPTUNE_STORAGE_URL`  SQL database behind Optuna (default: a SQLite file under `runs/`)
-`HPTUNE_ARTIFACTS`    folder of the artifact store (default: `runs/artifacts`)
+`HPTUNE_ARTIFACTS`    artifact store: a folder or `s3://bucket/prefix` (default: `runs/artifacts`)
 `HPTUNE_CACHE`        folder of corpora and token arrays that can be made again (default: `runs/cache`)
 `HPTUNE_DEVICE`       `auto`, `cpu`, `cuda`, `cuda:0`, ... (default: `auto`)
+`HPTUNE_WORKERS_PER_GPU` worker processes that share a GPU (default: 1)
 `HPTUNE_LEASE_SECONDS` how long a silent worker keeps its trial (default: 60)
+`HPTUNE_PATIENCE_SECONDS` how long a worker waits for a storage that is away (default: 600)
 """
 
 import math
@@ -26,28 +28,25 @@ class Settings:
     """The places a process works with."""
 
     storage_url: str
-    artifacts: Path
+    artifacts: str
     cache: Path
     device: str = "auto"
     lease_seconds: float = 60.0
+    patience_seconds: float = 600.0
+    workers_per_gpu: int = 1
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
         """The settings that the environment asks for. Raises ConfigError for a value that cannot be used."""
         runs = ROOT / "runs"
-        lease = environment.get("HPTUNE_LEASE_SECONDS") or "60"
-        try:
-            lease_seconds = float(lease)
-        except ValueError:
-            lease_seconds = 0.0
-        if not 1 <= lease_seconds < math.inf:
-            raise ConfigError(f"HPTUNE_LEASE_SECONDS: must be a number of seconds from 1, given {lease!r}")
         return cls(
             storage_url=environment.get("HPTUNE_STORAGE_URL") or f"sqlite:///{runs / 'hptune.db'}",
-            artifacts=Path(environment.get("HPTUNE_ARTIFACTS") or runs / "artifacts"),
+            artifacts=environment.get("HPTUNE_ARTIFACTS") or str(runs / "artifacts"),
             cache=Path(environment.get("HPTUNE_CACHE") or runs / "cache"),
             device=environment.get("HPTUNE_DEVICE") or "auto",
-            lease_seconds=lease_seconds,
+            lease_seconds=_seconds(environment, "HPTUNE_LEASE_SECONDS", default=60.0),
+            patience_seconds=_seconds(environment, "HPTUNE_PATIENCE_SECONDS", default=600.0),
+            workers_per_gpu=_workers(environment.get("HPTUNE_WORKERS_PER_GPU") or "1"),
         )
 
     @property
@@ -65,3 +64,20 @@ class Settings:
     def storage_shown(self) -> str:
         """The storage URL with its password masked, for messages."""
         return self.url.render_as_string(hide_password=True)
+
+
+def _seconds(environment: Mapping[str, str], name: str, *, default: float) -> float:
+    given = environment.get(name) or str(default)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds < math.inf:
+        raise ConfigError(f"{name}: must be a number of seconds from 1, given {given!r}")
+    return seconds
+
+
+def _workers(given: str) -> int:
+    if not given.isdecimal() or not 1 <= int(given) <= 64:
+        raise ConfigError(f"HPTUNE_WORKERS_PER_GPU: must be a whole number from 1 to 64, given {given!r}")
+    return int(given)

@@ -12,18 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-_METADATA = sa.MetaData()
-_SLOTS = sa.Table(
-    "hptune_slots",
-    _METADATA,
-    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("state", sa.String(8), nullable=False, default="open"),  # open | leased | held | closed
-    sa.Column("owner", sa.String(255)),
-    sa.Column("leased_until", sa.Float),  # seconds since the epoch
-    sa.Column("trial_number", sa.Integer),  # the last trial that ran in it
-    sa.Column("attempts", sa.Integer, nullable=False, default=0),  # leases that ended in a failure
-)
+from service.tables import SLOTS as _SLOTS
+from service.tables import Patience, at_once, database_time
 
 
 @dataclass(frozen=True)
@@ -34,7 +24,9 @@ class Slot:
     trial_number: int | None
     """The trial to go on with; None for a new one."""
     attempts: int
-    """How often its configuration has failed."""
+    """How often its configuration has failed since its trial last got on."""
+    lost: str | None
+    """Why its last holder lost it, where that is known."""
 
 
 class LeaseLost(Exception):  # noqa: N818 - an outcome, not a fault
@@ -42,23 +34,31 @@ class LeaseLost(Exception):  # noqa: N818 - an outcome, not a fault
 
 
 class Slots:
-    """The slots of one study, as seen by one process (`owner`)."""
+    """The slots of one study, as seen by one process.
 
-    def __init__(self, engine: sa.Engine, study_id: int, *, owner: str, lease_seconds: float) -> None:
+    Args:
+        engine: of the storage.
+        study_id: the study's.
+        owner: the process's name, like no other's anywhere.
+        lease_seconds: for which a slot is leased.
+        patience: how the database is waited for when it is away.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        study_id: int,
+        *,
+        owner: str,
+        lease_seconds: float,
+        patience: Patience = at_once,
+    ) -> None:
         self._engine = engine
         self._study_id = study_id
         self._owner = owner
         self._lease_seconds = lease_seconds
-        self._now: sa.ColumnElement[float] = (
-            (sa.func.julianday("now") - 2440587.5) * 86400.0
-            if engine.dialect.name == "sqlite"
-            else sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
-        )
-
-    @staticmethod
-    def create_table(engine: sa.Engine) -> None:
-        """Make the table where it is missing. To be called by one process, before the workers start."""
-        _METADATA.create_all(engine)
+        self._patience = patience
+        self._now = database_time(engine)
 
     def counts(self) -> dict[str, int]:
         """Slots by state: open, leased, held, closed."""
@@ -67,8 +67,7 @@ class Slots:
             .where(self._mine)
             .group_by(_SLOTS.c.state)
         )
-        with self._engine.connect() as connection:
-            found = {row.state: row.slots for row in connection.execute(query)}
+        found = {row.state: row.slots for row in self._rows(query)}
         return {state: found.get(state, 0) for state in ("open", "leased", "held", "closed")}
 
     def total(self, trials: int) -> None:
@@ -107,9 +106,14 @@ class Slots:
             self._add(connection, trials - len(unfinished))
 
     def claim(self) -> Slot | None:
-        """A slot leased to this owner, those with a trial to go on with first; None when none is free now."""
+        """A slot leased to this owner, those with a trial to go on with first; None when none is free now.
+
+        For an owner that works in no slot: one that is leased to it all the same, because the database went
+        away before it could say so, is free to it.
+        """
+        own = _SLOTS.c.owner == self._owner
         free = (_SLOTS.c.state == "open") | (
-            (_SLOTS.c.state == "leased") & (_SLOTS.c.leased_until < self._now)
+            (_SLOTS.c.state == "leased") & ((_SLOTS.c.leased_until < self._now) | own)
         )
         candidates = (
             sa.select(_SLOTS)
@@ -118,15 +122,13 @@ class Slots:
             .limit(16)
         )
         while True:
-            with self._engine.connect() as connection:
-                rows = connection.execute(candidates).all()
+            rows = self._rows(candidates)
             if not rows:
                 return None
             for row in rows:
-                lost = (
-                    row.state == "leased"
-                )  # its holder died without a word: that counts as a failed attempt
-                attempts = row.attempts + 1 if lost else row.attempts
+                # its holder died without a word: that counts as a failed attempt
+                died = row.state == "leased" and row.owner != self._owner
+                attempts = row.attempts + 1 if died else row.attempts
                 swapped = self._swap(
                     (_SLOTS.c.slot == row.slot)
                     & (_SLOTS.c.state == row.state)
@@ -136,9 +138,10 @@ class Slots:
                     owner=self._owner,
                     leased_until=self._now + self._lease_seconds,
                     attempts=attempts,
+                    lost=None,
                 )
                 if swapped:
-                    return Slot(row.slot, row.trial_number, attempts)
+                    return Slot(row.slot, row.trial_number, attempts, row.lost)
 
     def renew(self, slot: Slot) -> None:
         """Keep the slot for another lease. Raises LeaseLost when another worker has it."""
@@ -154,23 +157,28 @@ class Slots:
 
     def close(self, slot: Slot) -> None:
         """Its trial has finished. Raises LeaseLost when another worker has it."""
-        self._update_own(slot, state="closed", leased_until=None)
+        self._update_own(slot, or_state="closed", state="closed", leased_until=None)
 
     def trials_in_progress(self) -> set[int]:
-        """Numbers of the trials that leased slots point at."""
+        """Numbers of the trials in slots that are leased, or free to be gone on with."""
         query = sa.select(_SLOTS.c.trial_number).where(
-            self._mine, _SLOTS.c.state == "leased", _SLOTS.c.trial_number.is_not(None)
+            self._mine, _SLOTS.c.state.in_({"leased", "open"}), _SLOTS.c.trial_number.is_not(None)
         )
-        with self._engine.connect() as connection:
-            return set(connection.execute(query).scalars())
+        return {row.trial_number for row in self._rows(query)}
 
-    def release(self, owner: str) -> None:
-        """Free at once what a process known to be dead had leased; it counts as a failed attempt."""
+    def release(self, owner: str, *, lost: str) -> None:
+        """Free at once what a process known to be dead had leased; it counts as a failed attempt.
+
+        Args:
+            owner: the dead process.
+            lost: how it died, for whoever goes on with its trial.
+        """
         self._swap(
             (_SLOTS.c.owner == owner) & (_SLOTS.c.state == "leased"),
             state="open",
             owner=None,
             attempts=_SLOTS.c.attempts + 1,
+            lost=lost[:255],
         )
 
     @property
@@ -188,12 +196,29 @@ class Slots:
         for index in free:
             connection.execute(_SLOTS.insert().values(study_id=self._study_id, slot=index))
 
-    def _swap(self, where: sa.ColumnElement[bool], **values: Any) -> bool:
-        with self._engine.begin() as connection:
-            changed = connection.execute(_SLOTS.update().where(self._mine, where).values(**values))
-            return changed.rowcount == 1
+    def _rows(self, query: sa.Select[Any]) -> list[Any]:
+        def select() -> list[Any]:
+            with self._engine.connect() as connection:
+                return list(connection.execute(query))
 
-    def _update_own(self, slot: Slot, **values: Any) -> None:
-        own = (_SLOTS.c.slot == slot.index) & (_SLOTS.c.owner == self._owner) & (_SLOTS.c.state == "leased")
+        rows: list[Any] = self._patience(select)
+        return rows
+
+    def _swap(self, where: sa.ColumnElement[bool], **values: Any) -> bool:
+        update = _SLOTS.update().where(self._mine, where).values(**values)
+
+        def swap() -> bool:
+            with self._engine.begin() as connection:
+                return connection.execute(update).rowcount == 1
+
+        return bool(self._patience(swap))
+
+    def _update_own(self, slot: Slot, *, or_state: str = "leased", **values: Any) -> None:
+        """`or_state`: a state that the very same call may have left behind before its answer was lost."""
+        own = (
+            (_SLOTS.c.slot == slot.index)
+            & (_SLOTS.c.owner == self._owner)
+            & _SLOTS.c.state.in_({"leased", or_state})
+        )
         if not self._swap(own, **values):
             raise LeaseLost(f"slot {slot.index} is another worker's")

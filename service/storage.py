@@ -14,16 +14,21 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
+from optuna_dashboard import save_note
 
 from model.errors import UserError
+from service.notes import study_note
+from service.patience import PatientStorage, first_line
 from service.settings import Settings
-from service.slots import Slots
 from service.study_config import StudyDefinition
+from service.tables import create_tables, missing
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 DEFINITION, CORPUS = "definition", "corpus"
 """Study attributes: the snapshot of its definition; corpus fingerprint, source, artifact and budget."""
+_CREATION = 0x68707475
+"""The key of an advisory lock, held while a study is made."""
 
 
 class StorageError(UserError):
@@ -34,7 +39,7 @@ class StudyError(UserError):
     """The study does not exist, or is not the one that was asked for."""
 
 
-def open_storage(settings: Settings, *, create: bool = False) -> RDBStorage:
+def open_storage(settings: Settings, *, create: bool = False) -> PatientStorage:
     """The storage at the settings' URL.
 
     Args:
@@ -58,23 +63,28 @@ def open_storage(settings: Settings, *, create: bool = False) -> RDBStorage:
     if sqlite:
         engine_kwargs: dict[str, Any] = {"connect_args": {"timeout": 60}}
     else:
-        engine_kwargs = {"pool_size": 1, "max_overflow": 2, "pool_pre_ping": True}
+        engine_kwargs = {
+            "pool_size": 1,
+            "max_overflow": 2,
+            "pool_pre_ping": True,
+            "connect_args": _postgresql_arguments(url),
+        }
     try:
-        storage = RDBStorage(
+        storage = PatientStorage(
             settings.storage_url, engine_kwargs=engine_kwargs, skip_table_creation=not create
         )
         if sqlite:
             _prepare_sqlite(storage.engine)
         if create:
-            Slots.create_table(storage.engine)
-        else:
-            tables = sa.inspect(storage.engine).get_table_names()
-            if "hptune_slots" not in tables:
-                raise StorageError(f"{shown}: not a storage of this project; ./hptune.sh makes one")
+            create_tables(storage.engine)
+        lacking = missing(storage.engine)
+        if lacking:
+            raise StorageError(
+                f"{shown}: not a storage of this project, or one of another version ({lacking} is missing); "
+                "./hptune.sh makes a new one"
+            )
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", cause)).strip().splitlines()[0]
-        raise StorageError(f"{shown}: the storage cannot be opened: {reason}") from None
+        raise StorageError(f"{shown}: the storage cannot be opened: {first_line(error)}") from None
     except ImportError as error:  # Optuna's, caused by the driver's own
         raise StorageError(f"{shown}: no driver for this database: {error.__cause__ or error}") from None
     except RuntimeError as error:  # what Optuna raises for another schema version
@@ -82,6 +92,21 @@ def open_storage(settings: Settings, *, create: bool = False) -> RDBStorage:
             f"{shown}: the storage is of another schema: {str(error).splitlines()[0]}"
         ) from None
     return storage
+
+
+def _postgresql_arguments(url: sa.URL) -> dict[str, Any]:
+    """A peer that has gone without a word is noticed in half a minute; what the URL itself says goes first."""
+    if url.get_backend_name() != "postgresql":
+        return {}
+    arguments = {
+        "connect_timeout": 10,  # seconds, as the next three
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,  # milliseconds
+        "application_name": "hptune",
+    }
+    return {key: value for key, value in arguments.items() if key not in url.query}
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:
@@ -96,31 +121,44 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
 
 
 @contextlib.contextmanager
-def creation_lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time on this machine make storage and study."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "create.lock").open("w") as file:
+def creation_lock(settings: Settings) -> Iterator[None]:
+    """Let one process at a time make storage and study: on this machine, or among all of a PostgreSQL server."""
+    settings.cache.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context((settings.cache / "create.lock").open("w"))
         fcntl.flock(file, fcntl.LOCK_EX)
+        if settings.url.get_backend_name() == "postgresql":
+            engine = sa.create_engine(settings.url, poolclass=sa.NullPool)
+            # a server that cannot be reached is told of by whoever opens the storage
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
+                connection = stack.enter_context(engine.connect())
+                connection.execute(sa.select(sa.func.pg_advisory_lock(_CREATION)))
         yield
 
 
 def create_study(
-    storage: RDBStorage, definition: StudyDefinition, corpus_facts: dict[str, Any]
+    storage: RDBStorage, definition: StudyDefinition, corpus_facts: dict[str, Any], *, command: str
 ) -> optuna.Study:
-    """The study made from `definition`, with what it needs to be run from the database alone."""
+    """The study made from `definition`, with what it needs to be run from the database alone.
+
+    Its note for the dashboard says how it was made: by `command`.
+    """
     study = optuna.create_study(storage=storage, study_name=definition.name, direction="minimize")
     with contextlib.suppress(NotImplementedError):
-        _silently(study.set_metric_names, ["val_loss"])
+        _silently(study.set_metric_names, ["val_loss [nats/char]"])
     study.set_user_attr("question", definition.question)
     study.set_user_attr(CORPUS, corpus_facts)
+    save_note(study, study_note(definition, corpus_facts, command=command))
     study.set_user_attr(DEFINITION, definition.snapshot())  # last: a study that has it is whole
     return study
 
 
 def find_study(storage: RDBStorage, name: str) -> optuna.Study | None:
     """The study called `name`, or None."""
-    names = optuna.get_all_study_names(storage)
-    return optuna.load_study(study_name=name, storage=storage) if name in names else None
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return None
 
 
 def load_study(storage: RDBStorage, name: str, settings: Settings) -> tuple[optuna.Study, StudyDefinition]:

@@ -25,7 +25,7 @@ from service.search_space import SearchSpace, Values, leaves
 from service.space_proof import prove_cells, prove_space
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\Z")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
 class StudyConfig(Section):
@@ -189,6 +189,16 @@ def load(
     return definition
 
 
+def checked_name(name: str) -> str:
+    """`name`, if it can be a study's: it becomes the name of folders. Raises UserError otherwise."""
+    if not _NAME.match(name):
+        raise UserError(
+            f"study {name!r}: a name has letters, digits, '_', '-' and '.', begins with a letter or a digit, and has "
+            "at most 100 characters"
+        )
+    return name
+
+
 def _prove(definition: StudyDefinition, study: StudyConfig, document: Document) -> frozenset[str]:
     """Check what needs more than the file's schema; the keys without effect in all configurations."""
     misfit = strategy.pruner_misfit(definition.pruner, definition.base_config.training.rungs)
@@ -276,10 +286,7 @@ def _study_file(name_or_path: str, root: Path) -> Path:
     if path.is_dir():
         path /= "study.yaml"
     name = path.resolve().parent.name if is_path else name_or_path
-    if not _NAME.match(name):
-        raise UserError(
-            f"study {name!r}: a name has letters, digits, '_', '-' and '.', and does not begin with '.'"
-        )
+    checked_name(name)
     if not path.is_file():
         there = sorted(file.parent.name for file in (root / "studies").glob("*/study.yaml"))
         raise UserError(f"study {name_or_path!r} does not exist; there are: {', '.join(there) or 'none'}")

@@ -212,7 +212,10 @@ def gpt_with_logits(logits_V):
 
 
 def draw(model, *, end, max_tokens=40, seed=0, temperature=1.0, prompt=(1,)):
-    return model.generate(list(prompt), end=end, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    (drawn,) = model.generate(
+        list(prompt), end=end, max_tokens=max_tokens, temperature=temperature, seeds=[seed]
+    )
+    return drawn
 
 
 def test_generate_never_draws_ids_above_the_end():
@@ -252,6 +255,16 @@ def test_generate_follows_from_its_seed_alone_and_goes_on_past_the_block():
     assert draw(model, end=VOCAB - 1, max_tokens=3 * BLOCK, seed=7, prompt=range(BLOCK + 3)) == one
     assert torch.equal(torch.random.get_rng_state(), state)
     assert draw(model, end=VOCAB - 1, max_tokens=3 * BLOCK, seed=8, prompt=range(BLOCK + 3)) != one
+
+
+def test_generate_draws_for_each_seed_what_it_draws_for_that_one_alone():
+    logits = torch.zeros(VOCAB)
+    logits[20] = math.log(2)  # the end: the draws end at different lengths
+    model = gpt_with_logits(logits)
+    together = model.generate([0], end=20, max_tokens=40, temperature=1.0, seeds=range(12))
+    assert len({len(drawn) for drawn in together}) > 3
+    assert together == [draw(model, end=20, seed=seed, max_tokens=40, prompt=[0]) for seed in range(12)]
+    assert model.generate([0], end=20, max_tokens=40, temperature=1.0, seeds=[]) == []
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,129 +1,110 @@
-"""A study so small that a trial takes half a second, and what runs it."""
+"""An S3 server that can be broken."""
 
+import http.client
 import os
-import random
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import threading
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import boto3
 import pytest
-import structlog
-from optuna.trial import FrozenTrial
+from moto.server import ThreadedMotoServer
 
-from service.create import create
-from service.settings import Settings
-from service.slots import Slots
-from service.storage import load_study, open_storage
-from service.worker import Worker
-
-ROOT = Path(__file__).resolve().parents[2]
-WORDS = (
-    "a", "the", "old", "new", "red", "cat", "dog", "tree", "runs", "sees", "finds", "small", "green", "house",
-    "river", "stone", "bird", "code", "in", "on",
-)  # fmt: skip
-SPACE = """\
-space:
-  optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
-sampler: {name: random}
-"""
+KEY, SECRET = "AKIDNOBODYMAYSEE", "secret-nobody-may-see"
 
 
-@dataclass(frozen=True)
-class TinyStudy:
-    """A study file, a corpus and a place of their own in one folder."""
+class Gate(ThreadingHTTPServer):
+    """Stands before an S3 server, and lets through, breaks or keeps silent."""
 
-    folder: Path
-    settings: Settings
+    daemon_threads = True
 
-    @property
-    def file(self) -> Path:
-        return self.folder / "tiny" / "study.yaml"
+    def __init__(self, behind: tuple[str, int]) -> None:
+        super().__init__(("127.0.0.1", 0), Passage)
+        self.behind = behind
+        self.closing = threading.Event()
+        self.mend()
 
-    def write(self, body: str = SPACE, *, source: str = "file", **fixed: Any) -> None:
-        keys = {
-            "data.source": source,
-            "data.num_documents": 1000,
-            "data.held_out_documents": 200,
-            "tokenizer.vocab_size": 300,
-            "model.n_layer": 1,
-            "model.n_head": 1,
-            "model.d_model": 16,
-            "model.block_size": 16,
-            "evaluation.block_size": 16,
-            "training.epochs": "null",
-            "training.tokens": 9_000,
-            "training.batch_size": 8,
-            "training.rungs": 3,
-        } | fixed
-        if source == "file":
-            keys["data.path"] = self.folder / "corpus.txt"
-        lines = "".join(f"  {key}: {value}\n" for key, value in keys.items() if value is not None)
-        self.file.parent.mkdir(exist_ok=True)
-        self.file.write_text(f"question: Does it work?\nfixed:\n{lines}{body}")
+    def damage(self, how: str, *, times: float = float("inf")) -> None:
+        """Break the next requests: `500`, `cut` in the middle of the body, or `silent`."""
+        self.how, self.times, self.broken = how, times, 0
 
-    def write_corpus(self, *, seed: int = 0) -> None:
-        (self.folder / "corpus.txt").write_text("".join(f"{text}\n" for text in sentences(seed)))
-
-    def create(self, more: int | None = None, **arguments: Any) -> None:
-        create(self.settings, str(self.file), **{"overrides": {}, "more": more, "say": print} | arguments)
-
-    def worker(self) -> Worker:
-        log = structlog.get_logger()
-        return Worker(self.settings, "tiny", index=0, threads=1, parent=None, log=log)
-
-    def trials(self) -> list[FrozenTrial]:
-        return load_study(open_storage(self.settings), "tiny", self.settings)[0].get_trials()
-
-    def slots(self) -> dict[str, int]:
-        storage = open_storage(self.settings)
-        study = load_study(storage, "tiny", self.settings)[0]
-        return Slots(storage.engine, study._study_id, owner="test", lease_seconds=60).counts()
-
-    def command(self, *arguments: str) -> dict[str, Any]:
-        """What subprocess needs to run a verb on this study."""
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "HPTUNE_STORAGE_URL": self.settings.storage_url,
-            "HPTUNE_ARTIFACTS": str(self.settings.artifacts),
-            "HPTUNE_CACHE": str(self.settings.cache),
-            "HPTUNE_DEVICE": "cpu",
-            "HPTUNE_LEASE_SECONDS": str(self.settings.lease_seconds),
-        }
-        return {"args": [sys.executable, "-m", "service", *arguments], "env": environment, "text": True}
+    def mend(self) -> None:
+        self.damage("", times=0)
 
 
-def sentences(seed: int) -> list[str]:
-    generator = random.Random(seed)
-    drawn = (" ".join(generator.choices(WORDS, k=6)) for _ in range(1500))
-    return list(dict.fromkeys(drawn))
+class Passage(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Gate
+
+    def pass_on(self) -> None:
+        how = ""
+        if self.server.broken < self.server.times:
+            self.server.broken += 1
+            how = self.server.how
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length // 2 if how == "cut" else length)
+        if how == "silent":
+            self.server.closing.wait()
+        if how == "500":
+            content = b"<Error><Code>InternalError</Code><Message>We are\nsorry</Message></Error>"
+            self.answer(500, {}, content)
+        elif how and not (how == "cut" and self.command == "GET"):
+            self.close_connection = True
+        else:
+            connection = http.client.HTTPConnection(*self.server.behind)
+            connection.request(self.command, self.path, body, dict(self.headers))
+            answer = connection.getresponse()
+            self.answer(answer.status, dict(answer.headers), answer.read(), cut=how == "cut")
+            connection.close()
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = pass_on  # noqa: N815
+
+    def answer(self, status: int, headers: dict[str, str], content: bytes, *, cut: bool = False) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(content))} | headers).items():
+            if name.lower() not in ("connection", "date", "server"):
+                self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content[: len(content) // 2] if cut else content)
+        self.close_connection = cut
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
-def tiny_study(folder: Path) -> TinyStudy:
-    places = Settings(
-        storage_url=f"sqlite:///{folder / 'study.db'}",
-        artifacts=folder / "artifacts",
-        cache=folder / "cache",
-        device="cpu",
-        lease_seconds=1.0,
-    )
-    study = TinyStudy(folder, places)
-    study.write_corpus()
-    study.write()
-    return study
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[tuple[str, int]]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()
 
 
 @pytest.fixture
-def tiny(tmp_path) -> TinyStudy:
-    return tiny_study(tmp_path)
+def gate(s3_server, monkeypatch) -> Iterator[Gate]:
+    gate = Gate(s3_server)
+    thread = threading.Thread(target=gate.serve_forever)
+    thread.start()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{gate.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    yield gate
+    gate.closing.set()
+    gate.shutdown()
+    thread.join()
+    gate.server_close()
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> TinyStudy:
-    """A study with three complete trials; its tests do not change its trials."""
-    study = tiny_study(tmp_path_factory.mktemp("finished"))
-    study.write(SPACE + "keep_checkpoints: 2\n")
-    study.create(3)
-    study.worker().work()
-    return study
+@pytest.fixture
+def bucket(gate) -> str:
+    name = f"bucket-{uuid.uuid4()}"
+    boto3.Session().client("s3").create_bucket(Bucket=name)
+    return name

@@ -2,16 +2,18 @@ import contextlib
 import io
 import json
 import resource
+import wsgiref.util
 from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
+import optuna_dashboard
 import pytest
-from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.trial import TrialState
 
 from model.errors import CheckpointError
 from service import artifacts
-from service.artifacts import FolderStore
+from service.stores import FolderStore, open_store
 
 
 @contextlib.contextmanager
@@ -36,18 +38,6 @@ def trial_with_files(number: int, files: dict[str, str]) -> optuna.trial.FrozenT
     return trial
 
 
-def test_what_is_written_is_read_and_removed(store):
-    store.write("a-1.bin", io.BytesIO(b"content"))
-    assert store.has("a-1.bin")
-    with store.open_reader("a-1.bin") as file:
-        assert file.read() == b"content"
-    store.remove("a-1.bin")
-    assert not store.has("a-1.bin")
-    for act in (store.remove, store.open_reader):
-        with pytest.raises(ArtifactNotFound):
-            act("a-1.bin")
-
-
 def test_a_full_disk_leaves_the_former_content_and_nothing_else(store):
     store.write("kept", io.BytesIO(b"before"))
     for name in ("new", "kept"):
@@ -57,36 +47,83 @@ def test_a_full_disk_leaves_the_former_content_and_nothing_else(store):
     assert (store.folder / "kept").read_bytes() == b"before"
 
 
-@pytest.mark.parametrize(
-    "hostile", ["", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", ".hidden", "a\0b", "a b"]
-)
-def test_an_id_that_is_a_path_is_refused(store, hostile):
-    for act in (store.open_reader, store.remove, store.has, lambda i: store.write(i, io.BytesIO(b"x"))):
-        with pytest.raises(ArtifactNotFound, match="is not an artifact id"):
-            act(hostile)
-    assert not store.folder.exists()
+def listed_artifacts(study: optuna.Study) -> list[set[tuple[str, str]]]:
+    """File name and id of what the dashboard shows on the page of each trial."""
+    app = optuna_dashboard.wsgi(study._storage)
+    environ = {"PATH_INFO": f"/api/studies/{study._study_id}"}
+    wsgiref.util.setup_testing_defaults(environ)
+    body = b"".join(app(environ, lambda *_: None))
+    return [
+        {(entry["filename"], entry["artifact_id"]) for entry in trial["artifacts"]}
+        for trial in json.loads(body)["trials"]
+    ]
 
 
-def test_keep_best_removes_the_weights_of_the_rest_and_nothing_else(store):
-    trials = []
-    for number in range(4):
-        files = {name: f"{number}-{name}" for name in ("model.safetensors", "checkpoint.json")}
-        for identifier in files.values():
-            store.write(identifier, io.BytesIO(b"x"))
-        trials.append(trial_with_files(number, files))
-    trials.append(trial_with_files(4, {}))
+@pytest.fixture
+def study_of_five(finished, store):
+    """Trials with a checkpoint each, best first, but for the last, which failed; and one that runs."""
+    best = min(finished.trials(), key=lambda trial: trial.value)
+    checkpoint = artifacts.read_checkpoint(open_store(finished.settings.artifacts), best)
+    study = optuna.create_study()
+    for number in range(6):
+        trial = study.ask()
+        artifacts.attach_checkpoint(store, trial, checkpoint)
+        if number < 4:
+            study.tell(trial, number)
+        elif number == 4:
+            study.tell(trial, state=TrialState.FAIL)
+    return study
+
+
+def test_keep_best_removes_the_weights_of_the_rest_and_what_the_dashboard_says_of_them(study_of_five, store):
+    there = {path.name for path in store.folder.iterdir()}
+    assert {identifier for trial in listed_artifacts(study_of_five) for _, identifier in trial} == there
     for _ in range(2):  # the second time they are gone already
-        artifacts.keep_best(store, trials, 2)
-    there = sorted(path.name for path in store.folder.iterdir())
-    assert there == sorted(
-        [f"{n}-checkpoint.json" for n in range(4)] + ["0-model.safetensors", "1-model.safetensors"]
-    )
-    assert [artifacts.has_weights(store, trial) for trial in trials] == [True, True, False, False, False]
+        artifacts.keep_best(store, study_of_five, 2)
+    trials = study_of_five.get_trials()
+    assert [artifacts.has_weights(store, trial) for trial in trials] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    there = {path.name for path in store.folder.iterdir()}
+    listed = listed_artifacts(study_of_five)
+    assert {identifier for trial in listed for _, identifier in trial} == there
+    without = ["checkpoint.json", "tokenizer.json"]
+    whole = ["checkpoint.json", "model.safetensors", "tokenizer.json"]
+    names = [sorted(name for name, _ in trial) for trial in listed]
+    assert names == [whole, whole, without, without, without, whole]
+
+
+def test_weights_that_cannot_be_removed_stay_listed_and_go_the_next_time(study_of_five, store):
+    weights = study_of_five.trials[3].user_attrs[artifacts.CHECKPOINT]["model.safetensors"]
+    path = store.folder / weights
+    path.unlink()
+    path.mkdir()  # root removes whatever else is in the way
+    artifacts.keep_best(store, study_of_five, 2)
+    assert ("model.safetensors", weights) in listed_artifacts(study_of_five)[3]
+    path.rmdir()
+    artifacts.keep_best(store, study_of_five, 2)
+    assert [
+        number
+        for number, trial in enumerate(listed_artifacts(study_of_five))
+        if "model.safetensors" in dict(trial)
+    ] == [0, 1, 5]
+
+
+def test_what_cannot_be_stored_is_not_listed(study_of_five, store):
+    trial = study_of_five.ask()
+    with pytest.raises(OSError, match="File too large"), full_disk():
+        artifacts.attach_text(store, trial, "long.txt", "x" * 100_000)
+    assert listed_artifacts(study_of_five)[trial.number] == set()
 
 
 def test_a_checkpoint_comes_back_whole(finished):
     best = min(finished.trials(), key=lambda trial: trial.value)
-    checkpoint = artifacts.read_checkpoint(FolderStore(finished.settings.artifacts), best)
+    checkpoint = artifacts.read_checkpoint(open_store(finished.settings.artifacts), best)
     assert checkpoint.config.model_dump(mode="json") == best.user_attrs["config"]
     assert checkpoint.record["evaluation"]["val_loss"] == best.value
     assert checkpoint.record["trial"] == best.number
@@ -102,7 +139,7 @@ def test_the_curve_is_the_reported_values(finished):
         for meta in optuna.artifacts.get_all_artifact_meta(trial, storage=study._storage)
     }
     assert {"config.json", "curve.jsonl"} <= set(found)
-    lines = (finished.settings.artifacts / found["curve.jsonl"]).read_text().splitlines()
+    lines = (Path(finished.settings.artifacts) / found["curve.jsonl"]).read_text().splitlines()
     curve = {entry["rung_tokens"]: entry["val_loss"] for entry in map(json.loads, lines)}
     assert curve == trial.intermediate_values
 
@@ -114,7 +151,7 @@ def damage_truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "says"),
     [
-        ("model.safetensors", Path.unlink, "the checkpoint is not complete"),
+        ("model.safetensors", Path.unlink, "the checkpoint cannot be read"),
         ("model.safetensors", damage_truncate, "model.safetensors: truncated"),
         ("checkpoint.json", damage_truncate, "missing or damaged"),
         ("checkpoint.json", lambda path: path.write_text("{}"), "not a checkpoint of this project"),
@@ -122,7 +159,7 @@ def damage_truncate(path: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint_is_refused_in_one_line(finished, tmp_path, file, damage, says):
-    source = FolderStore(finished.settings.artifacts)
+    source = open_store(finished.settings.artifacts)
     best = min(finished.trials(), key=lambda trial: trial.value)
     store = FolderStore(tmp_path / "copy")
     for identifier in best.user_attrs[artifacts.CHECKPOINT].values():

@@ -69,7 +69,7 @@ def test_create_and_status(tiny):
     assert result.exit_code == 0, result.output
     shown = in_process(tiny, "status", "tiny")
     assert shown.exit_code == 0, shown.output
-    assert shown.stdout.splitlines() == ["study tiny: no trials", "slots: 0 closed, 0 at work, 3 open"]
+    assert shown.stdout.splitlines() == ["study tiny: no trials", "0 of 3 trials finished, 0 workers alive"]
 
 
 def test_status_shows_the_best(finished):

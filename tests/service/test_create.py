@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import optuna
 import pytest
 
 from model import corpus as corpora
 from model.errors import CorpusError
 from service.storage import DEFINITION, StudyError, corpus_facts, load_study, open_storage
+from service.stores import StoreError
 
 OTHER_SPACE = """\
 space:
@@ -21,7 +24,7 @@ def test_a_study_is_made_with_all_that_a_worker_needs(tiny):
     found = facts(tiny)
     assert found["documents"] == [900, 100, 200]
     assert found["budget_tokens"] == 9000
-    assert (tiny.settings.artifacts / found["artifact"]).exists()
+    assert (Path(tiny.settings.artifacts) / found["artifact"]).exists()
     assert tiny.slots()["open"] == 4
 
 
@@ -122,6 +125,6 @@ def test_a_design_is_not_run_beyond_its_configurations(tiny):
 
 
 def test_an_artifact_folder_that_cannot_be_written_is_named(tiny):
-    tiny.settings.artifacts.touch()
-    with pytest.raises(CorpusError, match="artifacts: the corpus cannot be stored"):
+    Path(tiny.settings.artifacts).touch()
+    with pytest.raises(StoreError, match="artifacts: artifacts cannot be stored there: File exists"):
         tiny.create(1)

@@ -8,9 +8,9 @@ import scipy.stats
 from model import device
 from model.evaluation import SplitScore
 from service import held_out
-from service.artifacts import FolderStore
 from service.storage import StudyError, load_study, open_storage
-from service.worker import load_corpus
+from service.stores import open_store
+from service.study_corpus import load_corpus
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:y) | `a` & **b**\n# h\r- item\r\r~~~ www.a.b \\"
 
@@ -26,7 +26,7 @@ def evaluate(finished, study):
         corpus = load_corpus(study, finished.settings)
         where = device.choose("cpu", threads=1)
         return held_out.evaluate(
-            study, FolderStore(finished.settings.artifacts), corpus, top=top, device=where
+            study, open_store(finished.settings.artifacts), corpus, top=top, device=where
         )
 
     return run
@@ -68,7 +68,7 @@ def test_the_best_that_have_weights_are_scored_and_every_reading_is_recorded(eva
 def test_a_study_without_weights_is_refused(finished, study, tmp_path):
     corpus = load_corpus(study, finished.settings)
     with pytest.raises(StudyError, match=r"^study 'tiny' has no checkpoint in .*HPTUNE_ARTIFACTS"):
-        held_out.evaluate(study, FolderStore(tmp_path), corpus, top=1, device=device.choose("cpu"))
+        held_out.evaluate(study, open_store(str(tmp_path)), corpus, top=1, device=device.choose("cpu"))
 
 
 def test_the_interval_is_scipys_percentile_bootstrap():
@@ -109,4 +109,4 @@ def test_generated_text_is_shown_by_markdown_as_it_is(tmp_path):
     assert unescaped.split() == HOSTILE.split()
     (checkpoint,) = json.loads(record.read_text())["checkpoints"]
     assert checkpoint["titles"] == list(hostile_score().titles)
-    assert "| 3 | 1,000 | 1.0000 | 1.5000 | 1.4000 – 1.6000 |" in text
+    assert "| 3 | 1,000 | 1.0000 | 1.5000 | 1.4000–1.6000 |" in text

@@ -9,7 +9,7 @@ from service.settings import ROOT, Settings
 def test_without_an_environment_everything_is_under_runs():
     settings = Settings.from_environment({})
     assert settings.storage_url == f"sqlite:///{ROOT / 'runs' / 'hptune.db'}"
-    assert settings.artifacts == ROOT / "runs" / "artifacts"
+    assert settings.artifacts == str(ROOT / "runs" / "artifacts")
     assert settings.cache == ROOT / "runs" / "cache"
     assert (settings.device, settings.lease_seconds) == ("auto", 60.0)
 
@@ -31,7 +31,7 @@ def test_the_environment_is_taken():
             "HPTUNE_LEASE_SECONDS": "2.5",
         }
     )
-    assert settings == Settings("sqlite:///other.db", Path("a"), Path("c"), "cpu", 2.5)
+    assert settings == Settings("sqlite:///other.db", "a", Path("c"), "cpu", 2.5)
 
 
 @pytest.mark.parametrize("given", ["soon", "0", "0.5", "-3", "nan", "inf"])
@@ -43,9 +43,9 @@ def test_a_lease_that_cannot_be_kept_is_refused(given):
 
 
 def test_a_password_is_shown_nowhere():
-    settings = Settings("postgresql+psycopg://me:s3cret@host/db", Path("a"), Path("c"))
+    settings = Settings("postgresql+psycopg://me:s3cret@host/db", "a", Path("c"))
     assert settings.storage_shown == "postgresql+psycopg://me:***@host/db"
-    broken = Settings("s3cret, not a URL", Path("a"), Path("c"))
+    broken = Settings("s3cret, not a URL", "a", Path("c"))
     with pytest.raises(ConfigError, match=r"^HPTUNE_STORAGE_URL: not a database URL, allowed: ") as caught:
         broken.url  # noqa: B018
     assert "s3cret" not in str(caught.value)

@@ -493,7 +493,7 @@ def test_an_unknown_study_is_answered_with_those_there_are(root):
         assert str(caught.value) == f"study {name!r} does not exist; there are: one, two"
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", ".hidden", "a b", "a\nb", "ü", "*", "a\\b"])
+@pytest.mark.parametrize("name", ["..", ".", "", ".hidden", "-x", "a b", "a\nb", "ü", "*", "a\\b"])
 def test_unsafe_names_are_refused(root, name):
     with pytest.raises(UserError, match="a name has letters, digits"):
         load(name, root=root)

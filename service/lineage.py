@@ -1,0 +1,137 @@
+"""Which trial runs in a slot: a new one, or one that goes on where that of a dead worker ended."""
+
+from typing import Any
+
+import optuna
+import structlog
+from optuna.trial import TrialState
+
+from model.config import TrainConfig
+from service import objective
+from service.slots import Slot, Slots
+from service.stores import Store
+from service.study_config import StudyDefinition
+
+MAX_ATTEMPTS = 3
+"""Failures of one configuration without progress before it is given up."""
+DIED = "its worker died or was cut off"
+
+
+class Lineages:
+    """The trials of a study, each the successor of another one or the first of its line.
+
+    Args:
+        study: with its sampler.
+        definition: of the study.
+        slots: of the study, as the worker's own.
+        store: where states of trials are.
+        budget_tokens: of a trial.
+        log: for what ends here.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        definition: StudyDefinition,
+        *,
+        slots: Slots,
+        store: Store,
+        budget_tokens: int,
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._study = study
+        self._definition = definition
+        self._slots = slots
+        self._store = store
+        self._budget_tokens = budget_tokens
+        self._log = log
+        self._seen_strays: set[int] = set()
+
+    def trial_for(self, slot: Slot) -> optuna.Trial | None:
+        """The trial to run in the slot; None when its trial turns out to be finished."""
+        previous = None if slot.trial_number is None else self.frozen(slot.trial_number)
+        if previous is not None and previous.state == TrialState.RUNNING:
+            self._fail(previous, with_attempts(slot.lost or DIED, slot.attempts))
+            previous = self.frozen(previous.number)
+        if previous is not None and previous.state.is_finished() and previous.state != TrialState.FAIL:
+            self._slots.close(slot)
+            return None
+        attempts = slot.attempts
+        if previous is not None and attempts >= MAX_ATTEMPTS:
+            self._log.warning("configuration given up", trial=previous.number, attempts=attempts)
+            objective.drop_states(self._store, previous)
+            if self._definition.cells or (slot.index == 0 and self._definition.baseline):
+                self._slots.close(slot)  # a fixed configuration has no other to take its place
+                return None
+            previous, attempts = None, 0
+        trial = self._new_trial(slot, previous)
+        self._slots.set_trial(slot, trial.number, attempts=attempts)
+        return trial
+
+    def _new_trial(self, slot: Slot, previous: optuna.trial.FrozenTrial | None) -> optuna.Trial:
+        if previous is not None:
+            kept = {
+                key: previous.user_attrs[key] for key in (objective.STATES,) if key in previous.user_attrs
+            }
+            attributes = {**kept, "goes_on_with": previous.number}
+            return self._create(previous.params, previous.distributions, attributes)
+        values = self._definition.fixed_values(slot.index)
+        if values is None:
+            return self._study.ask()
+        space = self._definition.space
+        params = space.encode({key: value for key, value in values.items() if key in space.parameters})
+        distributions = {key: space.distributions[key] for key in params}
+        return self._create(params, distributions, {})
+
+    def _create(self, params: Any, distributions: Any, attributes: dict[str, Any]) -> optuna.Trial:
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attributes
+        )
+        trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=template)
+        return optuna.Trial(self._study, trial_id)
+
+    def config_for(self, trial: optuna.Trial, slot: Slot) -> TrainConfig:
+        """What the trial trains; the sampler is asked here. Raises ConfigError."""
+        values = self._definition.fixed_values(slot.index)
+        if values is None:
+            values = self._definition.space.suggest(trial)
+        config = self._definition.space.config_for(self._definition.base, values)
+        return config.with_tokens(self._budget_tokens)
+
+    def frozen(self, number: int) -> optuna.trial.FrozenTrial:
+        """The trial of this number as the storage has it."""
+        storage = self._study._storage
+        return storage.get_trial(
+            storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        )
+
+    def fail_strays(self) -> bool:
+        """FAIL what is RUNNING in no slot: its worker died between making the trial and noting it.
+
+        Returns:
+            Whether there may be some left: a trial has to be met twice, a second apart, to be taken for one.
+        """
+        held = self._slots.trials_in_progress()
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in held and trial.number in self._seen_strays:
+                self._fail(trial, DIED)
+        self._seen_strays = {
+            trial.number
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if trial.number not in held
+        }
+        return bool(self._seen_strays)
+
+    def _fail(self, trial: optuna.trial.FrozenTrial, reason: str) -> None:
+        try:
+            self._study._storage.set_trial_user_attr(trial._trial_id, "ended", reason)
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            self._log.info("trial ended by its own worker after all", trial=trial.number)
+
+
+def with_attempts(reason: str, attempts: int) -> str:
+    """The reason of a failure, with what follows from the number of failures without progress before it."""
+    if attempts >= MAX_ATTEMPTS:
+        return f"{reason}; given up after {attempts} attempts that got no further"
+    return reason

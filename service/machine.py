@@ -1,0 +1,64 @@
+"""What this machine, or this container, has for workers: GPUs and cores, and how they are shared out."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.settings import Settings
+
+CORES_PER_WORKER = 2
+"""Where there is no GPU. The models are small: two threads train one at a good part of the speed of sixteen."""
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one worker process works on."""
+
+    gpu: str | None
+    """Its one entry of CUDA_VISIBLE_DEVICES; None leaves the choice to HPTUNE_DEVICE."""
+    threads: int
+
+
+def places(settings: Settings, *, workers: int | None = None) -> list[Place]:
+    """A place for every worker: `workers` of them, or as many as suit the machine.
+
+    Unless told otherwise that is `HPTUNE_WORKERS_PER_GPU` on every GPU seen, or else one for every two cores.
+    """
+    gpus = visible_gpus(settings.device)
+    count = workers or (len(gpus) * settings.workers_per_gpu if gpus else max(1, cores() // CORES_PER_WORKER))
+    threads = max(1, cores() // count)
+    return [Place(gpus[index % len(gpus)] if gpus else None, threads) for index in range(count)]
+
+
+def visible_gpus(device: str, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The GPUs that processes started here may be pinned to, as entries of CUDA_VISIBLE_DEVICES.
+
+    Args:
+        device: as in HPTUNE_DEVICE; none are shared out where it names the CPU or one GPU.
+        environment: has CUDA_VISIBLE_DEVICES, or not.
+    """
+    if device not in ("auto", "cuda"):
+        return []
+    # without a driver's device nodes there is nothing to ask, which would take seconds
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+        return []
+    # in a process of its own: a supervisor keeps no CUDA context and no torch in memory
+    count = "import torch; print(torch.cuda.device_count())"
+    asked = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=False)
+    found = int(asked.stdout) if asked.stdout.strip().isdigit() else 0
+    named = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or [str(index) for index in range(found)])[:found]
+
+
+def cores() -> int:
+    """CPU cores that this process may use, a container's quota taken into account."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CPU_QUOTA.read_text().split()
+        return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return allowed

@@ -1,0 +1,22 @@
+"""How numbers, durations and parameters are written for people."""
+
+from typing import Any
+
+
+def shown_params(params: dict[str, Any]) -> str:
+    """Parameters as `lr 0.0012, batch_size 64`: the last part of each key."""
+    return ", ".join(f"{key.split('.')[-1]} {shown_number(value)}" for key, value in params.items()) or "–"
+
+
+def shown_number(value: Any) -> str:
+    """A parameter's value with four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def shown_seconds(seconds: float) -> str:
+    """A duration as `45 s`, `3 min 20 s` or `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"

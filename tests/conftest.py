@@ -1,0 +1,229 @@
+"""A study so small that a trial takes half a second, and what runs it."""
+
+import contextlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import structlog
+from optuna.trial import FrozenTrial
+
+from service.create import create
+from service.settings import Settings
+from service.slots import Slots
+from service.storage import load_study, open_storage
+from service.worker import Worker
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = (
+    "a", "the", "old", "new", "red", "cat", "dog", "tree", "runs", "sees", "finds", "small", "green", "house",
+    "river", "stone", "bird", "code", "in", "on",
+)  # fmt: skip
+SPACE = """\
+space:
+  optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+sampler: {name: random}
+"""
+
+
+@dataclass(frozen=True)
+class TinyStudy:
+    """A study file, a corpus and a place of their own in one folder."""
+
+    folder: Path
+    settings: Settings
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "tiny" / "study.yaml"
+
+    def write(self, body: str = SPACE, *, source: str = "file", **fixed: Any) -> None:
+        keys = {
+            "data.source": source,
+            "data.num_documents": 1000,
+            "data.held_out_documents": 200,
+            "tokenizer.vocab_size": 300,
+            "model.n_layer": 1,
+            "model.n_head": 1,
+            "model.d_model": 16,
+            "model.block_size": 16,
+            "evaluation.block_size": 16,
+            "training.epochs": "null",
+            "training.tokens": 9_000,
+            "training.batch_size": 8,
+            "training.rungs": 3,
+        } | fixed
+        if source == "file":
+            keys["data.path"] = self.folder / "corpus.txt"
+        lines = "".join(f"  {key}: {value}\n" for key, value in keys.items() if value is not None)
+        self.file.parent.mkdir(exist_ok=True)
+        self.file.write_text(f"question: Does it work?\nfixed:\n{lines}{body}")
+
+    def write_corpus(self, *, seed: int = 0) -> None:
+        (self.folder / "corpus.txt").write_text("".join(f"{text}\n" for text in sentences(seed)))
+
+    def create(self, more: int | None = None, **arguments: Any) -> None:
+        create(self.settings, str(self.file), **{"overrides": {}, "more": more, "say": print} | arguments)
+
+    def worker(self) -> Worker:
+        log = structlog.get_logger()
+        return Worker(self.settings, "tiny", owner=uuid.uuid4().hex, threads=1, parent=None, log=log)
+
+    def trials(self) -> list[FrozenTrial]:
+        storage = open_storage(self.settings)
+        try:
+            return load_study(storage, "tiny", self.settings)[0].get_trials()
+        finally:
+            storage.engine.dispose()
+
+    def slots(self) -> dict[str, int]:
+        storage = open_storage(self.settings)
+        try:
+            study = load_study(storage, "tiny", self.settings)[0]
+            return Slots(storage.engine, study._study_id, owner="test", lease_seconds=60).counts()
+        finally:
+            storage.engine.dispose()
+
+    def command(self, *arguments: str) -> dict[str, Any]:
+        """What subprocess needs to run a verb on this study."""
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "HPTUNE_STORAGE_URL": self.settings.storage_url,
+            "HPTUNE_ARTIFACTS": self.settings.artifacts,
+            "HPTUNE_CACHE": str(self.settings.cache),
+            "HPTUNE_DEVICE": "cpu",
+            "HPTUNE_LEASE_SECONDS": str(self.settings.lease_seconds),
+            "HPTUNE_PATIENCE_SECONDS": str(self.settings.patience_seconds),
+        }
+        return {"args": [sys.executable, "-m", "service", *arguments], "env": environment, "text": True}
+
+
+@dataclass
+class PostgreSQL:
+    """A private cluster, run by the system's `postgres` account where the tests are root."""
+
+    programs: Path
+    folder: Path
+    port: int
+    databases: int = 0
+
+    def initialise(self) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "postgres")
+        self._run("initdb", "-D", self.data, "-U", "hptune", "--auth=trust", "--no-sync")
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        options += " -c max_connections=400"
+        log = str(self.folder / "log")
+        self._run("pg_ctl", "-D", self.data, "-o", options, "-l", log, "-w", "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        self._run("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop")
+
+    def signal(self, number: int) -> None:
+        """To every process of the server."""
+        postmaster = int((Path(self.data) / "postmaster.pid").read_text().splitlines()[0])
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        for pid in (postmaster, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        self.databases += 1
+        name = f"test_{os.getpid()}_{self.databases}"
+        with psycopg.connect(self._url("postgres", "postgresql"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self._url(name, "postgresql+psycopg")
+
+    @property
+    def data(self) -> str:
+        return str(self.folder / "data")
+
+    def _url(self, database: str, scheme: str) -> str:
+        return f"{scheme}://hptune@127.0.0.1:{self.port}/{database}"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        account: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+        with (self.folder / "output").open("a") as output:
+            subprocess.run(
+                [self.programs / program, *arguments],
+                check=True, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, **account,
+            )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def sentences(seed: int) -> list[str]:
+    generator = random.Random(seed)
+    drawn = (" ".join(generator.choices(WORDS, k=6)) for _ in range(1500))
+    return list(dict.fromkeys(drawn))
+
+
+def tiny_study(folder: Path) -> TinyStudy:
+    places = Settings(
+        storage_url=f"sqlite:///{folder / 'study.db'}",
+        artifacts=str(folder / "artifacts"),
+        cache=folder / "cache",
+        device="cpu",
+        lease_seconds=1.0,
+    )
+    study = TinyStudy(folder, places)
+    study.write_corpus()
+    study.write()
+    return study
+
+
+@pytest.fixture
+def tiny(tmp_path) -> TinyStudy:
+    return tiny_study(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A server of the tests' own, without a password, on a free port."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if not found:
+        pytest.skip("no PostgreSQL server is installed (Debian: apt install postgresql)")
+    # not among pytest's own folders, which are closed to the account that runs the server
+    with tempfile.TemporaryDirectory(prefix="hptune-postgresql-") as folder:
+        server = PostgreSQL(found[-1].parent, Path(folder), free_port())
+        server.initialise()
+        server.start()
+        yield server
+        server.stop("immediate")
+
+
+@pytest.fixture
+def tiny_on_postgresql(tmp_path, postgresql) -> TinyStudy:
+    """A tiny study in a database of its own."""
+    study = tiny_study(tmp_path)
+    return replace(study, settings=replace(study.settings, storage_url=postgresql.new_database()))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> TinyStudy:
+    """A study with three complete trials; its tests do not change its trials."""
+    study = tiny_study(tmp_path_factory.mktemp("finished"))
+    study.write(SPACE + "keep_checkpoints: 2\n")
+    study.create(3)
+    study.worker().work()
+    return study

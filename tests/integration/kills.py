@@ -1,0 +1,54 @@
+"""Kills worker processes at random instants, on and on, and lets a last one finish the study.
+
+A script, so that a process which has imported everything once can fork one worker after the other.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+from service.settings import Settings
+from service.slots import Slots
+from service.storage import load_study, open_storage
+from tests.fast_run import fork_worker, train_fast
+
+
+def main(study: str, kills: int, lanes: int, longest: float) -> None:
+    train_fast()
+    settings = Settings.from_environment()
+    generator = random.Random(0)
+    running: list[tuple[float, int, str]] = []
+    killed = 0
+    while killed < kills:
+        while len(running) < lanes:
+            owner = f"{killed}-{len(running)}-{os.urandom(4).hex()}"
+            child = fork_worker(settings, study, owner)
+            running.append((time.monotonic() + generator.uniform(0, longest), child, owner))
+        due, child, owner = running.pop(running.index(min(running)))
+        time.sleep(max(0.0, due - time.monotonic()))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            if os.waitstatus_to_exitcode(status):
+                sys.exit(f"a worker failed: {status}")
+            break  # the study's trials are used up
+        killed += 1
+        if generator.random() < 0.5:  # as a supervisor does; the others' leases run out
+            storage = open_storage(settings)
+            found, _ = load_study(storage, study, settings)
+            slots = Slots(storage.engine, found._study_id, owner="driver", lease_seconds=1)
+            slots.release(owner, lost="its worker was killed")
+            storage.engine.dispose()
+    for _, child, _ in running:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    last = fork_worker(settings, study, "last")
+    _, status = os.waitpid(last, 0)
+    print(json.dumps({"killed": killed, "status": os.waitstatus_to_exitcode(status)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

@@ -1,0 +1,53 @@
+"""Workers killed at hundreds of random instants lose nothing and add nothing."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from tests.fast_run import STEPS_PER_RUNG, chain, loss
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+DRIVER = Path(__file__).with_name("kills.py")
+SPACE = """\
+space:
+  optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+sampler: {name: random}
+baseline: false
+"""
+
+
+def test_hundreds_of_kills_on_postgresql_lose_nothing(tiny_on_postgresql):
+    trials, kills = 60, 300
+    tiny_on_postgresql.write(SPACE)
+    tiny_on_postgresql.create(trials)
+    command = tiny_on_postgresql.command()
+    command["args"] = [sys.executable, str(DRIVER), "tiny", str(kills), "2", "0.9"]
+    done = subprocess.run(**command, stdout=subprocess.PIPE, check=True, timeout=400)
+    report = json.loads(done.stdout)
+    print(report)
+    assert report["status"] == 0
+    assert report["killed"] >= 100  # fewer where the study was finished first
+
+    assert tiny_on_postgresql.slots() == {"open": 0, "leased": 0, "held": 0, "closed": trials}
+    everything = tiny_on_postgresql.trials()
+    by_state = Counter(trial.state for trial in everything)
+    assert by_state[TrialState.COMPLETE] == trials
+    assert set(by_state) == {TrialState.COMPLETE, TrialState.FAIL}
+    complete = [trial for trial in everything if trial.state == TrialState.COMPLETE]
+    assert len({trial.params["optimizer.lr"] for trial in complete}) == trials
+
+    resumed = 0
+    for trial in complete:
+        assert trial.value == loss(chain(trial.params["optimizer.lr"], 3 * STEPS_PER_RUNG))
+        resumed += "goes_on_with" in trial.user_attrs
+    assert resumed > 0
+    print(f"{by_state}, {resumed} of {trials} went on where another ended")
+    for trial in everything:
+        if trial.state == TrialState.FAIL:
+            assert "its worker" in trial.user_attrs["ended"]

@@ -1,0 +1,153 @@
+"""Workers on a real PostgreSQL server that restarts, hangs and is cut off under them."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+
+import pytest
+from optuna.trial import TrialState
+
+from service.storage import StorageError, open_storage
+
+pytestmark = pytest.mark.integration
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def finished(study):
+    return [trial for trial in study.trials() if trial.state in FINISHED]
+
+
+def start(study, **pipes):
+    command = study.command("work", "tiny", "--threads", "1", "--json")
+    return subprocess.Popen(**command, stdout=subprocess.PIPE, **pipes)
+
+
+def wait_for(process, event):
+    for line in process.stdout:
+        found = json.loads(line)
+        if found["event"] == event:
+            return found
+    raise AssertionError(f"the worker ended without {event!r}")
+
+
+def test_a_worker_on_postgresql_does_what_one_on_sqlite_does(tiny_on_postgresql, finished_values):
+    tiny_on_postgresql.create(3)
+    tiny_on_postgresql.worker().work()
+    assert [trial.value for trial in tiny_on_postgresql.trials()] == finished_values
+
+
+@pytest.fixture(scope="module")
+def finished_values(request):
+    return [trial.value for trial in request.getfixturevalue("finished").trials()]
+
+
+def test_a_restart_during_training_is_waited_for(tiny_on_postgresql, postgresql, finished_values):
+    tiny_on_postgresql.create(3)
+    with start(tiny_on_postgresql) as worker:
+        wait_for(worker, "rung")
+        postgresql.stop("immediate")
+        waiting = wait_for(worker, "waiting for the storage")
+        postgresql.start()
+        worker.communicate(timeout=60)
+    assert worker.returncode == 0
+    assert waiting["level"] == "warning"
+    assert [trial.value for trial in finished(tiny_on_postgresql)] == finished_values
+    assert {trial.state for trial in tiny_on_postgresql.trials()} <= {TrialState.COMPLETE, TrialState.FAIL}
+
+
+@pytest.mark.slow
+def test_a_server_that_says_nothing_for_half_a_minute_is_waited_for(
+    tiny_on_postgresql, postgresql, finished_values
+):
+    tiny_on_postgresql.create(3)
+    with start(tiny_on_postgresql) as worker:
+        wait_for(worker, "rung")
+        postgresql.signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                worker.wait(timeout=30)
+        finally:
+            postgresql.signal(signal.SIGCONT)
+        worker.communicate(timeout=60)
+    assert worker.returncode == 0
+    assert [trial.value for trial in finished(tiny_on_postgresql)] == finished_values
+
+
+def test_patience_has_an_end_and_what_was_trained_is_gone_on_with(
+    tiny_on_postgresql, postgresql, finished_values
+):
+    impatient = dataclasses.replace(
+        tiny_on_postgresql,
+        settings=dataclasses.replace(tiny_on_postgresql.settings, patience_seconds=2.0),
+    )
+    impatient.create(3)
+    with start(impatient, stderr=subprocess.PIPE) as worker:
+        wait_for(worker, "rung")
+        postgresql.stop("immediate")
+        try:
+            _, error = worker.communicate(timeout=60)
+        finally:
+            postgresql.start()
+    assert worker.returncode == 2
+    assert error.startswith("error: the storage is away (")
+    assert error.count("\n") == 1
+    tiny_on_postgresql.worker().work()
+    assert len(finished(tiny_on_postgresql)) == 3
+    assert finished_values[0] in [trial.value for trial in finished(tiny_on_postgresql)]
+
+
+def test_stopping_does_not_wait_for_a_storage_that_is_away(tiny_on_postgresql, postgresql):
+    tiny_on_postgresql.create(1)
+    with start(tiny_on_postgresql) as worker:
+        wait_for(worker, "rung")
+        postgresql.stop("immediate")
+        try:
+            wait_for(worker, "waiting for the storage")
+            worker.send_signal(signal.SIGTERM)
+            output, _ = worker.communicate(timeout=20)
+        finally:
+            postgresql.start()
+    assert worker.returncode == 0
+    assert "stopped without the storage" in output
+    tiny_on_postgresql.worker().work()
+    assert len(finished(tiny_on_postgresql)) == 1
+
+
+def test_a_server_that_is_not_there_is_one_line_at_the_start(tiny_on_postgresql):
+    away = dataclasses.replace(
+        tiny_on_postgresql.settings, storage_url="postgresql+psycopg://hptune:secret@127.0.0.1:1/none"
+    )
+    with pytest.raises(StorageError) as caught:
+        open_storage(away)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_several_processes_make_one_study(tiny_on_postgresql):
+    commands = [
+        tiny_on_postgresql.command("create", str(tiny_on_postgresql.file), "--trials", "4") for _ in range(3)
+    ]
+    processes = [subprocess.Popen(**command) for command in commands]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    assert tiny_on_postgresql.slots()["open"] == 4
+
+
+def test_a_worker_that_was_cut_off_finds_its_trial_taken_over(tiny_on_postgresql, finished_values):
+    tiny_on_postgresql.create(1)
+    with start(tiny_on_postgresql) as cut_off:
+        wait_for(cut_off, "rung")
+        cut_off.send_signal(signal.SIGSTOP)
+        try:
+            tiny_on_postgresql.worker().work()  # waits for the lease of one second to run out
+        finally:
+            cut_off.send_signal(signal.SIGCONT)
+        output, _ = cut_off.communicate(timeout=60)
+    assert cut_off.returncode == 0
+    assert "trial taken over by another worker" in output
+    former, heir = tiny_on_postgresql.trials()
+    assert (former.state, heir.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert former.user_attrs["ended"] == "its worker died or was cut off"
+    assert len(former.intermediate_values) < 3
+    assert heir.value == finished_values[0]

@@ -1,0 +1,43 @@
+import pytest
+
+from service import machine
+from service.machine import Place, places, visible_gpus
+from service.settings import Settings
+
+
+@pytest.fixture
+def four_cores(monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+
+
+def settings(**values):
+    return Settings(storage_url="sqlite://", artifacts="a", cache="c", **values)
+
+
+def test_one_worker_for_two_cores_unless_a_number_is_given(four_cores):
+    assert places(settings(device="cpu")) == [Place(None, 2), Place(None, 2)]
+    assert places(settings(device="cpu"), workers=1) == [Place(None, 4)]
+    assert places(settings(device="cpu"), workers=8) == [Place(None, 1)] * 8
+
+
+def test_workers_are_pinned_to_gpus_in_turn(four_cores, monkeypatch):
+    monkeypatch.setattr(machine, "visible_gpus", lambda device: ["0", "1"])
+    assert places(settings()) == [Place("0", 2), Place("1", 2)]
+    assert [place.gpu for place in places(settings(workers_per_gpu=2))] == ["0", "1", "0", "1"]
+    assert [place.gpu for place in places(settings(), workers=3)] == ["0", "1", "0"]
+
+
+def test_no_gpu_is_shared_out_where_the_device_is_named(monkeypatch):
+    assert visible_gpus("cpu") == []
+    assert visible_gpus("cuda:1") == []
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("max 100000", 4), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 4), ("nonsense", 4)],
+)
+def test_a_containers_quota_counts(tmp_path, monkeypatch, quota, expected):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(machine, "_CPU_QUOTA", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert machine.cores() == expected

@@ -1,0 +1,97 @@
+"""The worker processes of one machine, as `python -m service workers` runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+LONG = {"training.tokens": 150_000, "training.rungs": 10}
+
+
+@pytest.fixture
+def supervised(tiny):
+    """Two workers of one thread each, both in the middle of a trial."""
+    tiny.write(**LONG)
+    tiny.create(2)
+    command = tiny.command("workers", "tiny", "--workers", "2")
+    with subprocess.Popen(**command, stdout=subprocess.PIPE) as process:
+        at_work = set()
+        while len(at_work) < 2:
+            at_work |= {event["worker"] for event in events(process, "rung") if event["event"] == "rung"}
+        yield process
+        process.kill()
+
+
+def events(process, until):
+    for line in process.stdout:
+        event = json.loads(line)  # every line is JSON, whatever wrote it
+        yield event
+        if event["event"] == until:
+            return
+
+
+def children(process):
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_killed_worker_is_started_again_and_its_trial_gone_on_with(tiny, supervised):
+    os.kill(children(supervised)[0], signal.SIGKILL)
+    rest = list(events(supervised, None))
+    assert all(event["study"] == "tiny" for event in rest)
+    names = [event["event"] for event in rest]
+    assert "worker 0 was killed (signal 9, as when the system is out of memory), starting it again" in names
+    assert "resumed" in names
+    assert supervised.wait(timeout=60) == 0
+    (killed,) = (trial for trial in tiny.trials() if trial.state == TrialState.FAIL)
+    assert killed.user_attrs["ended"] == (
+        "its worker was killed (signal 9, as when the system is out of memory)"
+    )
+    complete = [trial for trial in tiny.trials() if trial.state == TrialState.COMPLETE]
+    assert len(complete) == 2
+    assert killed.number in [trial.user_attrs.get("goes_on_with") for trial in complete]
+
+
+def test_a_signal_reaches_every_worker(tiny, supervised):
+    supervised.send_signal(signal.SIGTERM)
+    rest = [event["event"] for event in events(supervised, None)]
+    assert rest[-1] == "stopped: every trial's state is saved, the same command goes on with them"
+    assert supervised.wait(timeout=60) == 130
+    assert tiny.slots() == {"open": 2, "leased": 0, "held": 0, "closed": 0}
+    assert [trial.user_attrs["ended"] for trial in tiny.trials()] == ["interrupted"] * 2
+
+
+def test_workers_do_not_outlive_their_supervisor(tiny, supervised):
+    workers = children(supervised)
+    assert len(workers) == 2
+    supervised.kill()
+    wait_until(lambda: tiny.slots()["open"] == 2)
+    wait_until(lambda: not any(map(is_running, workers)))
+    assert [trial.user_attrs["ended"] for trial in tiny.trials()] == ["interrupted"] * 2
+
+
+def test_a_study_that_is_not_there_is_one_line(tiny):
+    tiny.create(1)
+    done = subprocess.run(**tiny.command("workers", "nosuch"), capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: study 'nosuch' is not in ")
+    assert done.stderr.count("\n") == 1
