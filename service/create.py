@@ -84,7 +84,8 @@ def create(
         if more is not None:
             slots.more(more, limit=len(given.cells) or None)
         else:
-            slots.total(len(given.cells) or total or given.trials)
+            cells = len(given.cells)
+            slots.total(min(total or cells, cells) if cells else total or given.trials)
     return given.name, given
 
 

@@ -124,6 +124,13 @@ def test_a_design_is_not_run_beyond_its_configurations(tiny):
     assert tiny.slots()["open"] == 3  # the baseline is one
 
 
+@pytest.mark.parametrize(("total", "slots"), [(2, 2), (3, 3), (50, 3), (None, 3)])
+def test_a_total_counts_for_a_design_as_well(tiny, total, slots):
+    tiny.write("design:\n  list:\n    - {optimizer.lr: 2.0e-3}\n    - {optimizer.lr: 3.0e-3}\n")
+    tiny.create(None, total=total)
+    assert tiny.slots()["open"] == slots
+
+
 def test_an_artifact_folder_that_cannot_be_written_is_named(tiny):
     Path(tiny.settings.artifacts).touch()
     with pytest.raises(StoreError, match="artifacts: artifacts cannot be stored there: File exists"):
