@@ -4,6 +4,7 @@
 #   ./hptune.sh 50                          fifty trials of studies/hn
 #   ./hptune.sh 6 --study quickstart        six small ones, offline, in minutes
 #   ./hptune.sh 8 --workers 2 --set data.source=file --set data.path=titles.txt
+#   ./hptune.sh 50 --docker                 the same in containers; needs Docker and nothing else
 #   ./hptune.sh --prepare [--with-tests]    the environment alone
 #
 # Started again, it goes on where it ended. Ctrl-C saves every running trial.
@@ -11,6 +12,10 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$root/.venv
+
+for argument in "$@"; do
+  if [ "$argument" = --docker ]; then exec "$root/docker/run.sh" "$@"; fi
+done
 
 fail() { echo "error: $*" >&2; exit 2; }
 

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Finishes N more trials of a study in containers, with progress: `./hptune.sh N --docker [--study S] [--name NAME]
+# [--workers W] [--set KEY=VALUE]...`. Needs Docker with Compose v2 and nothing else; .env and .env.example say more.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+trials='' name='' settings=()
+study=${HPTUNE_STUDY:-$(sed -n 's/^HPTUNE_STUDY=//p' "$root/.env" 2>/dev/null || true)}
+study=${study:-hn}
+
+fail() { echo "error: $*" >&2; exit 2; }
+
+# A corpus file of the host is mounted; the study knows it by the path it has in the container.
+add_setting() {
+  local key=${1%%=*} file=${1#*=}
+  if [ "$key" = data.path ] && [ -f "$file" ]; then
+    HPTUNE_DATA=$(cd "$(dirname "$file")" && pwd)
+    export HPTUNE_DATA
+    settings+=(--set "data.path=/data/$(basename "$file")")
+  else
+    settings+=(--set "$1")
+  fi
+}
+
+while [ $# -gt 0 ]; do
+  option=${1%%=*} value=${1#*=}
+  case $option in
+    --study | --name | --workers | --set)
+      if [ "$option" = "$1" ]; then
+        [ $# -gt 1 ] || fail "$option: needs a value"
+        value=$2
+        shift
+      fi ;;
+  esac
+  case $option in
+    --docker) ;;
+    --study) study=$value ;;
+    --name) name=$value ;;
+    --workers) export HPTUNE_WORKERS=$value ;;
+    --set) add_setting "$value" ;;
+    '' | *[!0-9]*) fail "$1: not known with --docker, allowed: N, --study, --name, --workers, --set" ;;
+    *) trials=$1 ;;
+  esac
+  shift
+done
+[ -n "$trials" ] || fail "how many trials? ./hptune.sh 50 --docker"
+[[ $study != */* ]] || fail "--study $study: with --docker, a folder's name under studies/"
+docker compose version >/dev/null 2>&1 || fail "Docker with Compose v2 is not installed"
+docker info >/dev/null 2>&1 || fail "the Docker engine does not answer; is it running, and may this user reach it?"
+
+cd "$root"
+export HPTUNE_STUDY=${name:-$study}
+if commit=$(git rev-parse HEAD 2>/dev/null); then
+  [ -z "$(git status --porcelain)" ] || commit+=+changes
+  export HPTUNE_COMMIT=$commit
+fi
+
+at_work() { [ -n "$(docker compose ps --quiet --status running --status restarting workers)" ]; }
+
+if at_work; then
+  busy_with=$(docker inspect --format '{{index .Config.Cmd 1}}' "$(docker compose ps --quiet workers | head -1)")
+  [ "$busy_with" = "$HPTUNE_STUDY" ] ||
+    fail "workers are at work on study $busy_with; let them end, or: docker compose stop workers"
+fi
+docker compose build workers
+docker compose run --rm create "$study" --trials "+$trials" ${name:+--name "$name"} "${settings[@]}"
+docker compose up --detach --no-deps workers
+
+watcher=hptune-watch-$$
+leave() {
+  trap - INT TERM
+  echo 'stopping the workers; each saves its trial'
+  docker kill "$watcher" >/dev/null 2>&1 || true
+  docker compose stop workers
+  echo "stopped: every trial's state is saved, the same command goes on with them"
+  exit 130
+}
+watch_progress() {
+  docker compose run --rm --no-deps --name "$watcher" "$@" status "$HPTUNE_STUDY" --watch
+}
+trap leave INT TERM
+# without workers the trials are never used up: the table ends after them
+(
+  trap - INT TERM
+  while at_work; do sleep 1; done
+  sleep 5 # the table of a study that is used up ends by itself
+  docker kill --signal INT "$watcher"
+) >/dev/null 2>&1 &
+after_workers=$! shown=''
+while at_work; do
+  status=0
+  if [ -t 0 ] && [ -t 1 ]; then
+    watch_progress || status=$?
+    # Ctrl-C goes to the container alone, and shows in its status
+    if [ "$status" -eq 130 ] && at_work; then leave; fi
+  else
+    watch_progress --no-TTY </dev/null &
+    wait $! || status=$?
+  fi
+  [ "$status" -ne 0 ] || shown=yes
+  sleep 1 # the workers end; or the storage was away, and the next table tells
+done
+kill "$after_workers" 2>/dev/null || true
+trap - INT TERM
+
+[ -n "$shown" ] || docker compose run --rm --no-deps status "$HPTUNE_STUDY"
+for container in $(docker compose ps --all --quiet workers); do
+  if [ "$(docker inspect --format '{{.State.ExitCode}}' "$container")" != 0 ]; then
+    docker logs --tail 20 "$container" >&2
+    fail 'workers failed; the lines above say why, the same command goes on'
+  fi
+done
+cat <<END
+evaluate the best on held-out titles: docker compose run --rm evaluator --study $HPTUNE_STUDY
+see them in a browser:                docker compose up --detach --no-deps dashboard
+                                      docker compose port dashboard 8080
+END

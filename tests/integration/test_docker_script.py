@@ -1,0 +1,68 @@
+"""`./hptune.sh N --docker`, as from a shell."""
+
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+from optuna.trial import TrialState
+
+from tests.integration.conftest import LEARNING_RATES, ROOT, SPACE, wait_for
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+def test_script_finishes_exactly_as_many_more(project):
+    project.write_study(SPACE, **{"training.tokens": 30_000})
+    for more in (2, 1):
+        script = project.start("./hptune.sh", str(more), "--study", "tiny", "--docker")
+        printed, _ = script.communicate(timeout=180)
+        assert script.returncode == 0, printed
+    assert "3 of 3 trials finished" in printed
+    assert "docker compose run --rm evaluator --study tiny" in printed
+    assert [trial.state for trial in project.trials()] == [TrialState.COMPLETE] * 3
+
+
+def test_script_interrupted_hands_back(project, undisturbed):
+    script = project.start("./hptune.sh", str(len(LEARNING_RATES)), "--study", "tiny", "--docker")
+    wait_for(lambda: project.containers("workers") and project.holder(), "a trial in its middle")
+    os.killpg(script.pid, signal.SIGINT)  # as Ctrl-C does
+    printed, _ = script.communicate(timeout=90)
+    assert script.returncode == 130, printed
+    assert not [trial for trial in project.trials() if trial.state == TrialState.RUNNING]
+    project.compose("up", "--no-deps", "workers")
+    project.assert_whole(undisturbed.losses)
+
+
+def test_script_takes_a_corpus_of_the_host(project, tmp_path):
+    project.write_study(SPACE, **{"training.tokens": 30_000, "data.path": None, "data.source": None})
+    corpus = tmp_path / "data" / "corpus.txt"
+    script = project.start(
+        "./hptune.sh",
+        "1",
+        "--study=tiny",
+        "--docker",
+        "--set",
+        "data.source=file",
+        "--set",
+        f"data.path={corpus}",
+    )
+    printed, _ = script.communicate(timeout=180)
+    assert script.returncode == 0, printed
+    assert re.search("1 of 1 trials finished", printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--docker"], "how many trials?"),
+        (["5", "--docker", "--study", "../x"], "a folder's name under studies/"),
+        (["5", "--docker", "--fast"], "--fast: not known with --docker"),
+        (["5", "--docker", "--set"], "--set: needs a value"),
+    ],
+)
+def test_script_refuses_what_it_does_not_know(arguments, message):
+    done = subprocess.run([ROOT / "hptune.sh", *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
