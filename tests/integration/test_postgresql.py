@@ -1,9 +1,14 @@
 """Workers on a real PostgreSQL server that restarts, hangs and is cut off under them."""
 
+import contextlib
 import dataclasses
 import json
 import signal
+import socket
 import subprocess
+import sys
+import threading
+import time
 
 import pytest
 from optuna.trial import TrialState
@@ -151,3 +156,74 @@ def test_a_worker_that_was_cut_off_finds_its_trial_taken_over(tiny_on_postgresql
     assert former.user_attrs["ended"] == "its worker died or was cut off"
     assert len(former.intermediate_values) < 3
     assert heir.value == finished_values[0]
+
+
+class SlowProxy:
+    """Passes bytes on to a server, each piece of an answer after a delay."""
+
+    def __init__(self, port, delay):
+        self._port = port
+        self._delay = delay
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self):
+        self._listener.close()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):  # the listener is closed
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                for source, target, delay in ((client, server, 0), (server, client, self._delay)):
+                    threading.Thread(target=self._pass_on, args=(source, target, delay), daemon=True).start()
+
+    def _pass_on(self, source, target, delay):
+        with source, target, contextlib.suppress(OSError):
+            while piece := source.recv(65536):
+                time.sleep(delay)
+                target.sendall(piece)
+
+
+def test_a_server_that_answers_slowly_costs_time_and_nothing_else(
+    tiny_on_postgresql, postgresql, finished_values
+):
+    tiny_on_postgresql.create(3)
+    proxy = SlowProxy(postgresql.port, delay=0.03)
+    url = tiny_on_postgresql.settings.storage_url.replace(f":{postgresql.port}/", f":{proxy.port}/")
+    slow = dataclasses.replace(
+        tiny_on_postgresql, settings=dataclasses.replace(tiny_on_postgresql.settings, storage_url=url)
+    )
+    try:
+        slow.worker().work()
+    finally:
+        proxy.close()
+    assert [trial.value for trial in tiny_on_postgresql.trials()] == finished_values
+
+
+THIRTY_TWO = """
+import os
+from service.settings import Settings
+from tests.fast_run import fork_worker, train_fast
+train_fast()
+workers = [fork_worker(Settings.from_environment(), "tiny", f"worker {i}") for i in range(32)]
+print([os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) for worker in workers])
+"""
+
+
+@pytest.mark.slow
+def test_thirty_two_workers_finish_exactly_what_was_asked_for(tiny_on_postgresql):
+    tiny_on_postgresql.create(100)
+    patient = dataclasses.replace(
+        tiny_on_postgresql.settings, lease_seconds=60.0
+    )  # two cores for all of them
+    command = dataclasses.replace(tiny_on_postgresql, settings=patient).command() | {
+        "args": [sys.executable, "-c", THIRTY_TWO]
+    }
+    done = subprocess.run(**command, stdout=subprocess.PIPE, check=True, timeout=400)
+    assert json.loads(done.stdout) == [0] * 32
+    trials = tiny_on_postgresql.trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 100
+    assert len({trial.params["optimizer.lr"] for trial in trials}) == 100
+    assert tiny_on_postgresql.slots() == {"open": 0, "leased": 0, "held": 0, "closed": 100}
