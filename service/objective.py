@@ -1,6 +1,7 @@
 """One trial: build the configuration, train, report at every rung, prune or finish, record."""
 
 import contextlib
+import dataclasses
 import json
 import tempfile
 import uuid
@@ -40,6 +41,20 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Custody:
+    """What a trial asks its worker, and lets it know, while it runs."""
+
+    watch: Callable[[TrainingRun], None]
+    """Given the run before it starts, so that a signal or a lost lease can stop it."""
+    check_lease: Callable[[], None]
+    """Called before anything is recorded; raises LeaseLost."""
+    saved: Callable[[], None]
+    """Called when a state has been saved from which the trial can be gone on with."""
+    keeps_weights: Callable[[float], bool]
+    """Whether a finished trial of this loss is good enough for its weights to be stored."""
+
+
+@dataclass(frozen=True)
 class TrialRunner:
     """What all trials of a worker share."""
 
@@ -49,25 +64,13 @@ class TrialRunner:
     device: Device
     log: structlog.stdlib.BoundLogger
 
-    def run(
-        self,
-        trial: optuna.Trial,
-        config: TrainConfig,
-        *,
-        watch: Callable[[TrainingRun], None],
-        check_lease: Callable[[], None],
-        saved: Callable[[], None],
-        keeps_weights: Callable[[float], bool],
-    ) -> Outcome:
+    def run(self, trial: optuna.Trial, config: TrainConfig, custody: Custody) -> Outcome:
         """Train `config` as `trial`, from the newest saved state in its attributes, if there is one.
 
         Args:
             trial: a running trial; its reports, attributes and artifacts are written here, its end is not.
             config: what to train.
-            watch: given the run before it starts, so that a signal or a lost lease can stop it.
-            check_lease: called before anything is recorded; raises LeaseLost.
-            saved: called when a state has been saved from which the trial can be gone on with.
-            keeps_weights: whether a finished trial of this loss is good enough for its weights to be stored.
+            custody: of the trial, as its worker has it.
 
         Raises:
             Interrupted: the run was stopped and its state is saved.
@@ -78,26 +81,18 @@ class TrialRunner:
 
         def remember(run: TrainingRun) -> None:
             runs.append(run)
-            watch(run)
+            custody.watch(run)
 
         display.reset_peak_memory()
         try:
-            return self._train(trial, config, remember, check_lease, saved, keeps_weights)
+            return self._train(trial, config, dataclasses.replace(custody, watch=remember))
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
             raise  # the trial is not this worker's to write to any more, or cannot be
         except Exception as error:
             self._show(trial, runs[0] if runs else None, config, classify(error).reason, with_titles=False)
             raise
 
-    def _train(
-        self,
-        trial: optuna.Trial,
-        config: TrainConfig,
-        watch: Callable[[TrainingRun], None],
-        check_lease: Callable[[], None],
-        saved: Callable[[], None],
-        keeps_weights: Callable[[float], bool],
-    ) -> Outcome:
+    def _train(self, trial: optuna.Trial, config: TrainConfig, custody: Custody) -> Outcome:
         data = TokenizedCorpus.prepare(self.corpus, vocab_size=config.tokenizer.vocab_size, cache=self.cache)
         run = TrainingRun(config, data, device=self.device)
         config = run.config
@@ -110,13 +105,13 @@ class TrialRunner:
         )
         trial.set_user_attr("provenance", facts)
         self._resume(trial, run)
-        watch(run)
+        custody.watch(run)
         rungs = len(config.rungs)
         pruned = False
         for evaluation in run:
-            check_lease()
+            custody.check_lease()
             if self._save_state(trial, run):
-                saved()
+                custody.saved()
             trial.report(evaluation.val_loss, evaluation.rung_tokens)
             self.log.info(
                 "rung",
@@ -130,12 +125,12 @@ class TrialRunner:
             if not run.finished and trial.should_prune():
                 pruned = True
                 break
-        check_lease()
+        custody.check_lease()
         if not run.finished and not pruned:
             self._save_state(trial, run)
             raise Interrupted
         ended = f"pruned at rung {len(run.evaluations)} of {rungs}" if pruned else "complete"
-        with_weights = not pruned and keeps_weights(run.evaluations[-1].val_loss)
+        with_weights = not pruned and custody.keeps_weights(run.evaluations[-1].val_loss)
         self._record(trial, run, ended, facts, with_weights=with_weights)
         self._show(trial, run, config, ended, with_titles=with_weights)
         return Outcome(run.evaluations[-1].val_loss, pruned, ended)

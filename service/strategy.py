@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution
 from pydantic import Field
 
 from model.yaml_tree import Section
+from service.pruner import WarmUpFirstPruner
 from service.search_space import Distribution
 
 
@@ -244,14 +245,9 @@ def build_pruner(section: PrunerConfig, *, rungs: tuple[int, ...]) -> optuna.pru
     match section:
         case NoPrunerConfig():
             return optuna.pruners.NopPruner()
-        case MedianConfig():
-            return optuna.pruners.MedianPruner(
-                n_startup_trials=section.startup_trials,
-                n_warmup_steps=_warmup_tokens(section.warmup_fraction, budget_tokens),
-            )
-        case PercentileConfig():
-            return optuna.pruners.PercentilePruner(
-                section.percentile,
+        case MedianConfig() | PercentileConfig():
+            return WarmUpFirstPruner(
+                section.percentile if isinstance(section, PercentileConfig) else 50.0,
                 n_startup_trials=section.startup_trials,
                 n_warmup_steps=_warmup_tokens(section.warmup_fraction, budget_tokens),
             )

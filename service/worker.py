@@ -190,14 +190,8 @@ class Worker:
         try:
             config = self._lineages.config_for(trial, slot)
             log.info("trial started", params=trial.params, slot=slot.index)
-            outcome = dataclasses.replace(self._runner, log=log).run(
-                trial,
-                config,
-                watch=watch,
-                check_lease=lease.check,
-                saved=saved,
-                keeps_weights=self._is_among_best,
-            )
+            custody = objective.Custody(watch, lease.check, saved, self._is_among_best)
+            outcome = dataclasses.replace(self._runner, log=log).run(trial, config, custody)
             state = TrialState.PRUNED if outcome.pruned else TrialState.COMPLETE
             ended, value = outcome.ended, None if outcome.pruned else outcome.val_loss
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):

@@ -314,3 +314,18 @@ def test_the_first_rung_that_may_be_pruned_is_the_first_at_its_share(count, budg
     # by rung number, where there is nothing to round
     expected = next(i for i in range(1, count + 1) if Fraction(i, count) >= Fraction(fraction))
     assert first == rungs[expected - 1]
+
+
+def test_nothing_is_read_for_a_trial_that_is_warming_up():
+    class Unreadable:
+        def get_trials(self, **_):
+            raise AssertionError("read")
+
+    asked = build_pruner(pruner(name="median", warmup_fraction=0.5), rungs=RUNGS)
+    trial = optuna.trial.create_trial(state=TrialState.RUNNING)
+    assert asked.prune(Unreadable(), trial) is False
+    trial.intermediate_values = {RUNGS[0]: 1.0}
+    assert asked.prune(Unreadable(), trial) is False
+    trial.intermediate_values |= {RUNGS[1]: 1.0}
+    with pytest.raises(AssertionError, match="read"):
+        asked.prune(Unreadable(), trial)
