@@ -141,6 +141,7 @@ def test_configuration_that_exhausts_memory_is_given_up(project):
         "design:\n  list:\n    - {model.d_model: 1536}\n    - {model.d_model: 16}\n    - {model.d_model: 32}\n",
         **{"training.tokens": 30_000, "model.n_layer": 8, "model.d_model": None},
     )
+    project.environment["HPTUNE_TRIALS"] = "3"
     project.override("services: {workers: {mem_limit: 1000m, memswap_limit: 1000m}}\n")
     project.compose("up", "workers", timeout=300)
     assert project.wait_for_workers() == [0]
