@@ -5,9 +5,11 @@ from pathlib import Path
 
 import click
 
-from model import corpus, device, optimizer, yaml_tree
-from model.config import TrainConfig
-from model.errors import Diverged, UserError
+from model import corpus, device, diagnostics, optimizer, yaml_tree
+from model.config import DiagnosticsConfig, TrainConfig
+from model.errors import ConfigError, Diverged, UserError
+from model.files import write_atomically
+from model.sinks import Curves
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
 
@@ -17,7 +19,7 @@ from model.training import TrainingRun
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Change one key of the file.")
 @click.option("--device", "device_name", default="auto", show_default=True)
 @click.option("--cache", default="runs/cache", show_default=True, help="Folder for corpora and token arrays.")
-@click.option("--out", help="Folder for the checkpoint.")
+@click.option("--out", help="Folder for the checkpoint and diagnostics.")
 def main(path: str, pairs: tuple[str, ...], device_name: str, cache: str, out: str | None) -> None:
     """Train once and print an evaluation at every rung."""
     try:
@@ -34,7 +36,9 @@ def train(path: str, pairs: tuple[str, ...], device_name: str, cache: Path, out:
     """Train the run in the file `path`. Raises UserError, and Diverged."""
     document = yaml_tree.read(path).with_overrides(yaml_tree.parse_overrides(pairs))
     config = yaml_tree.validate(document, TrainConfig)
-    documents = corpus.build(config.data, cache=cache)
+    if out is None and config.diagnostics != DiagnosticsConfig():
+        raise ConfigError("diagnostics: given without --out, allowed with it: they are written there")
+    documents = corpus.build(config.data, cache=cache, tokenizer=config.tokenizer.pretrained)
     for note in documents.notes:
         click.echo(note)
     click.echo(f"corpus: {documents.source}, {documents.duplicates:,} duplicates dropped")
@@ -45,17 +49,28 @@ def train(path: str, pairs: tuple[str, ...], device_name: str, cache: Path, out:
     )
     for line in optimizer.describe_groups(run.optimizers):
         click.echo(line)
-    for evaluation in run:
-        click.echo(
-            f"tokens {evaluation.tokens:>12,}  train_loss {evaluation.train_loss:.4f}  "
-            f"val_loss {evaluation.val_loss:.4f}  bits_per_byte {evaluation.bits_per_byte:.4f}  "
-            f"{evaluation.tokens_per_second:,.0f} tokens/s"
-        )
+    try:
+        follow(run, out)
+    finally:
+        if run.diagnostics and out is not None:
+            write_atomically(out / "diagnostics.jsonl", diagnostics.as_lines(run.diagnostics).encode())
     last = run.evaluations[-1]
     click.echo(f"val_loss_official {last.val_loss_official:.4f} with coverage {last.coverage:.4f}")
     if out is not None:
         run.checkpoint().write(out)
         click.echo(f"written: {out}")
+
+
+def follow(run: TrainingRun, out: Path | None) -> None:
+    """Train, print every evaluation, and draw the curves that are asked for. Raises UserError, and Diverged."""
+    with Curves(run, out or Path(), group="", name="curves", warn=click.echo) as curves:
+        for evaluation in run:
+            click.echo(
+                f"tokens {evaluation.tokens:>12,}  train_loss {evaluation.train_loss:.4f}  "
+                f"val_loss {evaluation.val_loss:.4f}  bits_per_byte {evaluation.bits_per_byte:.4f}  "
+                f"{evaluation.tokens_per_second:,.0f} tokens/s"
+            )
+            curves.write()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the weights are of another shape than the configuration says.
         """
-        model = GPT(self.config, seed=0)
+        model = GPT(self.config, seed=0, eos_id=self.tokenizer.eos_id)
         load_weights(model, self.weights, "checkpoint")
         return model.eval()
 

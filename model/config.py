@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from model.architecture import ModelConfig
+from model.counts import module_counts
 from model.yaml_tree import Section
 
 
@@ -16,13 +18,17 @@ class HubConfig(Section):
     """A dataset on the Hugging Face hub."""
 
     id: str = "julien040/hacker-news-posts"
-    """Repository of the dataset."""
+    """Repository of the dataset, or a local folder of data files."""
+    subset: str | None = None
+    """One of the datasets in that repository (the library's `name`), such as wikitext-2-v1."""
     revision: str | None = None
     """Commit, tag or branch; null is the newest, and the commit it came to is stored with the study."""
     split: str = "train"
     """Split of that dataset which holds the documents."""
     column: str = "title"
     """Column with the text."""
+    first_rows: int | None = Field(None, ge=10)
+    """Only so many rows from the beginning of the split, without fetching the rest; null is all of them."""
 
 
 class DataConfig(Section):
@@ -52,30 +58,15 @@ class DataConfig(Section):
 
 
 class TokenizerConfig(Section):
-    """Byte-level BPE, trained on the train split alone."""
+    """Byte-level BPE, trained on the train split alone unless `pretrained` names one."""
 
     vocab_size: int = Field(4_000, ge=257, le=65_536)
-    """Entries with the 256 bytes and `<eos>`. At most 65,536, so that a token fits two bytes."""
+    """Entries with the 256 bytes and `<eos>`, rows of the embedding. At most 65,536: two bytes a token.
 
-
-class ModelConfig(Section):
-    """Shape of the GPT."""
-
-    n_layer: int = Field(4, ge=1)
-    n_head: int = Field(3, ge=1)
-    d_model: int = Field(192, ge=1)
-    block_size: int = Field(64, ge=2)
-    """Tokens of context in training; also the number of learned positions."""
-    dropout: float = Field(0.05, ge=0, lt=1)
-    """On embeddings, attention weights, attention output and MLP output."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> "ModelConfig":
-        if self.d_model % self.n_head:
-            raise ValueError(
-                f"d_model must be divisible by n_head, given d_model {self.d_model} and n_head {self.n_head}"
-            )
-        return self
+    Of a tokenizer trained elsewhere: at least its own entries, the bytes it lacks, and `<eos>`.
+    """
+    pretrained: str | None = None
+    """One trained elsewhere: a repository of the hub that holds a tokenizer.json, or the path of a .json."""
 
 
 class SharpnessConfig(Section):
@@ -91,13 +82,16 @@ class SharpnessConfig(Section):
 class OptimizerConfig(Section):
     """The update rule. `muon` updates the matrices of the blocks with Muon and the rest with AdamW."""
 
-    name: Literal["sgd", "adamw", "muon"] = "adamw"
+    name: Literal["sgd", "adam", "adamw", "muon"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
     auxiliary_lr: float = Field(1e-3, gt=0)
     """Peak learning rate of muon's AdamW part."""
     weight_decay: float = Field(0.1, ge=0)
-    """Decoupled (for sgd: L2), on the matrices of linear layers alone."""
+    """Decoupled; for sgd and adam L2, which is added to the gradient."""
+    weight_decay_on: Literal["matrices", "all", "not_biases"] = "matrices"
+    """The matrices of linear layers, every parameter, or all but the biases of linear layers and norms (what
+    seed 004's filter by names came to). With muon the matrices alone decay."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     momentum: float = Field(0.95, ge=0, lt=1)
@@ -142,7 +136,9 @@ class TrainingConfig(Section):
     epochs: float | None = Field(None, gt=0)
     """Budget in passes over the train split, turned into tokens once, when run or study begins."""
     tokens: int | None = Field(None, ge=1)
-    """Budget in training tokens. Either this or `epochs`."""
+    """Budget in training tokens."""
+    steps: int | None = Field(None, ge=1)
+    """Budget in updates: steps x batch_size x `model.block_size` tokens. One of the three, the others null."""
     batch_size: int = Field(64, ge=1)
     """Windows of `model.block_size` tokens behind one update."""
     micro_batch_size: int | None = Field(None, ge=1)
@@ -155,9 +151,10 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainingConfig":
-        if (self.epochs is None) == (self.tokens is None):
+        if [self.epochs, self.tokens, self.steps].count(None) != 2:
             raise ValueError(
-                f"needs either epochs or tokens, given epochs {self.epochs} and tokens {self.tokens}"
+                f"needs one of epochs, tokens and steps, the others null, given epochs {self.epochs}, "
+                f"tokens {self.tokens} and steps {self.steps}"
             )
         return self
 
@@ -167,6 +164,24 @@ class EvaluationConfig(Section):
 
     block_size: int = Field(64, ge=2)
     batch_size: int = Field(64, ge=1)
+
+
+class DiagnosticsConfig(Section):
+    """What is measured beside the losses (`model/diagnostics.py`), and who is told. Training stays as it is."""
+
+    every: int = Field(0, ge=0)
+    """Steps between two measured steps; 0 measures none. 50 costs less than 3 % of the time."""
+    evaluation: bool = False
+    """Accuracy, calibration and loss by position at every rung."""
+    tensorboard: bool = False
+    """Write the curves for TensorBoard as well."""
+    wandb: Literal["offline", "online"] | None = None
+    """Write the curves for Weights & Biases as well; `offline` only to files, for `wandb sync`."""
+
+    @property
+    def measures(self) -> bool:
+        """Anything is measured."""
+        return self.every > 0 or self.evaluation
 
 
 class TrainConfig(Section):
@@ -181,6 +196,7 @@ class TrainConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig(epochs=7)
     evaluation: EvaluationConfig = EvaluationConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "TrainConfig":
@@ -203,11 +219,8 @@ class TrainConfig(Section):
 
     @property
     def parameter_count(self) -> int:
-        """Trainable parameters, the tied output head counted once."""
-        d = self.model.d_model
-        block = 12 * d * d + 13 * d  # qkv, projection, MLP of 4d with their biases, two LayerNorms
-        embeddings = (self.tokenizer.vocab_size + self.model.block_size) * d
-        return embeddings + self.model.n_layer * block + 2 * d
+        """Trainable parameters, a tied output head counted once."""
+        return sum(count.parameters for count in module_counts(self))
 
     @property
     def budget_tokens(self) -> int:
@@ -231,15 +244,17 @@ class TrainConfig(Section):
         return min(self.total_steps, ceil(rung_tokens / self.tokens_per_step))
 
     def with_token_budget(self, train_tokens: int) -> "TrainConfig":
-        """The same run with its epochs turned into tokens, for a train split of `train_tokens` tokens."""
+        """The same run with its budget in tokens, for a train split of `train_tokens` tokens."""
         if self.training.tokens is not None:
             return self
+        if self.training.steps is not None:
+            return self.with_tokens(self.training.steps * self.tokens_per_step)
         assert self.training.epochs is not None
         return self.with_tokens(max(1, round(self.training.epochs * train_tokens)))
 
     def with_tokens(self, tokens: int) -> "TrainConfig":
         """The same run with a budget of `tokens` training tokens."""
-        training = self.training.model_copy(update={"epochs": None, "tokens": tokens})
+        training = self.training.model_copy(update={"epochs": None, "tokens": tokens, "steps": None})
         return self.model_copy(update={"training": training})
 
     def settings_without_effect(self) -> set[str]:
@@ -247,11 +262,16 @@ class TrainConfig(Section):
         keys: set[str] = set()
         if self.optimizer.sharpness.method == "none":
             keys |= {"optimizer.sharpness.rho", "optimizer.sharpness.same_dropout"}
-        if self.model.dropout == 0:
+        model = self.model
+        if not (model.dropout or model.dropout_of_embeddings or model.dropout_of_attention):
             keys |= {"optimizer.sharpness.same_dropout"}
+        if model.positions != "rope":
+            keys |= {"model.rope_base"}
+        if self.optimizer.name == "muon" or self.optimizer.weight_decay == 0:
+            keys |= {"optimizer.weight_decay_on"}
         if self.optimizer.name == "sgd":
             keys |= {"optimizer.betas", "optimizer.eps"}
-        if self.optimizer.name == "adamw":
+        if self.optimizer.name in ("adam", "adamw"):
             keys |= {"optimizer.momentum"}
         if self.optimizer.name != "muon":
             keys |= {"optimizer.auxiliary_lr"}

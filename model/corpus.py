@@ -16,7 +16,7 @@ from typing import Literal, assert_never
 import numpy as np
 import pydantic
 
-from model import docstrings
+from model import docstrings, pretrained
 from model.config import DataConfig
 from model.documents import HubUnreachableError, read_file, read_hub
 from model.errors import CorpusError
@@ -45,10 +45,15 @@ class Corpus:
     """Documents dropped because an earlier one was the same."""
     notes: tuple[str, ...] = ()
     """Plain sentences for the user: what is otherwise than was asked for."""
+    tokenizer: str | None = None
+    """One trained elsewhere, in the tokenizers library's JSON: it travels with the documents to every worker."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the documents in order and of where splits begin; not of `source` and notes."""
+        """SHA-256 (hex) of the documents in order, of where splits begin and of a tokenizer that came along.
+
+        Not of `source` and notes.
+        """
         digest = hashlib.sha256()
         for split in (self.train, self.validation, self.held_out):
             digest.update(f"{len(split)}\n".encode())
@@ -56,6 +61,8 @@ class Corpus:
                 content = document.encode()
                 # Lengths first, so that no two different corpora give the same bytes.
                 digest.update(f"{len(content)}\n".encode() + content)
+        if self.tokenizer is not None:
+            digest.update(b"tokenizer\n" + self.tokenizer.encode())
         return digest.hexdigest()
 
 
@@ -69,7 +76,7 @@ class _CorpusFile(pydantic.BaseModel):
     corpus: Corpus
 
 
-def build(data: DataConfig, *, cache: Path) -> Corpus:
+def build(data: DataConfig, *, cache: Path, tokenizer: str | None = None) -> Corpus:
     """The corpus that `data` describes.
 
     Documents are stripped, empty ones dropped, then all but the first of equal ones. What is left is shuffled
@@ -79,10 +86,12 @@ def build(data: DataConfig, *, cache: Path) -> Corpus:
     Args:
         data: The `data` section.
         cache: Folder for what takes long to gather.
+        tokenizer: `tokenizer.pretrained`: what is to be fetched with the documents.
 
     Raises:
-        CorpusError: the source cannot be read, or has fewer than 10 distinct documents.
+        CorpusError: the source or the tokenizer cannot be read, or there are fewer than 10 distinct documents.
     """
+    fetched = None if tokenizer is None else pretrained.fetch(tokenizer)
     notes: list[str] = []
     documents, resolved_source, source = _gather(data, cache, notes)
     cleaned = [stripped for document in documents if (stripped := document.strip())]
@@ -103,6 +112,7 @@ def build(data: DataConfig, *, cache: Path) -> Corpus:
         resolved_source=resolved_source,
         duplicates=len(cleaned) - len(distinct),
         notes=tuple(notes),
+        tokenizer=fetched,
     )
 
 

@@ -59,7 +59,9 @@ def read_hub(hub: HubConfig, *, timeout_seconds: float = 5.0) -> tuple[list[str]
     """The documents of a dataset, and one line saying which commit they are.
 
     `hub.id` may also be a local folder of data files, such as a clone of a dataset. With `HF_HUB_OFFLINE`
-    set, what an earlier run left in the library's own cache is used.
+    set, what an earlier run left in the library's own cache is used. With `hub.first_rows` the split is read
+    as a stream that ends there: the beginning of a revision is the same for ever, which a shuffle of the
+    library's own would not promise across its versions, and `model.corpus` shuffles what was read.
 
     Args:
         hub: What to fetch.
@@ -68,13 +70,17 @@ def read_hub(hub: HubConfig, *, timeout_seconds: float = 5.0) -> tuple[list[str]
 
     Raises:
         HubUnreachableError: no answer, or none that the hub gave.
-        CorpusError: the hub has no such dataset, revision, split or column, or does not let us read it.
+        CorpusError: the hub has no such dataset, subset, revision, split or column, or does not let us read it.
     """
     if Path(hub.id).is_dir():
-        return _load_column(hub, hub.revision), f"folder {hub.id}"
+        return _load_column(hub, hub.revision), f"folder {_named(hub)}"
     commit = _resolve_commit(hub, timeout_seconds)
     documents = _load_column(hub, commit or hub.revision)
-    return documents, f"hub {hub.id} at {commit or 'a commit unknown offline'}"
+    return documents, f"hub {_named(hub)} at {commit or 'a commit unknown offline'}"
+
+
+def _named(hub: HubConfig) -> str:
+    return hub.id if hub.subset is None else f"{hub.id} ({hub.subset})"
 
 
 def _resolve_commit(hub: HubConfig, timeout_seconds: float) -> str | None:
@@ -107,16 +113,25 @@ def _resolve_commit(hub: HubConfig, timeout_seconds: float) -> str | None:
 def _load_column(hub: HubConfig, revision: str | None) -> list[str]:
     # Imported here: it takes most of a second, and a run over a prepared corpus never needs it.
     import datasets
+    import pyarrow  # type: ignore[import-untyped]
     from httpx2 import HTTPError
 
-    where = f"dataset {hub.id}, split {hub.split}"
+    where = f"dataset {_named(hub)}, split {hub.split}"
+    streaming = hub.first_rows is not None
     try:
-        dataset = datasets.load_dataset(hub.id, revision=revision, split=hub.split)
+        dataset = datasets.load_dataset(
+            hub.id, name=hub.subset, revision=revision, split=hub.split, streaming=streaming
+        )
+        if streaming:
+            batches = dataset.take(hub.first_rows).with_format("arrow").iter(batch_size=1_000)
+            table = pyarrow.concat_tables(batches)
+        else:
+            table = dataset.data
     except (HTTPError, ConnectionError, TimeoutError) as error:
         raise HubUnreachableError(hub, error) from None
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise CorpusError(f"{where}: cannot be loaded: {_one_line(error)}") from None
-    return _text_of_table(dataset.data, hub.column, where=where, key="data.hub.column")
+    return _text_of_table(table, hub.column, where=where, key="data.hub.column")
 
 
 def _read_lines(path: Path, column: str | None) -> list[str]:
@@ -170,7 +185,7 @@ def _read_jsonl(path: Path, column: str | None) -> list[str]:
 
 
 def _read_parquet(path: Path, column: str | None) -> list[str]:
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:

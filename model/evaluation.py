@@ -8,6 +8,7 @@ Shape suffixes: B batch, T positions.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,6 +50,16 @@ class SplitScore:
     def nats_per_token(self) -> float:
         """Mean loss per token of this tokenizer."""
         return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(`nats_per_token`)."""
+        return _exp(self.nats_per_token)
+
+    @property
+    def perplexity_per_character(self) -> float:
+        """exp(`loss_per_character`)."""
+        return _exp(self.loss_per_character)
 
     @property
     def bits_per_byte(self) -> float:
@@ -100,12 +111,18 @@ class Evaluation:
 
 @torch.inference_mode()
 def score_split(
-    model: GPT, split: EncodedSplit, *, eos_id: int, evaluation: EvaluationConfig, precision: Precision
+    model: GPT,
+    split: EncodedSplit,
+    *,
+    eos_id: int,
+    evaluation: EvaluationConfig,
+    precision: Precision,
+    observe: Callable[[Tensor, Tensor], None] | None = None,
 ) -> SplitScore:
     """The loss of every title of `split`, without dropout.
 
     The split is read as one stream opened by an `<eos>`, in windows of `evaluation.block_size` tokens that do
-    not overlap; the last one is ragged.
+    not overlap; the last one is ragged. Logits and targets (-1: none) of every batch are shown to `observe`.
 
     Raises:
         CorpusError: the split is shorter than one window.
@@ -116,7 +133,7 @@ def score_split(
     for inputs_BT, targets_BT in evaluation_windows(
         split.tokens, eos_id=eos_id, block_size=evaluation.block_size, batch_size=evaluation.batch_size
     ):
-        losses_BT = _losses(model, inputs_BT, targets_BT, precision)
+        losses_BT = _losses(model, inputs_BT, targets_BT, precision, observe)
         nats.append(losses_BT.cpu().numpy().ravel()[targets_BT.ravel() >= 0])
     model.train(was_training)
     token_nats = np.concatenate(nats).astype(np.float64)
@@ -150,8 +167,22 @@ def official_loss(
     return total / float(split.characters.sum()), coverage
 
 
-def _losses(model: GPT, inputs_BT: NDArray[Any], targets_BT: NDArray[Any], precision: Precision) -> Tensor:
+def _losses(
+    model: GPT,
+    inputs_BT: NDArray[Any],
+    targets_BT: NDArray[Any],
+    precision: Precision,
+    observe: Callable[[Tensor, Tensor], None] | None = None,
+) -> Tensor:
     device = model.token_embedding.weight.device
     with precision.autocast():
         logits_BTV = model(torch.from_numpy(inputs_BT).to(device))
-    return cross_entropy(logits_BTV, torch.from_numpy(targets_BT).to(device))
+    targets = torch.from_numpy(targets_BT).to(device)
+    if observe is not None:
+        observe(logits_BTV, targets)
+    return cross_entropy(logits_BTV, targets)
+
+
+def _exp(nats: float) -> float:
+    """exp, with infinity for what a float cannot hold."""
+    return math.exp(nats) if nats < 700 else math.inf

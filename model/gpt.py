@@ -1,117 +1,182 @@
-"""The GPT that is trained: GPT-2's block at a small size.
+"""The GPT that is trained: GPT-2's block at a small size, with the parts of its relatives by choice.
 
-Pre-norm LayerNorm, learned positions, fused query-key-value projection, GELU, dropout, tied output head
-(Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"). Initialised as the seed
-documents did: N(0, 0.02) for every linear layer and embedding, zeros for biases and positions.
+By default pre-norm LayerNorm, learned positions, fused query-key-value projection, GELU, dropout, tied output
+head (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"), initialised as the seed
+documents did: N(0, 0.02) for every linear layer and embedding, zeros for biases and positions. What else there
+is stands in `model/architecture.py`.
 
-Shape suffixes: B batch, T positions, D d_model, H heads, K d_model / heads, V vocabulary.
+Shape suffixes: B batch, T positions, D d_model, F width of the MLP, K d_model / heads, V vocabulary.
 """
 
-from collections.abc import Sequence
-from typing import cast
+import math
+from collections.abc import Callable, Sequence
+from typing import assert_never, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.architecture import ModelConfig
+from model.attention import Attention, document_mask, rotary_table, sinusoidal_table
 from model.config import TrainConfig
 
-
-class Attention(nn.Module):
-    """Causal self-attention with all heads in one projection."""
-
-    def __init__(self, d_model: int, n_head: int, dropout: float) -> None:
-        super().__init__()
-        self.n_head = n_head
-        self.dropout = dropout
-        self.query_key_value = nn.Linear(d_model, 3 * d_model)
-        self.projection = nn.Linear(d_model, d_model)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """The mixture of values for every position, shape (B, T, D)."""
-        B, T, D = x_BTD.shape
-        qkv = self.query_key_value(x_BTD).view(B, T, 3, self.n_head, D // self.n_head)
-        q_BHTK, k_BHTK, v_BHTK = qkv.permute(2, 0, 3, 1, 4)
-        y_BHTK = F.scaled_dot_product_attention(
-            q_BHTK, k_BHTK, v_BHTK, is_causal=True, dropout_p=self.dropout if self.training else 0.0
-        )
-        y_BTD = y_BHTK.transpose(1, 2).reshape(B, T, D)
-        return F.dropout(self.projection(y_BTD), self.dropout, self.training)
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU of four times the width between them."""
+    """Two linear layers with an activation between them; for SwiGLU the first is gated by a third."""
 
-    def __init__(self, d_model: int, dropout: float) -> None:
+    def __init__(self, shape: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(d_model, 4 * d_model)
-        self.down = nn.Linear(4 * d_model, d_model)
-        self.dropout = dropout
+        self.activation = shape.activation
+        self.up = nn.Linear(shape.d_model, shape.ff_width, bias=shape.bias)
+        if shape.activation == "swiglu":
+            self.gate = nn.Linear(shape.d_model, shape.ff_width, bias=shape.bias)
+        self.down = nn.Linear(shape.ff_width, shape.d_model, bias=shape.bias)
+        self.dropout = shape.dropout
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """The update of every position on its own, shape (B, T, D)."""
-        return F.dropout(self.down(F.gelu(self.up(x_BTD))), self.dropout, self.training)
+        if self.activation == "swiglu":
+            x_BTF = F.silu(self.gate(x_BTD)) * self.up(x_BTD)
+        else:
+            x_BTF = _ACTIVATIONS[self.activation](self.up(x_BTD))
+        return F.dropout(self.down(x_BTF), self.dropout, self.training)
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to the residual stream after a LayerNorm of its input."""
+    """Attention and MLP, each added to the residual stream, which is normalised before or behind them."""
 
-    def __init__(self, d_model: int, n_head: int, dropout: float) -> None:
+    def __init__(self, shape: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(d_model)
-        self.attention = Attention(d_model, n_head, dropout)
-        self.mlp_norm = nn.LayerNorm(d_model)
-        self.mlp = MLP(d_model, dropout)
+        self.pre_norm = shape.norm_position == "pre"
+        self.attention_norm = _norm(shape)
+        self.attention = Attention(shape)
+        self.mlp_norm = _norm(shape)
+        self.mlp = MLP(shape)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """The residual stream after this block, shape (B, T, D)."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD))
-        return cast(Tensor, x_BTD + self.mlp(self.mlp_norm(x_BTD)))
+    def forward(
+        self, x_BTD: Tensor, mask_B1TT: Tensor | None = None, rotation_2TK: Tensor | None = None
+    ) -> Tensor:
+        """The residual stream after this block, shape (B, T, D); mask and rotation as for `Attention`."""
+        if self.pre_norm:
+            x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), mask_B1TT, rotation_2TK)
+            return cast(Tensor, x_BTD + self.mlp(self.mlp_norm(x_BTD)))
+        x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, mask_B1TT, rotation_2TK))
+        return cast(Tensor, self.mlp_norm(x_BTD + self.mlp(x_BTD)))
+
+
+def _norm(shape: ModelConfig) -> nn.Module:
+    if shape.norm == "rmsnorm":
+        return nn.RMSNorm(shape.d_model)
+    return nn.LayerNorm(shape.d_model, bias=shape.bias)
+
+
+class OutputHead(nn.Linear):
+    """The matrix to the logits where it is not the token embedding; a type of its own, as its role is."""
 
 
 class GPT(nn.Module):
     """A decoder-only language model.
 
     Args:
-        config: shape, vocabulary size and dropout are taken from it.
+        config: section `model` and vocabulary size are taken from it.
         seed: of the initial weights; no other random state is read or changed.
+        eos_id: the token that opens a title; needed where attention is kept inside titles.
     """
 
-    def __init__(self, config: TrainConfig, *, seed: int) -> None:
+    position_table: Tensor
+
+    def __init__(self, config: TrainConfig, *, seed: int, eos_id: int | None = None) -> None:
         super().__init__()
         shape = config.model
-        self.dropout = shape.dropout
+        assert eos_id is not None or shape.attention == "stream", "document attention needs the id of <eos>"
+        self.shape = shape
         self.block_size = shape.block_size
+        self.eos_id = eos_id
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.token_embedding = nn.Embedding(config.tokenizer.vocab_size, shape.d_model)
-            self.position_embedding = nn.Embedding(shape.block_size, shape.d_model)
-            self.blocks = nn.ModuleList(
-                Block(shape.d_model, shape.n_head, shape.dropout) for _ in range(shape.n_layer)
-            )
-            self.final_norm = nn.LayerNorm(shape.d_model)
+            if shape.positions == "learned":
+                self.position_embedding = nn.Embedding(shape.block_size, shape.d_model)
+            self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layer))
+            self.final_norm = _norm(shape) if shape.norm_position == "pre" else nn.Identity()
+            self.head: OutputHead | None = None
+            if not shape.tied:
+                self.head = OutputHead(shape.d_model, config.tokenizer.vocab_size, bias=shape.bias)
             self._initialise()
+        # a buffer moves with the model; it is not saved, since it follows from the configuration
+        if shape.positions == "sinusoidal":
+            table = sinusoidal_table(shape.block_size, d_model=shape.d_model)
+            self.register_buffer("position_table", table, persistent=False)
+        if shape.positions == "rope":
+            width = shape.d_model // shape.n_head
+            table = rotary_table(shape.block_size, width=width, base=shape.rope_base)
+            self.register_buffer("position_table", table, persistent=False)
 
     def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=self.shape.init_std)
             if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.position_embedding.weight)
+                self._initialise_matrix(module.weight, name)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.shape.positions == "learned":
+            nn.init.zeros_(self.position_embedding.weight)
+
+    def _initialise_matrix(self, weight: Tensor, name: str) -> None:
+        std = self.shape.init_std
+        match self.shape.init:
+            case "normal":
+                nn.init.normal_(weight, std=std)
+            case "scaled":
+                # Radford et al. 2019, section 2.3: the residual stream is the sum of 2 n_layer of these
+                adds = name.endswith((".projection", ".down"))
+                nn.init.normal_(weight, std=std / math.sqrt(2 * self.shape.n_layer) if adds else std)
+            case "he":
+                nn.init.kaiming_normal_(weight, nonlinearity="relu")
+            case "xavier":
+                # fused for speed alone: as one matrix, its fan-out of 3 D would shrink all three
+                for part in weight.chunk(3) if name.endswith(".query_key_value") else (weight,):
+                    nn.init.xavier_uniform_(part)
+            case _:
+                assert_never(self.shape.init)
 
     def hidden(self, tokens_BT: Tensor) -> Tensor:
-        """The normalised residual stream before the output head, shape (B, T, D)."""
-        positions_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        x_BTD = self.token_embedding(tokens_BT) + self.position_embedding(positions_T)
-        x_BTD = F.dropout(x_BTD, self.dropout, self.training)
+        """The residual stream that the output head reads, normalised, shape (B, T, D)."""
+        length = tokens_BT.shape[1]
+        x_BTD = self.token_embedding(tokens_BT)
+        if self.shape.embedding_scale == "sqrt_d_model":
+            x_BTD = x_BTD * math.sqrt(self.shape.d_model)
+        mask_B1TT = rotation_2TK = None
+        match self.shape.positions:
+            case "learned":
+                x_BTD = x_BTD + self.position_embedding(torch.arange(length, device=tokens_BT.device))
+            case "sinusoidal":
+                x_BTD = x_BTD + self.position_table[:length]
+            case "rope":
+                rotation_2TK = self.position_table[:, :length]
+            case "none":
+                pass
+            case _:
+                assert_never(self.shape.positions)
+        if self.shape.attention == "document":
+            assert self.eos_id is not None
+            mask_B1TT = document_mask(tokens_BT, eos_id=self.eos_id)
+        x_BTD = F.dropout(x_BTD, self.shape.dropout_of_embeddings, self.training)
         for block in self.blocks:
-            x_BTD = block(x_BTD)
+            x_BTD = block(x_BTD, mask_B1TT, rotation_2TK)
         return cast(Tensor, self.final_norm(x_BTD))
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits of the next token at every position, shape (B, T, V). T is at most `block_size`."""
-        return F.linear(self.hidden(tokens_BT), self.token_embedding.weight)
+        return self._logits(self.hidden(tokens_BT))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        if self.head is None:
+            return F.linear(hidden, self.token_embedding.weight)
+        return cast(Tensor, self.head(hidden))
 
     @torch.no_grad()
     def generate(
@@ -139,7 +204,7 @@ class GPT(nn.Module):
                 break
             contexts = [(prompt + drawn[i])[-self.block_size :] for i in open_ends]
             last_BD = self.hidden(torch.tensor(contexts, device=device))[:, -1]
-            logits_BV = F.linear(last_BD, self.token_embedding.weight[: end + 1]).float().cpu()
+            logits_BV = self._logits(last_BD)[:, : end + 1].float().cpu()
             for i, probabilities_V in zip(
                 tuple(open_ends), F.softmax(logits_BV / temperature, dim=1), strict=True
             ):

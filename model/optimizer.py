@@ -1,10 +1,10 @@
-"""The optimizers: torch's SGD, AdamW and Muon behind one class, with parameter groups by role.
+"""The optimizers: torch's SGD, Adam, AdamW and Muon behind one class, with parameter groups by role.
 
-A role follows from the type of the module that owns a parameter and never from its name. Weight decay is for
-the weights of linear layers alone.
+A role follows from the type of the module that owns a parameter and never from its name. What decays is up to
+the configuration: by default the weights of linear layers alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, Literal, assert_never
 
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from model.config import OptimizerConfig
 from model.errors import CheckpointError
+from model.gpt import OutputHead
 
-Role = Literal["matrices", "biases", "norms", "embeddings", "other"]
+Role = Literal["matrices", "head", "biases", "norms", "embeddings", "other"]
+"""`head` is the matrix of an untied output head."""
 
 
 class Optimizers:
@@ -60,6 +62,14 @@ class Optimizers:
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(deepcopy(state))  # torch would take over the very tensors
         self.learning_rate = self.groups[0]["lr"]
+
+    def adam_states(self) -> Iterator[tuple[Tensor, dict[str, Any], dict[str, Any]]]:
+        """Parameter, state and group of all that Adam or AdamW has updated: `step`, `exp_avg`, `exp_avg_sq`."""
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if "exp_avg_sq" in (state := optimizer.state.get(parameter, {})):
+                        yield parameter, state, group
 
     def flat_state(self) -> dict[str, Tensor]:
         """All that the optimizers remember, as `optimizer.<optimizer>.<parameter>.<name>` → tensor.
@@ -107,7 +117,7 @@ def _shown(shape: tuple[int, ...] | str) -> str:
 
 
 def _state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    if isinstance(optimizer, torch.optim.AdamW):
+    if isinstance(optimizer, torch.optim.Adam):  # and AdamW, which torch derives from it
         return ("step", "exp_avg", "exp_avg_sq")
     has_momentum = isinstance(optimizer, torch.optim.Muon) or optimizer.defaults["momentum"] > 0
     return ("momentum_buffer",) if has_momentum else ()
@@ -119,50 +129,55 @@ def build(model: nn.Module, config: OptimizerConfig, *, device: torch.device) ->
     Args:
         model: parameters of linear, embedding and normalisation layers, and any others.
         config: the section `optimizer`; its sharpness is not looked at.
-        device: where the parameters are; decides whether AdamW has a fused kernel.
+        device: where the parameters are; decides whether Adam has a fused kernel.
     """
-    roles = parameters_by_role(model)
+    groups = _groups(model, config)
     match config.name:
         case "sgd":
-            groups = _groups(roles, lr=config.lr, weight_decay=config.weight_decay)
             return Optimizers(torch.optim.SGD(groups, momentum=config.momentum))
+        case "adam":
+            return Optimizers(_adam(torch.optim.Adam, groups, config, device))
         case "adamw":
-            groups = _groups(roles, lr=config.lr, weight_decay=config.weight_decay)
-            return Optimizers(_adamw(groups, config, device))
+            return Optimizers(_adam(torch.optim.AdamW, groups, config, device))
         case "muon":
             # torch scales the rate by sqrt(max(1, rows / columns)), as https://kellerjordan.github.io/posts/muon/
-            matrices: dict[Role, list[Tensor]] = {
-                r: tensors for r, tensors in roles.items() if r == "matrices"
-            }
-            rest: dict[Role, list[Tensor]] = {r: tensors for r, tensors in roles.items() if r != "matrices"}
+            # whose author leaves embeddings and the output head to AdamW
+            rate = config.auxiliary_lr
+            auxiliary = {"lr": rate, "peak_lr": rate, "weight_decay": 0.0}
+            matrices = [group for group in groups if group["role"] == "matrices"]
+            rest = [group | auxiliary for group in groups if group["role"] != "matrices"]
             optimizers: list[torch.optim.Optimizer] = []
             if matrices:
-                groups = _groups(matrices, lr=config.lr, weight_decay=config.weight_decay)
-                optimizers.append(torch.optim.Muon(groups, momentum=config.momentum))
+                optimizers.append(torch.optim.Muon(matrices, momentum=config.momentum))
             if rest:
-                optimizers.append(
-                    _adamw(_groups(rest, lr=config.auxiliary_lr, weight_decay=0.0), config, device)
-                )
+                optimizers.append(_adam(torch.optim.AdamW, rest, config, device))
             return Optimizers(*optimizers)
         case _:
             assert_never(config.name)
 
 
-def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
-    fused = device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=fused)
+def _adam(
+    kind: type[torch.optim.Adam], groups: list[dict[str, Any]], config: OptimizerConfig, device: torch.device
+) -> torch.optim.Adam:
+    return kind(groups, betas=config.betas, eps=config.eps, fused=device.type in ("cpu", "cuda"))
 
 
-def _groups(roles: Mapping[Role, list[Tensor]], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """A group for each role; two where only some of its parameters decay."""
+    biases = {p for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    members: dict[tuple[Role, float], list[Tensor]] = {}
+    for role, tensors in parameters_by_role(model).items():
+        for tensor in tensors:
+            decays = {
+                "matrices": role in ("matrices", "head"),
+                "not_biases": tensor not in biases,
+                "all": True,
+            }
+            decay = config.weight_decay if decays[config.weight_decay_on] else 0.0
+            members.setdefault((role, decay), []).append(tensor)
     return [
-        {
-            "params": tensors,
-            "role": role,
-            "lr": lr,
-            "peak_lr": lr,
-            "weight_decay": weight_decay if role == "matrices" else 0.0,
-        }
-        for role, tensors in roles.items()
+        {"params": tensors, "role": role, "lr": config.lr, "peak_lr": config.lr, "weight_decay": decay}
+        for (role, decay), tensors in members.items()
     ]
 
 
@@ -179,7 +194,7 @@ def parameters_by_role(model: nn.Module) -> dict[Role, list[Tensor]]:
             if role_of.get(parameter, "matrices") == "matrices":
                 role_of[parameter] = role
     roles: dict[Role, list[Tensor]] = {}
-    for wanted in ("matrices", "biases", "norms", "embeddings", "other"):
+    for wanted in ("matrices", "head", "biases", "norms", "embeddings", "other"):
         if tensors := [parameter for parameter, role in role_of.items() if role == wanted]:
             roles[wanted] = tensors
     placed = [id(parameter) for tensors in roles.values() for parameter in tensors]
@@ -189,8 +204,12 @@ def parameters_by_role(model: nn.Module) -> dict[Role, list[Tensor]]:
 
 def _role(module: nn.Module, *, is_bias: bool) -> Role:
     match module:
+        case nn.Linear() if is_bias:
+            return "biases"
+        case OutputHead():
+            return "head"
         case nn.Linear():
-            return "biases" if is_bias else "matrices"
+            return "matrices"
         case nn.LayerNorm() | nn.RMSNorm():
             return "norms"
         case nn.Embedding():

@@ -83,6 +83,7 @@ def take_step(
     sharpness: Sharpness | None,
     scaler: LossScaler,
     clip_norm: float | None,
+    before_update: Callable[[], None] | None = None,
 ) -> StepResult:
     """Make one update.
 
@@ -94,6 +95,8 @@ def take_step(
         sharpness: for the gradient at the worst weights nearby; None for the plain one.
         scaler: of the loss; disabled in fp32 and bf16.
         clip_norm: largest global L2 norm of the gradient that is applied; None for no clipping.
+        before_update: called when an update is certain, with weights as before the step and the gradient that
+            is applied, unscaled and not clipped yet.
 
     Raises:
         Diverged: loss or gradient are not finite in fp32 or bf16, or in fp16 even at loss scale 1. Weights
@@ -120,6 +123,8 @@ def take_step(
         scaler.update(overflowed=True)
         return StepResult(loss_nats, math.nan, skipped=True)
 
+    if before_update is not None:
+        before_update()
     if clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
     optimizers.step()

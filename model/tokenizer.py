@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import tokenizers
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from model.corpus import Corpus
-from model.errors import CheckpointError
+from model.errors import CheckpointError, ConfigError, CorpusError
 from model.files import write_corpus_file
+from model.pretrained import BYTE_ALPHABET
 
 SplitName = Literal["train", "validation", "held_out"]
 
 _EOS_CHARACTERS = len("<eos>")
-_BYTE_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _CACHE_VERSION = 1
 """To be raised with every change of training or encoding, so that no cache outlives it."""
 
@@ -48,19 +48,19 @@ class Tokenizer:
             vocab_size: Entries with the 256 bytes and `<eos>`, at least 257. There are fewer where the texts
                 have no more pairs that occur twice: a token seen once could not be learned.
         """
-        assert vocab_size > len(_BYTE_ALPHABET), "the schema asks for the bytes and <eos>"
+        assert vocab_size > len(BYTE_ALPHABET), "the schema asks for the bytes and <eos>"
         bpe = tokenizers.Tokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         bpe.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size - 1, min_frequency=2, initial_alphabet=_BYTE_ALPHABET, show_progress=False
+            vocab_size=vocab_size - 1, min_frequency=2, initial_alphabet=BYTE_ALPHABET, show_progress=False
         )
         bpe.train_from_iterator(texts, trainer)
         return cls(bpe)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The tokenizer that `to_json` wrote.
+        """The tokenizer that `to_json` or `model.pretrained` wrote.
 
         Raises:
             CheckpointError: `text` is truncated, or a tokenizer of another kind, which might lose text.
@@ -68,24 +68,22 @@ class Tokenizer:
         try:
             bpe = tokenizers.Tokenizer.from_str(text)
         except Exception:  # the library raises nothing narrower
-            raise CheckpointError("tokenizer: not a tokenizer file, or a truncated one") from None
+            raise CheckpointError("not a tokenizer file, or a truncated one") from None
         state = json.loads(text)
-        ours = json.loads(cls.train([], vocab_size=len(_BYTE_ALPHABET) + 1).to_json())
-        for part in (
-            "normalizer",
-            "pre_tokenizer",
-            "post_processor",
-            "decoder",
-            "added_tokens",
-            "truncation",
-        ):
-            if state.get(part) != ours[part]:
-                raise CheckpointError(f"tokenizer: made by something else, its {part} must be {ours[part]}")
+        for part in ("normalizer", "post_processor", "truncation", "padding"):
+            if state.get(part) is not None:
+                raise CheckpointError(f"might lose text, its {part} must be null")
+        if state.get("added_tokens"):
+            raise CheckpointError("might lose text, its added_tokens must be none")
+        if not _maps_bytes(state.get("pre_tokenizer")):
+            raise CheckpointError("might lose text, its pre_tokenizer must cut and end in a ByteLevel")
+        if not isinstance(bpe.decoder, decoders.ByteLevel):
+            raise CheckpointError("might lose text, its decoder must be a ByteLevel")
         vocab = bpe.get_vocab()
         if not isinstance(bpe.model, models.BPE) or sorted(vocab.values()) != list(range(len(vocab))):
-            raise CheckpointError("tokenizer: must be a BPE whose ids run from 0 without a gap")
-        if not vocab.keys() >= set(_BYTE_ALPHABET):
-            raise CheckpointError("tokenizer: must have an entry for each of the 256 bytes")
+            raise CheckpointError("must be a BPE whose ids run from 0 without a gap")
+        if not vocab.keys() >= set(BYTE_ALPHABET):
+            raise CheckpointError("must have an entry for each of the 256 bytes")
         return cls(bpe)
 
     @property
@@ -112,6 +110,25 @@ class Tokenizer:
     def to_json(self) -> str:
         """All of it in the library's own format, for `from_json`."""
         return self._bpe.to_str()
+
+
+def _maps_bytes(pre_tokenizer: Any) -> bool:
+    """Whether it does nothing but cut a text up and write its bytes as characters, all of them."""
+    match pre_tokenizer:
+        case {"type": "Sequence", "pretokenizers": [*cuts, last]}:
+            return _maps_bytes(last) and all(map(_only_cuts, cuts))
+        case {"type": "ByteLevel", "add_prefix_space": False}:
+            return True
+    return False
+
+
+def _only_cuts(pre_tokenizer: Any) -> bool:
+    match pre_tokenizer:
+        case {"type": "Digits"}:
+            return True
+        case {"type": "Split", "behavior": behavior}:
+            return bool(behavior != "Removed")
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +172,7 @@ def encode_split(tokenizer: Tokenizer, texts: Sequence[str]) -> EncodedSplit:
 
 
 class TokenizedCorpus:
-    """A corpus with the tokenizer trained on it; splits are encoded when first asked for.
+    """A corpus with its tokenizer; splits are encoded when first asked for.
 
     Both are kept in a folder whose name follows from documents, vocabulary and library version. Several
     processes may use it at once: whoever is late writes the same bytes again. A damaged file is made anew.
@@ -169,10 +186,13 @@ class TokenizedCorpus:
 
     @classmethod
     def prepare(cls, corpus: Corpus, *, vocab_size: int, cache: Path) -> Self:
-        """`corpus` with its tokenizer of at most `vocab_size` entries, from `cache` where it is there.
+        """`corpus` with a tokenizer of at most `vocab_size` entries, from `cache` where it is there.
+
+        It is the one that came along with the corpus, or is trained on the train split.
 
         Raises:
-            CorpusError: the cache cannot be written.
+            ConfigError: the one that came along has more entries.
+            CorpusError: it loses text, or the cache cannot be written.
         """
         key = f"{corpus.fingerprint}-{vocab_size}-{tokenizers.__version__}-{_CACHE_VERSION}"
         folder = cache / f"tokens-{key}"
@@ -180,7 +200,10 @@ class TokenizedCorpus:
         try:
             tokenizer = Tokenizer.from_json(gzip.decompress(path.read_bytes()).decode())
         except (OSError, EOFError, zlib.error, UnicodeDecodeError, CheckpointError):
-            tokenizer = Tokenizer.train(corpus.train, vocab_size=vocab_size)
+            if corpus.tokenizer is None:
+                tokenizer = Tokenizer.train(corpus.train, vocab_size=vocab_size)
+            else:
+                tokenizer = _proven(corpus, corpus.tokenizer, vocab_size)
             write_corpus_file(path, gzip.compress(tokenizer.to_json().encode(), mtime=0))
         return cls(corpus, tokenizer, folder)
 
@@ -208,6 +231,24 @@ class TokenizedCorpus:
                 write_corpus_file(path, content.getvalue())
             self._splits[name] = split
         return self._splits[name]
+
+
+def _proven(corpus: Corpus, tokenizer_json: str, vocab_size: int) -> Tokenizer:
+    """A tokenizer that was trained elsewhere, after every document has gone through it and come back."""
+    try:
+        tokenizer = Tokenizer.from_json(tokenizer_json)
+    except CheckpointError as error:
+        raise CorpusError(f"tokenizer.pretrained: {error}") from None
+    if vocab_size < tokenizer.vocab_size:
+        raise ConfigError(
+            f"tokenizer.vocab_size: must be at least {tokenizer.vocab_size}, for <eos> and the "
+            f"{tokenizer.vocab_size - 1} entries of tokenizer.pretrained, given {vocab_size}"
+        )
+    for text in (*corpus.train, *corpus.validation, *corpus.held_out):
+        returned = tokenizer.decode(tokenizer.encode(text))
+        if returned != text:
+            raise CorpusError(f"tokenizer.pretrained: loses text: {text[:40]!r} comes back {returned[:40]!r}")
+    return tokenizer
 
 
 def _read_split(path: Path, *, n_titles: int, eos_id: int) -> EncodedSplit | None:

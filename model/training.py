@@ -10,7 +10,7 @@ from the step number, so a run that is saved, killed and restored ends with the 
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from model.batches import TrainingStream, official_coverage
 from model.checkpoint import Checkpoint, load_weights, read_tensors, write_tensors
 from model.config import TrainConfig
 from model.device import Device, seed_step
+from model.diagnostics import Diagnostics, Record
 from model.errors import CheckpointError, Diverged
 from model.evaluation import Evaluation, SplitScore, official_loss, score_split
 from model.gpt import GPT, cross_entropy
@@ -50,7 +51,7 @@ class TrainingRun:
         self.tokenizer = data.tokenizer
         self.precision = precision.choose(config.training.precision, device.torch_device)
         self.scaler = precision.LossScaler(enabled=self.precision.name == "fp16")
-        self.model = GPT(config, seed=config.seed).to(device.torch_device)
+        self.model = GPT(config, seed=config.seed, eos_id=data.tokenizer.eos_id).to(device.torch_device)
         self.optimizers = optimizer.build(self.model, config.optimizer, device=device.torch_device)
         method, rho = config.optimizer.sharpness.method, config.optimizer.sharpness.rho
         self.sharpness = (
@@ -73,6 +74,11 @@ class TrainingRun:
         """Updates done."""
         self.evaluations: list[Evaluation] = []
         """One for every rung passed."""
+        self._diagnostics = (
+            Diagnostics(config, self.model, self.optimizers, device, self.precision)
+            if config.diagnostics.measures
+            else None
+        )
         self._data_fingerprint = data.fingerprint
         self._stop_requested = False
         self._train_seconds = self._evaluation_seconds = 0.0
@@ -84,6 +90,11 @@ class TrainingRun:
     def tokens(self) -> int:
         """Training tokens seen."""
         return self.step * self.config.tokens_per_step
+
+    @property
+    def diagnostics(self) -> list[Record]:
+        """What was measured, in the order of time (see `model.diagnostics`); empty unless asked for."""
+        return self._diagnostics.records if self._diagnostics else []
 
     @property
     def finished(self) -> bool:
@@ -102,14 +113,19 @@ class TrainingRun:
         """
         self.model.train()
         rungs = self.config.rungs
-        while not self.finished:
-            rung = rungs[len(self.evaluations)]
-            while self.step < self.config.rung_step(rung) and not self._stop_requested:
-                self._train_step()
-            if self._stop_requested:
-                return
-            self.evaluations.append(self._evaluate(rung))
-            yield self.evaluations[-1]
+        try:
+            while not self.finished:
+                rung = rungs[len(self.evaluations)]
+                while self.step < self.config.rung_step(rung) and not self._stop_requested:
+                    self._train_step()
+                if self._stop_requested:
+                    return
+                self.evaluations.append(self._evaluate(rung))
+                yield self.evaluations[-1]
+        except Diverged as error:
+            if self._diagnostics:
+                self._diagnostics.diverged(error)
+            raise
 
     def train_steps(self, number: int) -> float:
         """Take up to `number` steps without evaluating; the seconds they took. To measure speed."""
@@ -121,11 +137,15 @@ class TrainingRun:
 
     def _train_step(self) -> None:
         started = time.perf_counter()
-        config = self.config
+        config, diagnostics = self.config, self._diagnostics
+        if diagnostics:
+            diagnostics.start(self.step + 1)
         inputs_BT, targets_BT = (
             torch.from_numpy(array).to(self.device.torch_device, non_blocking=True)
             for array in self.stream.batch(self.step)
         )
+        if diagnostics:
+            diagnostics.data_ready(inputs_BT)
         micro = config.training.micro_batch_size or len(inputs_BT)
 
         def compute_gradient(second_pass: bool) -> Tensor:
@@ -150,12 +170,15 @@ class TrainingRun:
             sharpness=self.sharpness,
             scaler=self.scaler,
             clip_norm=config.optimizer.clip_norm,
+            before_update=diagnostics.before_update if diagnostics else None,
         )
         self.step += 1
         if not result.skipped:  # a step skipped for an fp16 overflow has no loss worth counting
             self._gradient_norm = result.grad_norm
             self._loss_since_rung += result.loss
             self._steps_since_rung += 1
+        if diagnostics:
+            started += diagnostics.finish(result)
         self._train_seconds += time.perf_counter() - started
 
     def _set_learning_rate(self, step: int) -> None:
@@ -166,7 +189,7 @@ class TrainingRun:
     def _evaluate(self, rung_tokens: int) -> Evaluation:
         self.device.synchronize()
         started = time.perf_counter()
-        score = self.score()
+        score = self.score(self._diagnostics.start_evaluation() if self._diagnostics else None)
         if not math.isfinite(score.nats):
             raise Diverged(f"validation loss {score.nats} after step {self.step}")
         official = coverage = None
@@ -188,14 +211,16 @@ class TrainingRun:
             train_loss = math.nan
         self._loss_since_rung.zero_()
         self._steps_since_rung = 0
+        if self._diagnostics:
+            self._diagnostics.finish_evaluation(rung_tokens)
         return Evaluation(
             rung_tokens=rung_tokens,
             step=self.step,
             tokens=self.tokens,
             val_loss=score.loss_per_character,
             nats_per_token=score.nats_per_token,
-            perplexity=_exp(score.nats_per_token),
-            perplexity_per_char=_exp(score.loss_per_character),
+            perplexity=score.perplexity,
+            perplexity_per_char=score.perplexity_per_character,
             bits_per_byte=score.bits_per_byte,
             train_loss=train_loss,
             learning_rate=self.optimizers.learning_rate,
@@ -208,14 +233,15 @@ class TrainingRun:
             coverage=coverage,
         )
 
-    def score(self) -> SplitScore:
-        """The exact pass over the validation split with the weights as they are."""
+    def score(self, observe: Callable[[Tensor, Tensor], None] | None = None) -> SplitScore:
+        """The exact pass over the validation split with the weights as they are; `observe` sees its batches."""
         return score_split(
             self.model,
             self.validation,
             eos_id=self.tokenizer.eos_id,
             evaluation=self.config.evaluation,
             precision=self.precision,
+            observe=observe,
         )
 
     def save(self, path: Path) -> None:
@@ -232,7 +258,8 @@ class TrainingRun:
             "scaler": self.scaler.state_dict(),
         }
         weights = {f"model.{key}": tensor for key, tensor in self.model.state_dict().items()}
-        write_tensors(path, weights | self.optimizers.flat_state(), facts)
+        measured = self._diagnostics.flat_state() if self._diagnostics else {}
+        write_tensors(path, weights | measured | self.optimizers.flat_state(), facts)
 
     def restore(self, path: Path) -> None:
         """Go on from a saved state.
@@ -245,7 +272,7 @@ class TrainingRun:
             raise CheckpointError(f"{path}: the state of another run: configuration or corpus differ")
         weights = {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
         load_weights(self.model, weights, str(path))
-        self.optimizers.load_flat_state({k: t for k, t in tensors.items() if not k.startswith("model.")})
+        self.optimizers.load_flat_state({k: t for k, t in tensors.items() if k.startswith("optimizer.")})
         self.scaler.load_state_dict(facts["scaler"])
         self.step = facts["step"]
         if self.step:  # the next evaluation may come before the next step, and reports the last one's rate
@@ -254,6 +281,8 @@ class TrainingRun:
         self._loss_since_rung.fill_(facts["loss_since_rung"])
         self._steps_since_rung = facts["steps_since_rung"]
         self._gradient_norm = facts["gradient_norm"]
+        if self._diagnostics:
+            self._diagnostics.load_flat_state(tensors)
         self._train_seconds = facts["train_seconds"]
         self._evaluation_seconds = facts["evaluation_seconds"]
 
@@ -266,8 +295,3 @@ class TrainingRun:
         weights = {key: tensor.detach().cpu().clone() for key, tensor in self.model.state_dict().items()}
         last = self.evaluations[-1].as_dict() if self.evaluations else None
         return Checkpoint(self.config, self.tokenizer, weights, {"evaluation": last, **record})
-
-
-def _exp(nats: float) -> float:
-    """exp, with infinity for what a float cannot hold."""
-    return math.exp(nats) if nats < 700 else math.inf

@@ -53,7 +53,19 @@ def test_the_schema_imports_no_torch():
             "optimizer: betas must be at least 0 and below 1, given [0.9, 1.0]",
         ),
         ({"optimizer.betas": [0.9]}, "optimizer.betas.1: missing key"),
-        ({"optimizer.name": "adam"}, "optimizer.name: given \"adam\", allowed: 'sgd', 'adamw', 'muon'"),
+        (
+            {"model.d_model": 180, "model.n_head": 4, "model.positions": "rope"},
+            "model: positions rope turn pairs: d_model / n_head must be even, given d_model 180 and n_head 4",
+        ),
+        (
+            {"model.d_model": 15, "model.positions": "sinusoidal"},
+            "model: positions sinusoidal come in pairs: d_model must be even, given d_model 15 and n_head 3",
+        ),
+        ({"model.norm": "batchnorm"}, "model.norm: given \"batchnorm\", allowed: 'layernorm', 'rmsnorm'"),
+        (
+            {"optimizer.name": "adan"},
+            "optimizer.name: given \"adan\", allowed: 'sgd', 'adam', 'adamw', 'muon'",
+        ),
         ({"data.source": "file"}, "data: source file needs data.path, given null"),
         ({"data.validation_fraction": 1.0}, "data.validation_fraction: must be less than 1"),
         (
@@ -62,9 +74,14 @@ def test_the_schema_imports_no_torch():
         ),
         (
             {"training.tokens": 10},
-            "training: needs either epochs or tokens, given epochs 7.0 and tokens 10",
+            "training: needs one of epochs, tokens and steps, the others null, "
+            "given epochs 7.0, tokens 10 and steps None",
         ),
-        ({"training.epochs": None}, "training: needs either epochs or tokens, given epochs None"),
+        ({"training.steps": 5}, "given epochs 7.0, tokens None and steps 5"),
+        (
+            {"training.epochs": None},
+            "training: needs one of epochs, tokens and steps, the others null, given",
+        ),
         ({"training.batch_size": 1.5}, "training.batch_size: must be an integer, given 1.5"),
         ({"evaluation.block_size": 65}, "evaluation.block_size must be at most model.block_size"),
         ({"schedule.floor_lr": 0.01}, "schedule.floor_lr must be at most optimizer.lr, given 0.01 and 0.001"),
@@ -134,6 +151,13 @@ def test_the_steps_spend_the_budget_and_no_more(tokens, rungs, batch):
     assert run.rung_step(tokens) == run.total_steps
 
 
+def test_steps_become_the_tokens_of_as_many_whole_steps():
+    run = config(training__epochs=None, training__steps=30, training__batch_size=20, model__block_size=128)
+    whatever = run.with_token_budget(1_000)
+    assert (whatever.budget_tokens, whatever.total_steps) == (30 * 20 * 128, 30)
+    assert (whatever.training.steps, whatever.training.epochs) == (None, None)
+
+
 def test_epochs_become_tokens_once():
     run = config(training__epochs=2.5).with_token_budget(1_000)
     assert (run.training.epochs, run.budget_tokens) == (None, 2_500)
@@ -146,12 +170,27 @@ WITHOUT_EFFECT = [
     ({"optimizer.sharpness.method": "sam"}, {"optimizer.momentum"}),
     ({"optimizer.sharpness.method": "sam", "model.dropout": 0.0}, {"optimizer.sharpness.same_dropout"}),
     ({"optimizer.name": "sgd"}, {"optimizer.betas", "optimizer.eps", "optimizer.auxiliary_lr"}),
+    ({"optimizer.name": "adam"}, {"optimizer.momentum", "optimizer.auxiliary_lr"}),
+    ({"optimizer.weight_decay": 0}, {"optimizer.weight_decay_on"}),
+    ({"optimizer.name": "muon"}, {"optimizer.weight_decay_on"}),
+    ({"model.positions": "sinusoidal"}, {"model.rope_base"}),
     ({"schedule.decay": "constant"}, {"schedule.floor_fraction", "schedule.floor_lr"}),
     ({"schedule.decay": "cosine"}, {"schedule.decay_fraction"}),
     ({"schedule.floor_lr": 1e-5}, {"schedule.floor_fraction"}),
 ]
 WITH_EFFECT = [
     ({"optimizer.sharpness.method": "sam"}, {"optimizer.sharpness.rho", "optimizer.sharpness.same_dropout"}),
+    (
+        {"optimizer.sharpness.method": "sam", "model.dropout": 0, "model.attention_dropout": 0.1},
+        {"optimizer.sharpness.same_dropout"},
+    ),
+    (
+        {"optimizer.sharpness.method": "sam", "model.dropout": 0, "model.embedding_dropout": 0.1},
+        {"optimizer.sharpness.same_dropout"},
+    ),
+    ({"model.positions": "rope"}, {"model.rope_base"}),
+    ({"model.init": "he"}, {"model.init_std"}),
+    ({"optimizer.name": "adam"}, {"optimizer.betas", "optimizer.eps", "optimizer.weight_decay_on"}),
     ({"optimizer.name": "sgd"}, {"optimizer.momentum"}),
     ({"optimizer.name": "muon"}, {"optimizer.auxiliary_lr", "optimizer.momentum", "optimizer.betas"}),
     ({"schedule.decay": "wsd"}, {"schedule.decay_fraction", "schedule.floor_fraction"}),

@@ -166,6 +166,11 @@ def test_fingerprints_tell_apart_what_joins_to_the_same_text():
     assert make(["a\n1\nb"]).fingerprint != make(["a", "b"]).fingerprint
 
 
+def test_a_tokenizer_that_came_along_belongs_to_the_fingerprint():
+    prints = {make(tokenizer=tokenizer).fingerprint for tokenizer in (None, "", "{}", '{"a": 1}')}
+    assert len(prints) == 4
+
+
 def test_the_fingerprint_does_not_depend_on_where_the_documents_came_from():
     assert make(notes=("a note",), source="elsewhere").fingerprint == make().fingerprint
 
@@ -173,7 +178,7 @@ def test_the_fingerprint_does_not_depend_on_where_the_documents_came_from():
 @given(st.tuples(TEXTS, TEXTS, TEXTS))
 def test_a_written_corpus_reads_back_equal(tmp_path_factory, splits):
     path = tmp_path_factory.mktemp("corpus") / "corpus.json.gz"
-    corpus = make(*splits, notes=("a note",), duplicates=3, resolved_source="docstrings")
+    corpus = make(*splits, notes=("a note",), duplicates=3, resolved_source="docstrings", tokenizer="{}")
     write(corpus, path)
     assert read(path) == corpus
     assert read(path).fingerprint == corpus.fingerprint

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.config import ModelConfig, TokenizerConfig, TrainConfig
-from model.gpt import GPT, Attention, Block, cross_entropy
+from model.architecture import ModelConfig
+from model.attention import Attention
+from model.config import TokenizerConfig, TrainConfig
+from model.gpt import GPT, Block, cross_entropy
 
 VOCAB, BLOCK = 300, 8
 
@@ -88,7 +90,7 @@ def test_initial_loss_is_that_of_guessing():
 def test_attention_is_a_masked_softmax_over_each_head():
     torch.manual_seed(0)
     d_model, n_head, length = 12, 3, 7
-    attention = Attention(d_model, n_head, dropout=0.0).double()
+    attention = Attention(ModelConfig(d_model=d_model, n_head=n_head, dropout=0.0)).double()
     x_TD = torch.randn(length, d_model, dtype=torch.float64)
     query, key, value = attention.query_key_value(x_TD).split(d_model, dim=-1)
     width = d_model // n_head
@@ -106,7 +108,7 @@ def test_attention_is_a_masked_softmax_over_each_head():
 def test_block_equals_torchs_pre_norm_encoder_layer():
     torch.manual_seed(0)
     d_model, n_head, length = 12, 3, 7
-    block = Block(d_model, n_head, dropout=0.0).double()
+    block = Block(ModelConfig(d_model=d_model, n_head=n_head, dropout=0.0)).double()
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)

@@ -3,12 +3,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.config import OptimizerConfig
+from model.config import OptimizerConfig, TrainConfig
 from model.errors import CheckpointError
+from model.gpt import GPT
 from model.optimizer import build, describe_groups, parameters_by_role
 
 CPU = torch.device("cpu")
-NAMES = ["sgd", "adamw", "muon"]
+NAMES = ["sgd", "adam", "adamw", "muon"]
 
 
 class Block(nn.Module):
@@ -85,6 +86,74 @@ def test_an_embedding_shared_with_a_linear_head_is_an_embedding_once(head_first)
     assert len(roles["embeddings"]) == 1
 
 
+def gpt(vocab=300, block=8, **shape):
+    shape = {"n_layer": 2, "n_head": 2, "d_model": 16, "block_size": block} | shape
+    config = {"tokenizer": {"vocab_size": vocab}, "model": shape, "evaluation": {"block_size": block}}
+    return GPT(TrainConfig(**config), seed=0)
+
+
+def test_roles_of_every_kind_of_norm_and_head():
+    model = gpt(norm="rmsnorm", tied=False)
+    roles = parameters_by_role(model)
+    block = model.blocks[0]
+    assert {role: len(tensors) for role, tensors in roles.items()} == {
+        "matrices": 8,
+        "head": 1,
+        "biases": 9,
+        "norms": 5,
+        "embeddings": 2,
+    }
+    assert roles["head"][0] is model.head.weight
+    assert any(p is model.head.bias for p in roles["biases"])
+    assert any(p is block.attention_norm.weight for p in roles["norms"])
+    gated = parameters_by_role(gpt(activation="swiglu", bias=False, positions="rope"))
+    assert {role: len(tensors) for role, tensors in gated.items()} == {
+        "matrices": 10,
+        "norms": 5,
+        "embeddings": 1,
+    }
+
+
+def test_muon_leaves_an_untied_head_to_adamw_and_the_others_decay_it():
+    model = gpt(tied=False)
+    config = OptimizerConfig(name="muon", lr=0.02, auxiliary_lr=0.003)
+    heads = {g["role"]: g for g in build(model, config, device=CPU).groups}
+    assert (heads["head"]["peak_lr"], heads["head"]["weight_decay"]) == (0.003, 0)
+    assert "momentum" not in heads["head"]
+    heads = {g["role"]: g for g in build(model, OptimizerConfig(weight_decay=0.3), device=CPU).groups}
+    assert heads["head"]["weight_decay"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("shape", "spared"),
+    [  # seed 004's rows 7 and 8, whose filter by names left only biases alone
+        ({"n_layer": 6, "n_head": 6, "d_model": 384}, 25_728),
+        ({"n_layer": 4, "n_head": 3, "d_model": 192}, 8_640),
+    ],
+)
+def test_weight_decay_on_all_but_biases_spares_as_many_parameters_as_the_published_filter(shape, spared):
+    with torch.device("meta"):
+        model = gpt(vocab=4000, block=64, **shape)
+    config = OptimizerConfig(weight_decay=0.01, weight_decay_on="not_biases")
+    groups = build(model, config, device=torch.device("meta")).groups
+    alone = [p for group in groups if not group["weight_decay"] for p in group["params"]]
+    assert sum(p.numel() for p in alone) == spared
+    assert all(p.ndim == 1 for p in alone)
+    decaying = [p for group in groups if group["weight_decay"] == 0.01 for p in group["params"]]
+    assert any(p is model.final_norm.weight for p in decaying)
+    assert any(p is model.position_embedding.weight for p in decaying)
+    assert len(alone) + len(decaying) == len(list(model.parameters()))
+
+
+def test_weight_decay_on_all_reaches_every_parameter_and_by_muon_matrices_alone():
+    model = TinyGPT()
+    groups = build(model, OptimizerConfig(weight_decay=0.3, weight_decay_on="all"), device=CPU).groups
+    assert {group["weight_decay"] for group in groups} == {0.3}
+    config = OptimizerConfig(name="muon", weight_decay=0.3, weight_decay_on="all")
+    groups = build(model, config, device=CPU).groups
+    assert {g["role"] for g in groups if g["weight_decay"]} == {"matrices"}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_is_in_exactly_one_group_and_only_matrices_decay(name):
     model = TinyGPT()
@@ -138,6 +207,42 @@ def test_adamw_is_algorithm_2_of_its_paper():
         optimizers.step()
     # rounding of double precision over five steps
     torch.testing.assert_close(weights(model), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_adam_is_algorithm_1_of_its_paper_with_the_decay_in_the_gradient():
+    # Kingma & Ba 2015, arXiv 1412.6980, on the gradient of loss + decay / 2 ‖w‖², in double precision
+    model, lr, decay, (beta1, beta2), eps = TinyGPT().double(), 0.01, 0.1, (0.9, 0.999), 1e-8
+    config = OptimizerConfig(name="adam", lr=lr, weight_decay=decay, betas=(beta1, beta2), eps=eps)
+    optimizers = build(model, config, device=CPU)
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    expected = weights(model)
+    first, second = ([torch.zeros_like(w) for w in expected] for _ in range(2))
+    for t in range(1, 6):
+        torch.manual_seed(t)
+        for i, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.randn_like(parameter)
+            g = parameter.grad + (decay * expected[i] if id(parameter) in matrices else 0)
+            first[i] = beta1 * first[i] + (1 - beta1) * g
+            second[i] = beta2 * second[i] + (1 - beta2) * g**2
+            mean, square = first[i] / (1 - beta1**t), second[i] / (1 - beta2**t)
+            expected[i] = expected[i] - lr * mean / (square.sqrt() + eps)
+        optimizers.step()
+    # rounding of double precision over five steps
+    torch.testing.assert_close(weights(model), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_decay_in_the_gradient_loses_its_size_and_decoupled_decay_keeps_it():
+    moved = {}
+    for name in ("adam", "adamw"):
+        model = nn.Sequential(nn.Linear(1, 1, bias=False))
+        nn.init.constant_(model[0].weight, 3.0)
+        optimizers = build(model, OptimizerConfig(name=name, lr=0.1, weight_decay=0.5), device=CPU)
+        model[0].weight.grad = torch.zeros(1, 1)
+        optimizers.step()
+        moved[name] = 3.0 - model[0].weight.item()
+    # Adam divides the gradient 0.5 · 3 by its own size: a whole lr. AdamW shrinks by lr · 0.5 · 3
+    assert moved["adam"] == pytest.approx(0.1, rel=1e-5)
+    assert moved["adamw"] == pytest.approx(0.1 * 0.5 * 3, rel=1e-5)
 
 
 def test_sgd_is_heavy_ball_with_l2_on_matrices():

@@ -3,6 +3,7 @@ import json
 import re
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from multiprocessing import get_context
 
@@ -13,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model.corpus import Corpus
-from model.errors import CheckpointError
+from model.errors import CheckpointError, ConfigError, CorpusError
+from model.pretrained import BYTE_ALPHABET
 from model.tokenizer import TokenizedCorpus, Tokenizer, encode_split
 
 TITLES = tuple(
@@ -103,6 +105,32 @@ def _foreign(**parts):
     return json.dumps({**json.loads(TOKENIZER.to_json()), **parts})
 
 
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+DIGITS = {"type": "Digits", "individual_digits": True}
+SPACES = {"type": "Split", "pattern": {"Regex": " +"}, "behavior": "Isolated", "invert": False}
+_SPECIAL = {
+    "id": 5,
+    "content": "a",
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": True,
+}
+_PADDING = {
+    "strategy": "BatchLongest",
+    "direction": "Right",
+    "pad_to_multiple_of": None,
+    "pad_id": 0,
+    "pad_type_id": 0,
+    "pad_token": "a",
+}
+
+
+def _sequence(*parts):
+    return {"type": "Sequence", "pretokenizers": list(parts)}
+
+
 def _without_a_byte():
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1}, []))
     state = json.loads(bpe.to_str())
@@ -115,9 +143,19 @@ def _without_a_byte():
         ("", "not a tokenizer file"),
         ("{}", "not a tokenizer file"),
         (TOKENIZER.to_json()[:-30], "not a tokenizer file"),
-        (_foreign(normalizer={"type": "Lowercase"}), "its normalizer must be None"),
-        (_foreign(pre_tokenizer={"type": "Whitespace"}), "its pre_tokenizer must be"),
+        (_foreign(normalizer={"type": "Lowercase"}), "its normalizer must be null"),
+        (_foreign(padding=_PADDING), "its padding must be null"),
+        (_foreign(added_tokens=[_SPECIAL]), "its added_tokens must be none"),
+        (_foreign(pre_tokenizer=None), "its pre_tokenizer must"),
+        (_foreign(pre_tokenizer={"type": "Whitespace"}), "its pre_tokenizer must"),
+        (_foreign(pre_tokenizer={**BYTES, "add_prefix_space": True}), "its pre_tokenizer must"),
+        (_foreign(pre_tokenizer=_sequence(BYTES, DIGITS)), "its pre_tokenizer must"),
+        (
+            _foreign(pre_tokenizer=_sequence(SPACES | {"behavior": "Removed"}, BYTES)),
+            "its pre_tokenizer must",
+        ),
         (_foreign(decoder=None), "its decoder must be"),
+        (_foreign(decoder={"type": "Fuse"}), "its decoder must be"),
         (
             _foreign(
                 model=json.loads(tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a")).to_str())[
@@ -133,6 +171,14 @@ def test_a_foreign_tokenizer_is_refused(text, expected):
     with pytest.raises(CheckpointError, match=re.escape(expected)) as caught:
         Tokenizer.from_json(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cuts", [[DIGITS], [SPACES], [DIGITS, SPACES]])
+@given(text=TEXT)
+@example("12  3\u0660")
+def test_pre_tokenizers_that_only_cut_lose_nothing(cuts, text):
+    tokenizer = Tokenizer.from_json(_foreign(pre_tokenizer=_sequence(*cuts, BYTES)))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_the_split_counts_what_the_metrics_divide_by():
@@ -226,6 +272,48 @@ def test_a_cached_split_of_other_titles_is_made_again(tmp_path, n):
     wrong = encode_split(TOKENIZER, TITLES[:n])
     np.savez(path, **{name: getattr(wrong, name) for name in wrong.__dataclass_fields__})
     assert_same(TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path).split("train"), right)
+
+
+def with_tokenizer(tokenizer_json):
+    return replace(corpus(), tokenizer=tokenizer_json)
+
+
+def test_a_tokenizer_that_came_along_is_used_as_it_is(tmp_path):
+    other = Tokenizer.train(["unlike the titles, unlike them"], vocab_size=280)
+    for vocab_size in (other.vocab_size, 5_000):  # the embedding may have more rows
+        data = TokenizedCorpus.prepare(with_tokenizer(other.to_json()), vocab_size=vocab_size, cache=tmp_path)
+        assert data.tokenizer.to_json() == other.to_json()
+        assert data.split("train").tokens.max() == data.tokenizer.eos_id == other.vocab_size - 1
+    assert data.fingerprint != corpus().fingerprint
+
+
+def test_a_tokenizer_with_more_entries_than_the_model_has_rows_is_refused_with_both_numbers(tmp_path):
+    n = TOKENIZER.vocab_size
+    with pytest.raises(ConfigError) as caught:
+        TokenizedCorpus.prepare(with_tokenizer(TOKENIZER.to_json()), vocab_size=n - 1, cache=tmp_path)
+    assert str(caught.value) == (
+        f"tokenizer.vocab_size: must be at least {n}, for <eos> and the {n - 1} entries of "
+        f"tokenizer.pretrained, given {n - 1}"
+    )
+
+
+def test_a_tokenizer_of_another_kind_is_refused_by_its_key(tmp_path):
+    lowercase = _foreign(normalizer={"type": "Lowercase"})
+    with pytest.raises(CorpusError, match=r"^tokenizer\.pretrained: might lose text, its normalizer"):
+        TokenizedCorpus.prepare(with_tokenizer(lowercase), vocab_size=300, cache=tmp_path)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_document_must_come_back(tmp_path, split):
+    # Pieces inside a word are written with a mark that the decoder does not take off again.
+    state = json.loads(TOKENIZER.to_json())["model"]
+    marked = {f"##{byte}": 256 + i for i, byte in enumerate(BYTE_ALPHABET)}
+    vocab = {**{byte: i for i, byte in enumerate(BYTE_ALPHABET)}, **marked}
+    state |= {"vocab": vocab, "merges": [], "continuing_subword_prefix": "##"}
+    texts = dict.fromkeys(SPLITS, ("a", "b")) | {split: ("a", "lost")}
+    changed = replace(with_tokenizer(_foreign(model=state)), **texts)
+    with pytest.raises(CorpusError, match="loses text: 'lost' comes back 'l##o##s##t'"):
+        TokenizedCorpus.prepare(changed, vocab_size=600, cache=tmp_path)
 
 
 def _prepare_in_child(cache):

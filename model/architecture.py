@@ -1,0 +1,78 @@
+"""The section `model` of `train_config.yaml`: every choice that makes one GPT another. Imports no torch."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from model.yaml_tree import Section
+
+
+class ModelConfig(Section):
+    """Shape and parts of the GPT; the defaults are the seed documents' baseline."""
+
+    n_layer: int = Field(4, ge=1)
+    n_head: int = Field(3, ge=1)
+    d_model: int = Field(192, ge=1)
+    d_ff: int | None = Field(None, ge=1)
+    """Width of the MLP; null is 4 `d_model`."""
+    block_size: int = Field(64, ge=2)
+    """Tokens of context in training; also the number of learned or sinusoidal positions."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """On attention output and MLP output, and where the next two say nothing else."""
+    embedding_dropout: float | None = Field(None, ge=0, lt=1)
+    """On the sum of embeddings; null is `dropout`."""
+    attention_dropout: float | None = Field(None, ge=0, lt=1)
+    """On attention weights; null is `dropout`."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467) has a gain, no mean and no bias."""
+    norm_position: Literal["pre", "post"] = "pre"
+    """`pre`: x + f(norm(x)), and a norm before the output head. `post`: norm(x + f(x)), and none there."""
+    positions: Literal["learned", "sinusoidal", "rope", "none"] = "learned"
+    """Counted from the start of the window, whatever the titles in it. With `none` the causal mask alone
+    tells order."""
+    rope_base: float = Field(10_000.0, gt=1)
+    """Longest wavelength of `rope` in tokens ÷ 2π, as the head grows wide (Su et al. 2021, section 3.2.2)."""
+    activation: Literal["gelu", "relu", "silu", "swiglu"] = "gelu"
+    """`swiglu` has a third matrix, the gate (Shazeer 2020, arXiv 2002.05202)."""
+    bias: bool = True
+    """In linear layers, LayerNorms and an untied output head."""
+    embedding_scale: Literal["unit", "sqrt_d_model"] = "unit"
+    """Factor on token embeddings before positions are added (Vaswani et al. 2017, section 3.4)."""
+    init: Literal["normal", "scaled", "he", "xavier"] = "normal"
+    """Of the matrices of linear layers. `normal`: N(0, `init_std`). `scaled`: the same, with the two
+    projections into the residual stream divided by sqrt(2 `n_layer`), as GPT-2. `he`: N(0, 2 / fan-in).
+    `xavier`: uniform up to sqrt(6 / (fan-in + fan-out)), query, key and value each a matrix of its own."""
+    init_std: float = Field(0.02, gt=0)
+    """Of `normal` and `scaled`, and of token embeddings under every `init`. Learned positions begin at 0."""
+    tied: bool = True
+    """The output head is the token embedding; else a linear layer of its own."""
+    attention: Literal["stream", "document"] = "stream"
+    """What a position sees of the window up to itself: all of it, or no further back than the last `<eos>`.
+    An `<eos>` thus opens the title after it: the first token of a title is predicted from an `<eos>` that
+    sees nothing but itself, and the `<eos>` at its end from the whole title."""
+
+    @property
+    def ff_width(self) -> int:
+        """Width of the MLP."""
+        return self.d_ff or 4 * self.d_model
+
+    @property
+    def dropout_of_embeddings(self) -> float:
+        """Rate on the sum of embeddings."""
+        return self.dropout if self.embedding_dropout is None else self.embedding_dropout
+
+    @property
+    def dropout_of_attention(self) -> float:
+        """Rate on attention weights."""
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
+
+    @model_validator(mode="after")
+    def _widths_divide(self) -> "ModelConfig":
+        given = f"given d_model {self.d_model} and n_head {self.n_head}"
+        if self.d_model % self.n_head:
+            raise ValueError(f"d_model must be divisible by n_head, {given}")
+        if self.positions == "rope" and self.d_model // self.n_head % 2:
+            raise ValueError(f"positions rope turn pairs: d_model / n_head must be even, {given}")
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ValueError(f"positions sinusoidal come in pairs: d_model must be even, {given}")
+        return self

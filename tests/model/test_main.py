@@ -1,0 +1,69 @@
+import json
+import random
+
+import pytest
+from click.testing import CliRunner
+
+from model.__main__ import main
+
+WORDS = ("the", "old", "new", "red", "cat", "dog", "tree", "runs", "sees", "finds", "small", "green", "house")
+TINY = {
+    "data.source": "file",
+    "data.num_documents": 1000,
+    "data.held_out_documents": 200,
+    "tokenizer.vocab_size": 300,
+    "model.n_layer": 1,
+    "model.n_head": 1,
+    "model.d_model": 16,
+    "model.block_size": 16,
+    "evaluation.block_size": 16,
+    "training.epochs": "null",
+    "training.tokens": 4_096,
+    "training.batch_size": 8,
+    "training.rungs": 2,
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """`python -m model` with these settings and further arguments."""
+    rng = random.Random(0)
+    lines = dict.fromkeys(" ".join(rng.choices(WORDS, k=6)) for _ in range(1500))
+    (tmp_path / "corpus.txt").write_text("\n".join(lines))
+
+    def call(settings, *arguments):
+        settings = TINY | {"data.path": tmp_path / "corpus.txt"} | settings
+        pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        cache = ("--cache", str(tmp_path / "cache"))
+        return CliRunner().invoke(main, [*pairs, *cache, "--device", "cpu", *arguments])
+
+    return call
+
+
+def test_a_run_writes_its_diagnostics_beside_its_checkpoint(run, tmp_path):
+    chosen = {"diagnostics.every": 8, "diagnostics.evaluation": "true", "diagnostics.tensorboard": "true"}
+    result = run(chosen, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    records = [json.loads(line) for line in (tmp_path / "out" / "diagnostics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [8, 16, 16, 24, 32, 32]
+    assert list((tmp_path / "out" / "tensorboard").rglob("events.out.tfevents.*"))
+    assert (tmp_path / "out" / "checkpoint.json").exists()
+
+
+def test_diagnostics_without_a_folder_to_write_them_to_are_refused(run):
+    result = run({"diagnostics.every": 8})
+    assert result.exit_code == 2
+    assert "error: diagnostics: given without --out" in result.output
+
+
+def test_a_run_that_diverges_leaves_its_diagnostics(run, tmp_path):
+    chosen = {
+        "diagnostics.every": 8,
+        "optimizer.name": "sgd",
+        "optimizer.lr": 1e30,
+        "optimizer.clip_norm": "null",
+    }
+    result = run(chosen, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    last = json.loads((tmp_path / "out" / "diagnostics.jsonl").read_text().splitlines()[-1])
+    assert f"diverged: {last['diverged']}" in result.output
