@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Finishes N more trials of a study on this machine, from nothing: environment, corpus, study, workers, result.
+# Finishes N more trials of a study on this machine, or all it has left, from nothing: environment, corpus, study,
+# workers, result.
 #
 #   ./hptune.sh 50                          fifty trials of studies/hn
 #   ./hptune.sh 6 --study quickstart        six small ones, offline, in minutes
+#   ./hptune.sh --study ladder --scale cpu  a whole design at the size that its file has for two cores
 #   ./hptune.sh 8 --workers 2 --set data.source=file --set data.path=titles.txt
 #   ./hptune.sh 50 --docker                 the same in containers; needs Docker and nothing else
 #   ./hptune.sh --prepare [--with-tests]    the environment alone

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Finishes N more trials of a study in containers, with progress: `./hptune.sh N --docker [--study S] [--name NAME]
-# [--workers W] [--set KEY=VALUE]...`. Needs Docker with Compose v2 and nothing else; .env and .env.example say more.
+# Finishes N more trials of a study, or all it has left, in containers, with progress: `./hptune.sh [N] --docker
+# [--study S] [--scale S] [--name NAME] [--workers W] [--set KEY=VALUE]...`. Needs Docker with Compose v2 and nothing
+# else; .env and .env.example say more.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-trials='' name='' settings=()
+trials='' name='' scale='' settings=()
 study=${HPTUNE_STUDY:-$(sed -n 's/^HPTUNE_STUDY=//p' "$root/.env" 2>/dev/null || true)}
 study=${study:-hn}
 
@@ -25,7 +26,7 @@ add_setting() {
 while [ $# -gt 0 ]; do
   option=${1%%=*} value=${1#*=}
   case $option in
-    --study | --name | --workers | --set)
+    --study | --scale | --name | --workers | --set)
       if [ "$option" = "$1" ]; then
         [ $# -gt 1 ] || fail "$option: needs a value"
         value=$2
@@ -35,21 +36,21 @@ while [ $# -gt 0 ]; do
   case $option in
     --docker) ;;
     --study) study=$value ;;
+    --scale) scale=$value ;;
     --name) name=$value ;;
     --workers) export HPTUNE_WORKERS=$value ;;
     --set) add_setting "$value" ;;
-    '' | *[!0-9]*) fail "$1: not known with --docker, allowed: N, --study, --name, --workers, --set" ;;
+    '' | *[!0-9]*) fail "$1: not known with --docker, allowed: N, --study, --scale, --name, --workers, --set" ;;
     *) trials=$1 ;;
   esac
   shift
 done
-[ -n "$trials" ] || fail "how many trials? ./hptune.sh 50 --docker"
 [[ $study != */* ]] || fail "--study $study: with --docker, a folder's name under studies/"
 docker compose version >/dev/null 2>&1 || fail "Docker with Compose v2 is not installed"
 docker info >/dev/null 2>&1 || fail "the Docker engine does not answer; is it running, and may this user reach it?"
 
 cd "$root"
-export HPTUNE_STUDY=${name:-$study}
+export HPTUNE_STUDY=${name:-$study${scale:+-$scale}}
 if commit=$(git rev-parse HEAD 2>/dev/null); then
   [ -z "$(git status --porcelain)" ] || commit+=+changes
   export HPTUNE_COMMIT=$commit
@@ -63,7 +64,8 @@ if at_work; then
     fail "workers are at work on study $busy_with; let them end, or: docker compose stop workers"
 fi
 docker compose build workers
-docker compose run --rm create "$study" --trials "+$trials" ${name:+--name "$name"} "${settings[@]}"
+docker compose run --rm create "$study" ${trials:+--trials "+$trials"} ${scale:+--scale "$scale"} \
+  ${name:+--name "$name"} "${settings[@]}"
 docker compose up --detach --no-deps workers
 
 watcher=hptune-watch-$$

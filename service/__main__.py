@@ -1,4 +1,4 @@
-"""The verbs: `python -m service create | work | workers | run | status | estimate | evaluate | dashboard`.
+"""The verbs: `python -m service create | work | workers | run | status | estimate | evaluate | report | dashboard`.
 
 torch is imported only where something is trained or scored, so that the others answer at once.
 """
@@ -24,6 +24,7 @@ from service.settings import ROOT, Settings
 OVERRIDE = click.option(
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Change one key of the base file."
 )
+SCALE = click.option("--scale", metavar="NAME", help="One of the sizes that the study file has.")
 
 
 class _Verbs(click.Group):
@@ -49,8 +50,11 @@ def cli() -> None:
 @click.argument("study")
 @click.option("--name", help="What to call it in the storage.")
 @click.option("--trials", metavar="N", help="Trials to finish: N in all, or +N more.")
+@SCALE
 @OVERRIDE
-def create(study: str, name: str | None, trials: str | None, settings_: tuple[str, ...]) -> None:
+def create(
+    study: str, name: str | None, trials: str | None, scale: str | None, settings_: tuple[str, ...]
+) -> None:
     """Make the storage's tables, the study and its slots; nothing is done twice."""
     from service.create import create as create_study
 
@@ -64,6 +68,7 @@ def create(study: str, name: str | None, trials: str | None, settings_: tuple[st
         study,
         name=name,
         overrides=yaml_tree.parse_overrides(settings_),
+        scale=scale,
         more=count if more else None,
         total=None if more else count,
         say=click.echo,
@@ -112,15 +117,23 @@ def workers(study: str, workers: int | None) -> None:
 
 
 @cli.command()
-@click.argument("trials", type=click.IntRange(1))
+@click.argument("trials", type=click.IntRange(1), required=False)
 @click.option("--study", default="hn", show_default=True, help="Folder under studies/, or a study file.")
 @click.option("--name", help="What to call it in the storage.")
 @click.option(
     "--workers", type=click.IntRange(1), help="Processes; one a GPU, or one for two cores, unless given."
 )
+@SCALE
 @OVERRIDE
-def run(trials: int, study: str, name: str | None, workers: int | None, settings_: tuple[str, ...]) -> None:
-    """Finish TRIALS more trials of a study on this machine, and show the best."""
+def run(
+    trials: int | None,
+    study: str,
+    name: str | None,
+    workers: int | None,
+    scale: str | None,
+    settings_: tuple[str, ...],
+) -> None:
+    """Finish TRIALS more trials of a study on this machine, or all that it has left, and show the best."""
     from service import machine
     from service.create import create as create_study
     from service.leaderboard import count_states, leaderboard, ranked_trials
@@ -137,6 +150,7 @@ def run(trials: int, study: str, name: str | None, workers: int | None, settings
         study,
         name=name,
         overrides=yaml_tree.parse_overrides(settings_),
+        scale=scale,
         more=trials,
         say=lambda line: console.print(line, markup=False, soft_wrap=True),
     )
@@ -146,7 +160,8 @@ def run(trials: int, study: str, name: str | None, workers: int | None, settings
     counts = slots.counts()
     to_run = counts["open"] + counts["leased"]
     if not to_run:
-        console.print(f"study {study_name}: all {counts['closed']} configurations of its design have run")
+        what = "configurations of its design" if definition.cells else "trials of its file"
+        console.print(f"study {study_name}: all {counts['closed']} {what} have run")
     else:
         places = machine.places(settings, workers=workers)
         if len(places) > to_run:
@@ -240,8 +255,8 @@ def evaluate(study: str, top: int, out: str | None) -> None:
     from service import held_out
     from service.storage import corpus_facts, load_study, open_storage
     from service.stores import open_store
-    from service.study_config import checked_name
     from service.study_corpus import load_corpus
+    from service.study_file import checked_name
 
     settings = Settings.from_environment()
     console = Console(highlight=False)
@@ -272,6 +287,32 @@ def evaluate(study: str, top: int, out: str | None) -> None:
     }
     for path in held_out.write(scores, folder, description):
         console.print(f"written: {path}", soft_wrap=True)
+
+
+@cli.command()
+@click.argument("study")
+@click.option("--scale", metavar="NAME", help="The scale it was run at.")
+@click.option("--out", type=click.Path(file_okay=False), help="Folder for the report.")
+@click.option("--result", type=click.Path(dir_okay=False), help="Write the JSON there as well.")
+def report(study: str, scale: str | None, out: str | None, result: str | None) -> None:
+    """Write a study's report: a page, Markdown, JSON, CSV and figures."""
+    from pathlib import Path
+
+    from service.report import files, sections
+    from service.storage import load_study, open_storage
+    from service.study_file import checked_name
+
+    settings = Settings.from_environment()
+    name = checked_name(f"{study}-{scale}" if scale else study)
+    loaded, definition = load_study(open_storage(settings), name, settings)
+    folder = Path(out) if out else ROOT / "runs" / "reports" / name
+    written = files.write(
+        loaded, definition, settings, folder=folder, result=Path(result) if result else None
+    )
+    if written.content.claims:
+        click.echo(f"claims: {sections.verdicts(written.content)}")
+    for path in written.paths:
+        click.echo(f"written: {path}")
 
 
 @cli.command()

@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import mimetypes
-import shutil
 import tempfile
 import uuid
 from collections.abc import Sequence
@@ -24,16 +23,10 @@ from optuna.trial import TrialState
 from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint
 from model.errors import CheckpointError, UserError
 from service.leaderboard import ranked_trials
-from service.stores import Store
+from service.stores import Store, fetch
 
 CHECKPOINT = "checkpoint"
 """Trial attribute: artifact ids of the files of its checkpoint."""
-
-
-def fetch(store: Store, artifact_id: str, path: Path) -> None:
-    """Copy an artifact to the file `path`. Raises ArtifactNotFound, OSError."""
-    with store.open_reader(artifact_id) as source, path.open("wb") as target:
-        shutil.copyfileobj(source, target)
 
 
 def attach_text(store: Store, trial: optuna.Trial, name: str, text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import optuna
 
 from model import corpus as corpora
-from model.config import DataConfig
+from model.config import TrainConfig
 from model.errors import CorpusError
 from model.tokenizer import TokenizedCorpus
 from service import study_config
@@ -29,6 +29,8 @@ from service.storage import (
 )
 from service.stores import open_store
 from service.study_config import StudyDefinition
+from service.study_corpus import load_corpus
+from service.study_file import checked_name
 
 
 def create(
@@ -37,6 +39,7 @@ def create(
     *,
     name: str | None = None,
     overrides: Mapping[str, Any],
+    scale: str | None = None,
     more: int | None = None,
     total: int | None = None,
     say: Callable[[str], None],
@@ -46,11 +49,12 @@ def create(
     Args:
         settings: where storage, artifacts and cache are.
         study: name of a folder under `studies/`, or a path to a study file.
-        name: what to call it in the storage; the folder's name unless given.
+        name: what to call it in the storage; the folder's name, with the scale's behind it, unless given.
         overrides: dotted keys of the base file with new values. A study that is met again keeps those it was
             made with unless some are given.
+        scale: one of the sizes that the study file has; likewise.
         more: trials to finish beyond those finished, or
-        total: trials to finish in all.
+        total: trials to finish in all; the whole design, or the study file's number, where neither is given.
         say: takes a line for the user.
 
     Returns:
@@ -60,8 +64,8 @@ def create(
         UserError: something given cannot be used, or the study was made differently.
     """
     if name is not None:
-        study_config.checked_name(name)
-    given = study_config.load(study, overrides=overrides)
+        checked_name(name)
+    given = study_config.load(study, overrides=overrides, scale=scale)
     given = dataclasses.replace(given, name=name or given.name)
     with creation_lock(settings), contextlib.ExitStack() as stack:
         storage = open_storage(settings, create=True)
@@ -71,15 +75,17 @@ def create(
             optuna.delete_study(study_name=given.name, storage=storage)  # its making was cut off
             found = None
         if found is None:
-            command = _command(study, name, more or total or given.trials, overrides)
+            command = _command(study, name, more or total, overrides, scale)
             found = _make(settings, storage, given, command=command, say=say)
         else:
             stored = StudyDefinition.from_snapshot(found.user_attrs[DEFINITION])
-            if not overrides and stored.overrides:
-                given = study_config.load(study, overrides=stored.overrides)
+            if (stored.overrides and not overrides) or (stored.scale and not scale):
+                given = study_config.load(
+                    study, overrides=overrides or stored.overrides, scale=scale or stored.scale
+                )
                 given = dataclasses.replace(given, name=stored.name)
             refuse_changed(stored, given)
-            _refuse_changed_file(settings, found, stored.base_config.data)
+            _refuse_changed_file(settings, found, stored.base_config)
         slots = Slots(storage.engine, found._study_id, owner="create", lease_seconds=settings.lease_seconds)
         if more is not None:
             slots.more(more, limit=len(given.cells) or None)
@@ -100,7 +106,8 @@ def _make(
     store = open_store(settings.artifacts, writable=True)
     data = definition.base_config.data
     say(f"study {definition.name}: reading the corpus ({data.source})")
-    corpus = corpora.build(data, cache=settings.cache)
+    pretrained = definition.base_config.tokenizer.pretrained
+    corpus = corpora.build(data, cache=settings.cache, tokenizer=pretrained)
     for note in corpus.notes:
         say(note)
     say(
@@ -112,7 +119,7 @@ def _make(
     train_tokens = len(tokenized.split("train").tokens)
     budget = definition.base_config.with_token_budget(train_tokens).budget_tokens
     say(f"tokens: {train_tokens:,} in the train split; budget of a trial {budget:,}")
-    _refuse_large_windows(definition, len(tokenized.split("validation").tokens))
+    _refuse_large_windows(definition, corpus, settings)
     path = settings.cache / f"corpus-{corpus.fingerprint}.json.gz"
     corpora.write(corpus, path)
     # the artifact goes in before the study says that it is whole, so that a worker never misses it
@@ -134,39 +141,58 @@ def _make(
     return create_study(storage, definition, facts, command=command)
 
 
-def _command(study: str, name: str | None, trials: int, overrides: Mapping[str, Any]) -> str:
+def _command(
+    study: str, name: str | None, trials: int | None, overrides: Mapping[str, Any], scale: str | None
+) -> str:
     """The script's call that makes and runs the study."""
-    words = ["./hptune.sh", str(trials), "--study", study]
+    words = ["./hptune.sh", *([str(trials)] if trials else []), "--study", study]
+    words += ["--scale", scale] if scale else []
     words += ["--name", name] if name else []
     for key, value in overrides.items():
         words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
     return shlex.join(words)
 
 
-def _refuse_large_windows(definition: StudyDefinition, validation_tokens: int) -> None:
+def _refuse_large_windows(definition: StudyDefinition, corpus: corpora.Corpus, settings: Settings) -> None:
     """The seeds' metric needs one window of block × batch + 1 tokens of the validation split in every trial."""
+    validation_tokens: dict[int, int] = {}
+    for block, batch, vocab_size in _largest_windows(definition):
+        if vocab_size not in validation_tokens:
+            tokenized = TokenizedCorpus.prepare(corpus, vocab_size=vocab_size, cache=settings.cache)
+            validation_tokens[vocab_size] = len(tokenized.split("validation").tokens)
+        if block * batch + 1 > validation_tokens[vocab_size]:
+            raise CorpusError(
+                f"study {definition.name!r}: the validation split has {validation_tokens[vocab_size]:,} tokens, one "
+                f"window of model.block_size {block} × training.batch_size {batch} + 1 needs {block * batch + 1:,}; "
+                "take a larger corpus or smaller values"
+            )
 
-    def largest(key: str, base: int) -> int:
+
+def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, int]]:
+    """Block, batch and vocabulary of each configuration, or the largest block and batch that a search may try."""
+    base = definition.base_config
+    if definition.cells:
+        configs = map(definition.config_for, definition.cells)
+        return {(c.model.block_size, c.training.batch_size, c.tokenizer.vocab_size) for c in configs}
+
+    def largest(key: str, of_base: int) -> int:
         parameter = definition.space.parameters.get(key)
-        values = [cell[key] for cell in definition.cells if key in cell]
-        return cast(int, max([*(parameter.corners() if parameter else ()), *values, base]))
+        return cast(int, max([*(parameter.corners() if parameter else ()), of_base]))
 
-    block = largest("model.block_size", definition.base_config.model.block_size)
-    batch = largest("training.batch_size", definition.base_config.training.batch_size)
-    if block * batch + 1 > validation_tokens:
-        raise CorpusError(
-            f"study {definition.name!r}: the validation split has {validation_tokens:,} tokens, one window of "
-            f"model.block_size {block} × training.batch_size {batch} + 1 needs {block * batch + 1:,}; "
-            "take a larger corpus or smaller values"
-        )
+    block = largest("model.block_size", base.model.block_size)
+    batch = largest("training.batch_size", base.training.batch_size)
+    return {(block, batch, base.tokenizer.vocab_size)}
 
 
-def _refuse_changed_file(settings: Settings, study: optuna.Study, data: DataConfig) -> None:
+def _refuse_changed_file(settings: Settings, study: optuna.Study, config: TrainConfig) -> None:
     """A corpus file that now holds other titles must not be taken for the study's."""
+    data = config.data
     if data.source != "file" or not data.path or not os.path.exists(data.path):
         return  # the study brings its corpus along
-    now = corpora.build(data, cache=settings.cache).fingerprint
-    if now != corpus_facts(study)["fingerprint"]:
+    now = corpora.build(data, cache=settings.cache)
+    if config.tokenizer.pretrained is not None:  # the study brings that along, too
+        now = dataclasses.replace(now, tokenizer=load_corpus(study, settings).tokenizer)
+    if now.fingerprint != corpus_facts(study)["fingerprint"]:
         raise StudyError(
             f"study {study.study_name!r} was made with another corpus: {data.path} has changed since; "
             f"restore it, or give the study a name of its own: --name {study.study_name}-2"

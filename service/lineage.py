@@ -1,5 +1,6 @@
 """Which trial runs in a slot: a new one, or one that goes on where that of a dead worker ended."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -25,7 +26,7 @@ class Lineages:
         definition: of the study.
         slots: of the study, as the worker's own.
         store: where states of trials are.
-        budget_tokens: of a trial.
+        budget_tokens: of a trial whose budget is not its configuration's own.
         log: for what ends here.
     """
 
@@ -69,11 +70,12 @@ class Lineages:
         return trial
 
     def _new_trial(self, slot: Slot, previous: optuna.trial.FrozenTrial | None) -> optuna.Trial:
+        arm = {"arm": self._definition.arms[slot.index]} if self._definition.arms else {}
         if previous is not None:
             kept = {
                 key: previous.user_attrs[key] for key in (objective.STATES,) if key in previous.user_attrs
             }
-            attributes = {**kept, "goes_on_with": previous.number}
+            attributes = {**arm, **kept, "goes_on_with": previous.number}
             return self._create(previous.params, previous.distributions, attributes)
         values = self._definition.fixed_values(slot.index)
         if values is None:
@@ -81,11 +83,11 @@ class Lineages:
         space = self._definition.space
         params = space.encode({key: value for key, value in values.items() if key in space.parameters})
         distributions = {key: space.distributions[key] for key in params}
-        return self._create(params, distributions, {})
+        return self._create(params, distributions, arm)
 
-    def _create(self, params: Any, distributions: Any, attributes: dict[str, Any]) -> optuna.Trial:
+    def _create(self, params: Any, distributions: Any, attributes: Mapping[str, Any]) -> optuna.Trial:
         template = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attributes
+            state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=dict(attributes)
         )
         trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=template)
         return optuna.Trial(self._study, trial_id)
@@ -95,8 +97,8 @@ class Lineages:
         values = self._definition.fixed_values(slot.index)
         if values is None:
             values = self._definition.space.suggest(trial)
-        config = self._definition.space.config_for(self._definition.base, values)
-        return config.with_tokens(self._budget_tokens)
+        config = self._definition.config_for(values)
+        return config if self._definition.own_budgets else config.with_tokens(self._budget_tokens)
 
     def frozen(self, number: int) -> optuna.trial.FrozenTrial:
         """The trial of this number as the storage has it."""

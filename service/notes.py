@@ -47,7 +47,7 @@ def study_note(definition: StudyDefinition, facts: Mapping[str, Any], *, command
         "documents": f"{train:,} train, {validation:,} validation, {held_out:,} held-out; "
         f"{facts['duplicates_dropped']:,} duplicates dropped",
         "budget of a trial": f"{budget_tokens:,} training tokens, {budget_tokens / train_tokens:.3g} times the "
-        f"train split; {rungs} rungs",
+        f"train split; {rungs} rungs{', unless its arm has its own' if definition.own_budgets else ''}",
         "varied": ", ".join(escaped(key) for key in definition.space.parameters) or "nothing",
     }
     if definition.cells:

@@ -17,17 +17,22 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from model.config import TrainConfig
 from model.corpus import Corpus
 from model.device import Device
+from model.diagnostics import as_lines
 from model.errors import CheckpointError
+from model.sinks import Curves
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
 from service import artifacts, display, provenance
 from service.failures import Interrupted, classify
 from service.patience import StorageAwayError
 from service.slots import LeaseLost
-from service.stores import Store
+from service.stores import Store, fetch
 
 STATES = "states"
 """Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that goes on."""
+
+DIAGNOSTICS = "diagnostics.jsonl"
+"""Artifact: what a trial measured of itself."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class TrialRunner:
     store: Store
     corpus: Corpus
     cache: Path
+    curves: Path
+    """Folder for TensorBoard and Weights & Biases."""
     device: Device
     log: structlog.stdlib.BoundLogger
 
@@ -89,7 +96,11 @@ class TrialRunner:
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
             raise  # the trial is not this worker's to write to any more, or cannot be
         except Exception as error:
-            self._show(trial, runs[0] if runs else None, config, classify(error).reason, with_titles=False)
+            run = runs[0] if runs else None
+            if run is not None and run.diagnostics:
+                with contextlib.suppress(OSError):
+                    artifacts.attach_text(self.store, trial, DIAGNOSTICS, as_lines(run.diagnostics))
+            self._show(trial, run, run.config if run else config, classify(error).reason, with_titles=False)
             raise
 
     def _train(self, trial: optuna.Trial, config: TrainConfig, custody: Custody) -> Outcome:
@@ -108,23 +119,25 @@ class TrialRunner:
         custody.watch(run)
         rungs = len(config.rungs)
         pruned = False
-        for evaluation in run:
-            custody.check_lease()
-            if self._save_state(trial, run):
-                custody.saved()
-            trial.report(evaluation.val_loss, evaluation.rung_tokens)
-            self.log.info(
-                "rung",
-                rung=len(run.evaluations),
-                rungs=rungs,
-                val_loss=evaluation.val_loss,
-                tokens_per_second=evaluation.tokens_per_second,
-                tokens=run.tokens,
-                budget_tokens=config.budget_tokens,
-            )
-            if not run.finished and trial.should_prune():
-                pruned = True
-                break
+        with self._drawn(trial, run) as curves:
+            for evaluation in run:
+                custody.check_lease()
+                if self._save_state(trial, run):
+                    custody.saved()
+                trial.report(evaluation.val_loss, evaluation.rung_tokens)
+                curves.write()
+                self.log.info(
+                    "rung",
+                    rung=len(run.evaluations),
+                    rungs=rungs,
+                    val_loss=evaluation.val_loss,
+                    tokens_per_second=evaluation.tokens_per_second,
+                    tokens=run.tokens,
+                    budget_tokens=config.budget_tokens,
+                )
+                if not run.finished and trial.should_prune():
+                    pruned = True
+                    break
         custody.check_lease()
         if not run.finished and not pruned:
             self._save_state(trial, run)
@@ -134,6 +147,11 @@ class TrialRunner:
         self._record(trial, run, ended, facts, with_weights=with_weights)
         self._show(trial, run, config, ended, with_titles=with_weights)
         return Outcome(run.evaluations[-1].val_loss, pruned, ended)
+
+    def _drawn(self, trial: optuna.Trial, run: TrainingRun) -> Curves:
+        return Curves(
+            run, self.curves, group=trial.study.study_name, name=str(trial.number), warn=self.log.warning
+        )
 
     def _show(
         self,
@@ -161,7 +179,7 @@ class TrialRunner:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "state.safetensors"
                 try:
-                    artifacts.fetch(self.store, state, path)
+                    fetch(self.store, state, path)
                     run.restore(path)
                 except (ArtifactNotFound, CheckpointError, OSError) as error:
                     self.log.warning("saved state not usable", reason=str(error))
@@ -196,15 +214,17 @@ class TrialRunner:
     def _record(
         self, trial: optuna.Trial, run: TrainingRun, ended: str, facts: dict[str, Any], *, with_weights: bool
     ) -> None:
-        last = run.evaluations[-1]
-        for key, value in last.as_dict().items():
-            if value is not None:
+        last = run.evaluations[-1].as_dict() | (run.diagnostics[-1] if run.diagnostics else {})
+        for key, value in last.items():
+            if isinstance(value, int | float):
                 trial.set_user_attr(key, value)
         trial.set_user_attr("ended", ended)
         texts = {
             "config.json": json.dumps(run.config.model_dump(mode="json"), indent=1),
             "curve.jsonl": artifacts.curve_lines(run.evaluations),
         }
+        if run.diagnostics:
+            texts[DIAGNOSTICS] = as_lines(run.diagnostics)
         missing = [*texts, *(["checkpoint"] if with_weights else [])]
         try:
             for name, text in texts.items():

@@ -172,7 +172,9 @@ class LiveTable:
             )
         elif name == "trial ended":
             loss = "" if event["val_loss"] is None else f"  val_loss {event['val_loss']:.4f}"
-            self.say(f"trial {event['trial']} {event['state'].lower()}: {event['ended']}{loss}")
+            # `complete`, `pruned at rung 2 of 4`; a failure's reason does not name its state
+            ended = f"failed: {event['ended']}" if event["state"] == "FAIL" else event["ended"]
+            self.say(f"trial {event['trial']} {ended}{loss}")
             if event["state"] != "FAIL":
                 self._ended += 1
                 self._durations.append(time.monotonic() - self._started.get(index, time.monotonic()))

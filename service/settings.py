@@ -3,6 +3,7 @@
 `HPTUNE_STORAGE_URL`  SQL database behind Optuna (default: a SQLite file under `runs/`)
 `HPTUNE_ARTIFACTS`    artifact store: a folder or `s3://bucket/prefix` (default: `runs/artifacts`)
 `HPTUNE_CACHE`        folder of corpora and token arrays that can be made again (default: `runs/cache`)
+`HPTUNE_CURVES`       folder of `tensorboard/` and `wandb/`, for studies that ask for them (default: `runs`)
 `HPTUNE_DEVICE`       `auto`, `cpu`, `cuda`, `cuda:0`, ... (default: `auto`)
 `HPTUNE_WORKERS_PER_GPU` worker processes that share a GPU (default: 1)
 `HPTUNE_LEASE_SECONDS` how long a silent worker keeps its trial (default: 60)
@@ -34,6 +35,7 @@ class Settings:
     lease_seconds: float = 60.0
     patience_seconds: float = 600.0
     workers_per_gpu: int = 1
+    curves: Path = ROOT / "runs"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -43,6 +45,7 @@ class Settings:
             storage_url=environment.get("HPTUNE_STORAGE_URL") or f"sqlite:///{runs / 'hptune.db'}",
             artifacts=environment.get("HPTUNE_ARTIFACTS") or str(runs / "artifacts"),
             cache=Path(environment.get("HPTUNE_CACHE") or runs / "cache"),
+            curves=Path(environment.get("HPTUNE_CURVES") or runs),
             device=environment.get("HPTUNE_DEVICE") or "auto",
             lease_seconds=_seconds(environment, "HPTUNE_LEASE_SECONDS", default=60.0),
             patience_seconds=_seconds(environment, "HPTUNE_PATIENCE_SECONDS", default=600.0),

@@ -71,8 +71,10 @@ class Slots:
         return {state: found.get(state, 0) for state in ("open", "leased", "held", "closed")}
 
     def total(self, trials: int) -> None:
-        """See that the study has at least `trials` slots, closed ones included."""
+        """See that the study has at least `trials` slots, closed ones included, and that none is held back."""
         with self._engine.begin() as connection:
+            held = self._mine & (_SLOTS.c.state == "held")
+            connection.execute(_SLOTS.update().where(held).values(state="open"))
             self._add(connection, trials - self._count(connection))
 
     def more(self, trials: int, *, limit: int | None = None) -> None:

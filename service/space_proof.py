@@ -5,7 +5,6 @@ at each of its cells. The first fault is told with the parameters that are to bl
 """
 
 import difflib
-import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from model.config import TrainConfig
 from model.errors import ConfigError
 from model.yaml_tree import Document, validate
+from service.design import BUDGETS, shown_value
 from service.parameters import CategoricalParameter, FloatParameter, Parameter, same
 from service.search_space import SearchSpace, Values, leaves
 
@@ -23,7 +23,7 @@ MAX_COMBINATIONS = 4_096
 """Combinations of bounds and choices that are all tried; of more, as many random ones are."""
 RANDOM_POINTS = 2_000
 
-_COMPARABLE = ("training.epochs", "training.tokens", "training.rungs")
+_COMPARABLE = (*BUDGETS, "training.rungs")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def prove_space(space: SearchSpace, base: Document) -> Proof:
             configuration, or a parameter without effect at some point.
     """
     for key in space.parameters:
-        _check_key(key, base, space.places.get(key, "search space"), may_seed=False)
+        _check_key(key, base, space.places.get(key, "search space"))
     points = 0
     idle: frozenset[str] | None = None
     for values in _points(space, random.Random(0)):
@@ -65,8 +65,16 @@ def prove_space(space: SearchSpace, base: Document) -> Proof:
     return Proof(points, idle or frozenset())
 
 
-def prove_cells(cells: Sequence[Values], base: Document, places: Sequence[str]) -> Proof:
-    """Build the configuration of every cell of a design; `places` says where each was given.
+def prove_cells(
+    cells: Sequence[Values], base: Document, places: Sequence[str], *, own_budgets: bool = False
+) -> Proof:
+    """Build the configuration of every cell of a design.
+
+    Args:
+        cells: Values by dotted key.
+        base: What they change.
+        places: Where each was given.
+        own_budgets: They may change budget and rungs.
 
     Raises:
         ConfigError: as `prove_space`, or two cells that are the same configuration.
@@ -75,7 +83,7 @@ def prove_cells(cells: Sequence[Values], base: Document, places: Sequence[str]) 
     idle: frozenset[str] | None = None
     for i, (cell, place) in enumerate(zip(cells, places, strict=True)):
         for key in cell:
-            _check_key(key, base, place, may_seed=True)
+            _check_key(key, base, place, may_seed=True, own_budgets=own_budgets)
         config = _config(base, cell)
         if isinstance(config, str):
             raise ConfigError(f"{place}: at {_shown(cell)}: {config}")
@@ -99,7 +107,9 @@ def _config(base: Document, values: Mapping[str, Any]) -> TrainConfig | str:
         return str(error).removeprefix(": ")
 
 
-def _check_key(key: str, base: Document, place: str, *, may_seed: bool) -> None:
+def _check_key(
+    key: str, base: Document, place: str, *, may_seed: bool = False, own_budgets: bool = False
+) -> None:
     tree = validate(base, TrainConfig).model_dump(mode="json")
     known = sorted(key for key, _ in leaves(tree))
     if key not in known:
@@ -109,7 +119,9 @@ def _check_key(key: str, base: Document, place: str, *, may_seed: bool) -> None:
         near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]!r}?" if near else f", allowed: keys of {base.name}"
         raise ConfigError(f"{place}: {key}: {'a section, not a key' if inside else 'unknown key'}{hint}")
-    if key.startswith(("data.", "evaluation.")) or key in _COMPARABLE:
+    if key.startswith(("data.", "evaluation.", "tokenizer.pretrained")) or (
+        key in _COMPARABLE and not own_budgets
+    ):
         raise ConfigError(
             f"{place}: {key}: no trial may change it, because trials would not be comparable; "
             "give it under `fixed`"
@@ -203,7 +215,7 @@ def _without_effect(space: SearchSpace, base: Document, values: Values, key: str
         if parent in values and parent != key and isinstance(parameter, CategoricalParameter):
             working = [choice for choice in parameter.choices if works(parent, choice)]
             if working:
-                given, when = _shown({parent: values[parent]}), _yaml(working)
+                given, when = _shown({parent: values[parent]}), shown_value(working)
                 return space.fault(key, f"has no effect at {given}; give it when: {{{parent}: {when}}}")
     others = _shown(_causes(space, base, values, key))
     return space.fault(key, f"has no effect{f' at {others}' if others else ''}; take it out of the space")
@@ -221,12 +233,4 @@ def _causes(space: SearchSpace, base: Document, values: Values, key: str) -> Val
 
 
 def _shown(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {_yaml(value)}" for key, value in values.items())
-
-
-def _yaml(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_yaml, value))}]"
-    return json.dumps(value)
+    return ", ".join(f"{key} {shown_value(value)}" for key, value in values.items())

@@ -114,10 +114,12 @@ def page(snapshot: Snapshot) -> Group:
             table.add_column(heading, justify="right", overflow="fold")
         for trial in snapshot.running:
             reports = sorted(trial.intermediate_values.items())
+            config = trial.user_attrs.get("config", {"training": {"rungs": len(snapshot.rungs)}})
+            rungs = config["training"]["rungs"]
             since = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
             table.add_row(
                 str(trial.number),
-                f"{len(reports)}/{len(snapshot.rungs)}",
+                f"{len(reports)}/{rungs}",
                 f"{reports[-1][1]:.4f}" if reports else "–",
                 shown_seconds(since),
                 shown_params(trial.params),

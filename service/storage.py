@@ -25,8 +25,8 @@ from service.tables import create_tables, missing
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-DEFINITION, CORPUS = "definition", "corpus"
-"""Study attributes: the snapshot of its definition; corpus fingerprint, source, artifact and budget."""
+DEFINITION, CORPUS, COMMAND = "definition", "corpus", "command"
+"""Study attributes: the snapshot of its definition; corpus fingerprint, source, artifact and budget; what made it."""
 _CREATION = 0x68707475
 """The key of an advisory lock, held while a study is made."""
 
@@ -148,6 +148,9 @@ def create_study(
         _silently(study.set_metric_names, ["val_loss [nats/char]"])
     study.set_user_attr("question", definition.question)
     study.set_user_attr(CORPUS, corpus_facts)
+    study.set_user_attr(COMMAND, command)
+    if definition.scale is not None:
+        study.set_user_attr("scale", definition.scale)
     save_note(study, study_note(definition, corpus_facts, command=command))
     study.set_user_attr(DEFINITION, definition.snapshot())  # last: a study that has it is whole
     return study

@@ -83,6 +83,12 @@ def open_store(location: str, *, writable: bool = False) -> Store:
     return store
 
 
+def fetch(store: Store, artifact_id: str, path: Path) -> None:
+    """Copy an artifact to the file `path`. Raises ArtifactNotFound, OSError."""
+    with store.open_reader(artifact_id) as source, path.open("wb") as target:
+        shutil.copyfileobj(source, target)
+
+
 def _s3_store(location: str) -> "S3Store":
     match = re.fullmatch(
         r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(/(?P<prefix>[\w./=-]*))?", location, re.ASCII

@@ -1,4 +1,4 @@
-"""The schema of `studies/<name>/study.yaml`, and a study as everything else sees it.
+"""A study as everything else sees it: its file read, at the size asked for, and proven.
 
 A study has either a search space, with a sampler and a pruner, or a design: a fixed list of configurations.
 Reading it applies the fixed values to the base file and proves every configuration a trial may ask for.
@@ -6,70 +6,20 @@ Reading it applies the fixed values to the base file and proves every configurat
 
 import hashlib
 import json
-import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field, model_validator
+from typing import Any
 
 from model.config import TrainConfig
 from model.errors import ConfigError, UserError
-from model.yaml_tree import Document, Section, read, validate
+from model.yaml_tree import Document, KeyPath, read, validate
 from service import strategy
-from service.design import MAX_CELLS, DesignConfig, space_of
-from service.parameters import ParameterSection
+from service.design import BASELINE, MAX_CELLS, Cell, arm_name, distinct, space_of
+from service.scale import ScaleConfig
 from service.search_space import SearchSpace, Values, leaves
 from service.space_proof import prove_cells, prove_space
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
-
-
-class StudyConfig(Section):
-    """One study: a question, what is varied, and how the search goes."""
-
-    question: str = Field(min_length=1)
-    """One sentence."""
-    base: str = "train_config.yaml"
-    """The training run that is varied; a path relative to the repository."""
-    seed: int = Field(1337, ge=0)
-    """Of the sampler. The seed of the training runs is the base file's."""
-    trials: int = Field(50, ge=1)
-    """Trials when nothing else is said, the baseline included. A design has its own number."""
-    fixed: dict[str, Any] = Field(default_factory=dict)
-    """Values by dotted key that the base file gets in every trial."""
-    space: Annotated[dict[str, ParameterSection], Field(min_length=1)] | None = None
-    """Parameters by dotted key."""
-    design: DesignConfig | None = None
-    """Configurations in place of a search."""
-    sampler: strategy.SamplerConfig | None = None
-    """How a space is searched; null is `tpe`."""
-    pruner: strategy.PrunerConfig = strategy.NoPrunerConfig()
-    """When a trial is stopped early."""
-    keep_checkpoints: int = Field(3, ge=1)
-    """Weights are kept of this many best trials."""
-    baseline: bool = True
-    """Trial 0 is the base file with the fixed values."""
-
-    @model_validator(mode="after")
-    def _search_or_design(self) -> "StudyConfig":
-        if (self.space is None) == (self.design is None):
-            given = "neither" if self.space is None else "both"
-            raise ValueError(f"needs either space or design, given {given}")
-        if self.design is not None and self.sampler is not None:
-            raise ValueError("sampler has no effect with a design, given both")
-        if self.design is not None or (self.sampler is not None and self.sampler.name == "grid"):
-            if "seed" in self.model_fields_set:
-                raise ValueError(
-                    "seed is the sampler's and has no effect with a design or a grid; for training runs give "
-                    "`fixed: {seed: ...}` or `design: {seeds: [...]}`"
-                )
-            if "trials" in self.model_fields_set:
-                raise ValueError("trials has no effect with a design or a grid, which is run as a whole")
-        return self
+from service.study_file import REPOSITORY, StudyConfig, checked_name, from_here, study_file
 
 
 @dataclass(frozen=True)
@@ -77,7 +27,8 @@ class StudyDefinition:
     """A study that has been read, validated and proven.
 
     Attributes:
-        name: Its folder's name.
+        name: Its folder's name, with that of its scale behind a hyphen.
+        scale: Of `scales` in its file; None for its own size.
         question: One sentence.
         base: The base file with the fixed values and the command line's overrides in it.
         base_config: The same, validated: the baseline's configuration.
@@ -85,6 +36,8 @@ class StudyDefinition:
         cells: The configurations to run as values by dotted key, one for each slot number: of a design, or of
             a space under `sampler: {name: grid}`. With `baseline` it is the first, and not run a second time
             where the others contain it. Empty where a sampler searches.
+        arms: The name of each cell, shared by those that differ in their seed alone.
+        own_budgets: Each trial has its own configuration's budget; otherwise all have that of `base_config`.
         sampler: Never consulted where there are `cells`.
         pruner: When a trial is stopped early.
         seed: Of the sampler; each worker derives its own from it.
@@ -96,11 +49,14 @@ class StudyDefinition:
     """
 
     name: str
+    scale: str | None
     question: str
     base: Document = field(compare=False)
     base_config: TrainConfig
     space: SearchSpace
     cells: tuple[Values, ...]
+    arms: tuple[str, ...]
+    own_budgets: bool
     sampler: strategy.SamplerConfig
     pruner: strategy.PrunerConfig
     seed: int
@@ -117,7 +73,8 @@ class StudyDefinition:
         jointly only the parameters that all finished trials have.
         """
         if self.baseline and slot == 0:
-            return self.space.within(self.base_config.model_dump(mode="json"))
+            base = self.space.within(self.base_config.model_dump(mode="json"))
+            return {**base, **self.cells[0]} if self.cells else base
         return self.cells[slot] if self.cells else None
 
     def config_for(self, values: Mapping[str, Any]) -> TrainConfig:
@@ -137,78 +94,126 @@ class StudyDefinition:
             "strategy": [self.sampler.model_dump(), self.pruner.model_dump(), self.seed],
             "baseline": self.baseline,
         }
-        return {name: _short_hash(part) for name, part in parts.items()}
+        texts = {name: json.dumps(part, sort_keys=True) for name, part in parts.items()}
+        return {name: hashlib.sha256(text.encode()).hexdigest()[:12] for name, text in texts.items()}
 
     def snapshot(self) -> dict[str, Any]:
         """The study as JSON can hold it: enough to work on it without its files."""
         base = self.base_config.model_dump(mode="json")
-        return {"name": self.name, "study": self.tree, "base": base, "overrides": self.overrides}
+        given = {"overrides": self.overrides, "scale": self.scale}
+        return {"name": self.name, "study": self.tree, "base": base, **given}
 
     @classmethod
     def from_snapshot(cls, snapshot: Mapping[str, Any]) -> "StudyDefinition":
         """The study of a `snapshot`. It is not proven again; ConfigError: another version's."""
         document = Document(f"study {snapshot['name']} in the storage", snapshot["study"])
         base = Document(f"base file of {document.name}", snapshot["base"])
-        return _definition(snapshot["name"], document, base, snapshot["overrides"])
+        study = validate(document, StudyConfig)
+        if "scale" not in snapshot and study.design is not None and study.design.seeds:
+            raise ConfigError(f"{document.name}: made by a version with another order of seeds; make it anew")
+        scale = snapshot.get("scale")
+        cells = _cells(study, document, base, study.scales[scale] if scale else None)
+        return _definition(
+            snapshot["name"], study, document, base, cells, scale=scale, overrides=snapshot["overrides"]
+        )
 
 
 def load(
-    name_or_path: str | Path, *, overrides: Mapping[str, object] | None = None, root: Path = REPOSITORY
+    name_or_path: str | Path,
+    *,
+    overrides: Mapping[str, object] | None = None,
+    scale: str | None = None,
+    root: Path = REPOSITORY,
 ) -> StudyDefinition:
     """Read, validate and prove a study.
 
     Args:
         name_or_path: A folder's name under `studies/`, or the path of a `study.yaml` or of its folder.
-        overrides: Values by dotted key for the base file; they win over the study's `fixed`.
-        root: The repository.
+        overrides: Values by dotted key for the base file; they win over the study's `fixed` and its scale.
+        scale: One of the study's `scales`, which changes the base file and the cells and adds to the name.
+        root: Where `studies/` and the base files are.
 
     Raises:
         ConfigError: the study, its base file or an override has to be corrected.
-        UserError: there is no such study, or its name is not one.
+        UserError: there is no such study or scale, or its name is not one.
     """
-    path = _study_file(str(name_or_path), root)
-    document = read(_from_here(path))
+    path = study_file(str(name_or_path), root)
+    document = read(from_here(path))
     study = validate(document, StudyConfig)
-    given: dict[str, Any] = dict(overrides or {})
-    places = {key: document.place(("fixed", key)) for key in study.fixed} | dict.fromkeys(
-        given, "command line"
-    )
-    edits = {**study.fixed, **given}
-    base = read(_from_here(root / study.base)).with_overrides(edits, places)
-    definition = _definition(path.resolve().parent.name, document, base, given)
-    varied = {*definition.space.parameters, *(key for cell in definition.cells for key in cell)}
-    for edit in edits:
-        for key in sorted(varied):
-            if f"{key}.".startswith(f"{edit}.") or f"{edit}.".startswith(f"{key}."):
-                what = "varied by the study, cannot be set for all trials"
-                raise ConfigError(f"{places[edit]}: {edit}: {what}; {key} stands in its space or design")
-    without_effect = _prove(definition, study, document)
-    for edit in edits:
-        if edit in without_effect:
-            raise ConfigError(f"{places[edit]}: {edit}: has no effect in any trial of this study")
+    name = path.resolve().parent.name
+    fixed = {key: document.place(("fixed", key)) for key in study.fixed}
+    base = read(from_here(root / study.base)).with_overrides(study.fixed, fixed)
+    for_all: dict[str, str] = {}
+    if scale is not None:
+        name = checked_name(f"{name}-{scale}")
+        base, for_all = _resized(study, document, base, scale)
+    given = dict(overrides or {})
+    for_all |= dict.fromkeys(given, "command line")
+    base = base.with_overrides(given, for_all)
+    cells = _cells(study, document, base, study.scales[scale] if scale else None)
+    definition = _definition(name, study, document, base, cells, scale=scale, overrides=given)
+    _refuse_varied(definition, fixed, for_all, searched=study.space is not None)
+    without_effect = _prove(definition, study, document, cells)
+    for key, where in (for_all if scale else fixed | for_all).items():  # what is fixed may idle at a scale
+        if key in without_effect:
+            raise ConfigError(f"{where}: {key}: has no effect in any trial of this study")
     return definition
 
 
-def checked_name(name: str) -> str:
-    """`name`, if it can be a study's: it becomes the name of folders. Raises UserError otherwise."""
-    if not _NAME.match(name):
-        raise UserError(
-            f"study {name!r}: a name has letters, digits, '_', '-' and '.', begins with a letter or a digit, and has "
-            "at most 100 characters"
-        )
-    return name
+def _resized(
+    study: StudyConfig, document: Document, base: Document, scale: str
+) -> tuple[Document, dict[str, str]]:
+    """The base file at a scale, and the places of the keys that the scale sets for all trials."""
+    if scale not in study.scales:
+        there = ", ".join(study.scales) or "none"
+        raise UserError(f"{document.name}: scale {scale!r} does not exist; there are: {there}")
+
+    def place(path: KeyPath) -> str:
+        return document.place(("scales", scale, *path))
+
+    resized = study.scales[scale]
+    values = dict(leaves(validate(base, TrainConfig).model_dump(mode="json")))
+    resized.check([cell.values for cell in study.design.cells()] if study.design else [], values, place)
+    setting = {key: place(("set", key)) for key in resized.values}
+    mapping = {key: place(("map", key)) for key in resized.replacements}
+    resized_base = base.with_overrides(resized.base_values(values), setting | mapping)
+    return resized_base, setting if study.design else setting | mapping
 
 
-def _prove(definition: StudyDefinition, study: StudyConfig, document: Document) -> frozenset[str]:
+def _refuse_varied(
+    definition: StudyDefinition, fixed: dict[str, str], for_all: dict[str, str], *, searched: bool
+) -> None:
+    """Refuse values for all trials that some replace, or all replace; by key with their places.
+
+    A design's `fixed` is what its configurations start from: there some may.
+    """
+
+    def overlap(one: str, other: str) -> bool:
+        return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+    varied = {*definition.space.parameters, *(key for cell in definition.cells for key in cell)}
+    for edit, place in (fixed | for_all if searched else for_all).items():
+        for key in sorted(varied):
+            if overlap(edit, key):
+                what = "varied by the study, cannot be set for all trials"
+                raise ConfigError(f"{place}: {edit}: {what}; {key} stands in its space or design")
+    for edit, place in fixed.items():
+        if definition.cells and all(edit in cell for cell in definition.cells):
+            raise ConfigError(f"{place}: {edit}: has no effect, each configuration of the design has its own")
+
+
+def _prove(
+    definition: StudyDefinition, study: StudyConfig, document: Document, cells: Sequence[Cell]
+) -> frozenset[str]:
     """Check what needs more than the file's schema; the keys without effect in all configurations."""
     misfit = strategy.pruner_misfit(definition.pruner, definition.base_config.training.rungs)
     if misfit:
         raise ConfigError(f"{document.place(('pruner',))}: pruner: {misfit}")
     base = definition.base
     if study.design is not None:
-        cells = study.design.cells()
-        places = [document.place(("design", *path)) for path, _ in cells]
-        return prove_cells([cell for _, cell in cells], base, places).without_effect
+        places = [document.place(("design", *cell.path)) for cell in cells]
+        proof = prove_cells(definition.cells, base, places, own_budgets=definition.own_budgets)
+        return proof.without_effect
     proof = prove_space(definition.space, base)
     if definition.baseline and definition.sampler.name not in ("random", "grid"):
         values = definition.fixed_values(0) or {}
@@ -223,29 +228,23 @@ def _prove(definition: StudyDefinition, study: StudyConfig, document: Document) 
 
 
 def _definition(
-    name: str, document: Document, base: Document, overrides: Mapping[str, Any]
+    name: str, study: StudyConfig, document: Document, base: Document, cells: Sequence[Cell], **given: Any
 ) -> StudyDefinition:
-    study = validate(document, StudyConfig)
     base_config = validate(base, TrainConfig)
-    cells: list[Values] = []
+    values = tuple(cell.values for cell in cells)
     if study.space is not None:
-        places = {key: document.place(("space", key)) for key in study.space}
-        space = SearchSpace(study.space, places)
-        cells = _grid(study, space, document)
+        space = _space(study, document)
     else:
-        assert study.design is not None, "the schema asks for one of the two"
-        cells = [cell for _, cell in study.design.cells()]
-    if cells and study.baseline:
-        cells = [{}, *(cell for cell in cells if _differs(base, cell, base_config))]
-    if study.design is not None:
-        space = space_of(cells, dict(leaves(base_config.model_dump(mode="json"))))
+        space = space_of(values, dict(leaves(base_config.model_dump(mode="json"))))
     return StudyDefinition(
         name=name,
         question=study.question,
         base=base,
         base_config=base_config,
         space=space,
-        cells=tuple(cells),
+        cells=values,
+        arms=tuple(cell.arm for cell in cells),
+        own_budgets=study.design is not None and study.pruner.name == "none",
         sampler=study.sampler
         or (strategy.TpeConfig() if study.space else strategy.RandomConfig(name="random")),
         pruner=study.pruner,
@@ -254,8 +253,29 @@ def _definition(
         keep_checkpoints=study.keep_checkpoints,
         baseline=study.baseline,
         tree=document.tree,
-        overrides=overrides,
+        **given,
     )
+
+
+def _space(study: StudyConfig, document: Document) -> SearchSpace:
+    assert study.space is not None, "the schema asks for it where there is no design"
+    return SearchSpace(study.space, {key: document.place(("space", key)) for key in study.space})
+
+
+def _cells(study: StudyConfig, document: Document, base: Document, scale: ScaleConfig | None) -> list[Cell]:
+    """The configurations of a design, or of a space under `sampler: {name: grid}`; none under another."""
+    if study.design is None:
+        values = _grid(study, _space(study, document), document)
+        cells = [Cell(("space",), arm_name(cell), cell) for cell in values]
+    else:
+        cells = study.design.cells()
+    if scale is not None:
+        cells = [replace(cell, values=scale.cell_values(cell.values)) for cell in cells]
+    if cells and study.baseline:
+        cells.insert(0, Cell((), BASELINE, {}))
+    if study.design is not None:
+        cells = study.design.repeated(cells)
+    return distinct(cells, lambda cell: _identity(base, cell))
 
 
 def _grid(study: StudyConfig, space: SearchSpace, document: Document) -> list[Values]:
@@ -272,32 +292,9 @@ def _grid(study: StudyConfig, space: SearchSpace, document: Document) -> list[Va
     return []
 
 
-def _differs(base: Document, values: Values, base_config: TrainConfig) -> bool:
-    """The values make another configuration than the base file's, or one that the proof will refuse."""
+def _identity(base: Document, cell: Cell) -> object:
+    """Equal for cells that make the same configuration; of one that the proof will refuse, its own."""
     try:
-        return validate(base.with_overrides(values), TrainConfig) != base_config
+        return validate(base.with_overrides(cell.values), TrainConfig).model_dump_json()
     except ConfigError:
-        return True
-
-
-def _study_file(name_or_path: str, root: Path) -> Path:
-    is_path = os.sep in name_or_path or name_or_path.endswith((".yaml", ".yml"))
-    path = Path(name_or_path) if is_path else root / "studies" / name_or_path / "study.yaml"
-    if path.is_dir():
-        path /= "study.yaml"
-    name = path.resolve().parent.name if is_path else name_or_path
-    checked_name(name)
-    if not path.is_file():
-        there = sorted(file.parent.name for file in (root / "studies").glob("*/study.yaml"))
-        raise UserError(f"study {name_or_path!r} does not exist; there are: {', '.join(there) or 'none'}")
-    return path
-
-
-def _from_here(path: Path) -> Path:
-    """The path as a person in the current folder would write it."""
-    path, here = path.absolute(), Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def _short_hash(part: Any) -> str:
-    return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:12]
+        return id(cell)

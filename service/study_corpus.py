@@ -8,10 +8,9 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from model import corpus as corpora
 from model.errors import CorpusError
-from service import artifacts
 from service.settings import Settings
 from service.storage import corpus_facts
-from service.stores import open_store
+from service.stores import fetch, open_store
 
 
 def load_corpus(study: optuna.Study, settings: Settings) -> corpora.Corpus:
@@ -27,7 +26,7 @@ def load_corpus(study: optuna.Study, settings: Settings) -> corpora.Corpus:
         settings.cache.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}")
         try:
-            artifacts.fetch(open_store(settings.artifacts), facts["artifact"], partial)
+            fetch(open_store(settings.artifacts), facts["artifact"], partial)
         except (ArtifactNotFound, OSError) as error:
             raise CorpusError(f"study {study.study_name!r}: the corpus is not there: {error}") from None
         Path(partial).replace(path)

@@ -93,7 +93,12 @@ class Worker:
         base = self._definition.base_config.with_tokens(facts["budget_tokens"])
         self._study.pruner = build_pruner(self._definition.pruner, rungs=base.rungs)
         self._runner = objective.TrialRunner(
-            store=self._store, corpus=corpus, cache=settings.cache, device=where, log=self.log
+            store=self._store,
+            corpus=corpus,
+            cache=settings.cache,
+            curves=settings.curves,
+            device=where,
+            log=self.log,
         )
 
     def stop(self) -> None:

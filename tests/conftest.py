@@ -183,6 +183,7 @@ def tiny_study(folder: Path) -> TinyStudy:
         storage_url=f"sqlite:///{folder / 'study.db'}",
         artifacts=str(folder / "artifacts"),
         cache=folder / "cache",
+        curves=folder / "curves",
         device="cpu",
         lease_seconds=1.0,
     )

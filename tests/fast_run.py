@@ -41,6 +41,7 @@ class FastRun:
         self.config = config
         self.precision = SimpleNamespace(name="fp32")
         self.evaluations: list[Evaluation] = []
+        self.diagnostics: list[dict[str, object]] = []
         self.step = 0
         self._link = chain(config.optimizer.lr, 0)
         self._stopped = False

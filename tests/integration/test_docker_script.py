@@ -56,7 +56,7 @@ def test_script_takes_a_corpus_of_the_host(project, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--docker"], "how many trials?"),
+        (["--docker", "--scale"], "--scale: needs a value"),
         (["5", "--docker", "--study", "../x"], "a folder's name under studies/"),
         (["5", "--docker", "--fast"], "--fast: not known with --docker"),
         (["5", "--docker", "--set"], "--set: needs a value"),

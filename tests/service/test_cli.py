@@ -52,6 +52,26 @@ def test_a_users_mistake_is_one_line_and_status_2(tiny):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
+def test_without_a_number_a_study_is_run_to_its_end(tiny):
+    tiny.write(
+        "design:\n  list: [{arm: A}, {arm: B, optimizer.lr: 2.0e-3}]\n"
+        "baseline: false\nscales:\n  half: {set: {training.tokens: 4000}}\n"
+    )
+    call = ("run", "--study", str(tiny.file), "--scale", "half", "--workers", "1")
+    result = done(tiny, *call)
+    assert result.returncode == 0, result.stderr
+    assert "study tiny-half: 2 complete" in result.stdout
+    again = done(tiny, *call)
+    assert "study tiny-half: all 2 configurations of its design have run" in again.stdout
+
+
+def test_a_scale_that_is_not_there_is_answered_with_those_that_are(tiny):
+    result = in_process(tiny, "create", str(tiny.file), "--scale", "cpu")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("study.yaml: scale 'cpu' does not exist; there are: none\n")
+
+
 def in_process(study, *arguments):
     command = study.command(*arguments)
     return CliRunner(env=command["env"]).invoke(cli, arguments)

@@ -1,12 +1,17 @@
+import contextlib
+import json
+import shutil
 from pathlib import Path
 
 import optuna
 import pytest
 
 from model import corpus as corpora
-from model.errors import CorpusError
+from model.errors import ConfigError, CorpusError
+from model.tokenizer import Tokenizer
+from service.artifacts import read_checkpoint
 from service.storage import DEFINITION, StudyError, corpus_facts, load_study, open_storage
-from service.stores import StoreError
+from service.stores import StoreError, open_store
 
 OTHER_SPACE = """\
 space:
@@ -88,6 +93,74 @@ def test_the_largest_window_of_the_space_counts(tiny):
     tiny.write(space, **{"training.batch_size": None})
     with pytest.raises(CorpusError, match=r"training\.batch_size 4096"):
         tiny.create(1)
+
+
+def write_tokenizer(tiny, text):
+    path = tiny.folder / "tokenizer.json"
+    path.write_text(Tokenizer.train([text], vocab_size=290).to_json())
+    return str(path)
+
+
+def test_a_study_brings_a_tokenizer_that_was_trained_elsewhere_along(tiny):
+    path = write_tokenizer(tiny, "the cat, the catalogue")
+    trained_elsewhere = Path(path).read_text()
+    tiny.write(**{"tokenizer.pretrained": path})
+    tiny.create(1)
+    write_tokenizer(tiny, "another text, another tokenizer")
+    tiny.create(2)  # the corpus file is unchanged, and the tokenizer is the study's own
+    shutil.rmtree(tiny.settings.cache)
+    tiny.worker().work()
+    study, _ = load_study(open_storage(tiny.settings), "tiny", tiny.settings)
+    checkpoint = read_checkpoint(open_store(tiny.settings.artifacts), study.best_trial)
+    assert checkpoint.tokenizer.to_json() == Tokenizer.from_json(trained_elsewhere).to_json()
+
+
+def test_a_tokenizer_with_more_entries_than_rows_is_refused_before_anything_is_made(tiny):
+    path = write_tokenizer(tiny, "the cat, the catalogue")
+    tiny.write(**{"tokenizer.pretrained": path, "tokenizer.vocab_size": 257})
+    with pytest.raises(ConfigError, match=r"^tokenizer\.vocab_size: must be at least 26\d, .* given 257$"):
+        tiny.create(1)
+    assert optuna.get_all_study_names(tiny.settings.storage_url) == []
+
+
+@pytest.mark.parametrize(("vocab_size", "refused"), [(300, False), (1000, True)])
+def test_each_arm_of_a_design_is_counted_with_its_own_window_and_vocabulary(tiny, vocab_size, refused):
+    # 100 titles of six words: some 1,900 tokens at 300 entries; at 1,000 each word is one of 700
+    tiny.write(
+        "design:\n  list:\n"
+        f"    - {{training.batch_size: 64, tokenizer.vocab_size: {vocab_size}}}\n"
+        "    - {model.block_size: 32, training.batch_size: 32}\n"
+    )
+    message = (
+        r"has 7\d\d tokens, one window of model\.block_size 16 × training\.batch_size 64 \+ 1 needs 1,025"
+    )
+    with pytest.raises(CorpusError, match=message) if refused else contextlib.nullcontext():
+        tiny.create(1)
+
+
+SCALED = """\
+design:
+  list: [{arm: A, model.d_model: 32}, {arm: B}]
+baseline: false
+scales:
+  half: {set: {model.n_layer: 2}, map: {model.d_model: {16: 8, 32: 16}}}
+"""
+
+
+def test_a_scale_makes_a_study_of_its_own_and_holds_in_later_calls(tiny):
+    tiny.write(SCALED)
+    tiny.create(1, scale="half")
+    tiny.create(1)
+    storage = open_storage(tiny.settings)
+    reduced, definition = load_study(storage, "tiny-half", tiny.settings)
+    assert reduced.user_attrs["scale"] == definition.scale == "half"
+    assert "--scale half" in json.dumps(storage.get_study_system_attrs(reduced._study_id))
+    assert "scale" not in load_study(storage, "tiny", tiny.settings)[0].user_attrs
+    storage.engine.dispose()
+    tiny.create(2, name="other", scale="half")
+    tiny.create(2, name="other")
+    with pytest.raises(StudyError, match="made with another base config and search space and design"):
+        tiny.create(1, name="tiny", scale="half")
 
 
 def test_auto_is_decided_once(tiny, monkeypatch):

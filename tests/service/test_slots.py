@@ -195,6 +195,18 @@ def test_more_never_goes_beyond_the_configurations_of_a_design(slots_of, workers
     assert counts(slots)["closed"] == 1
 
 
+def test_a_total_brings_back_what_an_earlier_call_left_for_later(slots_of):
+    slots, *others = (slots_of(owner) for owner in "abc")
+    slots.more(2)
+    for other, slot in [(other, other.claim()) for other in others]:
+        other.set_trial(slot, slot.index, attempts=0)
+        other.hand_back(slot, attempts=0)
+    slots.more(1)
+    assert counts(slots) == {"open": 1, "held": 1}
+    slots.total(3)
+    assert counts(slots) == {"open": 3}
+
+
 def test_more_takes_over_from_workers_that_are_dead(slots_of):
     dead, later = slots_of("dead", lease_seconds=-1), slots_of("later")
     dead.more(3)

@@ -93,7 +93,7 @@ FAULTS = [
     ({"lr": real(1, 2)}, "study.yaml:1: lr: unknown key, did you mean 'optimizer.lr'?"),
     (
         {"model": choice(1, 2)},
-        "study.yaml:1: model: a section, not a key, did you mean 'model.block_size'?",
+        "study.yaml:1: model: a section, not a key, did you mean 'model.activation'?",
     ),
     (
         {"optimizer.sharpness.rho": real(0.1, 1)},
@@ -134,9 +134,11 @@ def test_a_fault_names_place_blame_and_reason(parameters, message):
     [
         "data.seed",
         "data.hub.id",
+        "tokenizer.pretrained",
         "evaluation.block_size",
         "training.epochs",
         "training.tokens",
+        "training.steps",
         "training.rungs",
     ],
 )
@@ -147,6 +149,13 @@ def test_what_trials_are_compared_by_cannot_be_searched(key):
     )
     with pytest.raises(ConfigError, match="would not be comparable"):
         prove_cells([{key: 5}], BASE, ["study.yaml:1"])
+
+
+def test_arms_may_have_budgets_of_their_own_where_nothing_is_pruned():
+    cells = [{"training.epochs": 3}, {"training.epochs": None, "training.steps": 5, "training.rungs": 2}]
+    assert prove_cells(cells, BASE, ["a", "b"], own_budgets=True).points == 2
+    with pytest.raises(ConfigError, match=r"evaluation\.batch_size: no trial may change it"):
+        prove_cells([{"evaluation.batch_size": 5}], BASE, ["a"], own_budgets=True)
 
 
 def test_the_seed_is_varied_by_designs_alone():

@@ -6,8 +6,8 @@ import boto3
 import pytest
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from service import artifacts, stores
-from service.stores import S3Error, StoreError, open_store
+from service import stores
+from service.stores import S3Error, StoreError, fetch, open_store
 from tests.service.conftest import KEY, SECRET
 
 
@@ -175,4 +175,4 @@ def test_a_download_that_is_cut_off_is_an_oserror_and_no_short_file(bucket, gate
     store.write("a", io.BytesIO(b"x" * 300_000))
     gate.damage("cut")
     with pytest.raises(S3Error):
-        artifacts.fetch(store, "a", tmp_path / "a")
+        fetch(store, "a", tmp_path / "a")

@@ -247,13 +247,53 @@ def test_a_fault_is_told_in_one_line_at_its_place(root, old, new, overrides, mes
         ("sampler: {name: random}\n", "sampler has no effect with a design"),
         ("seed: 3\n", "seed is the sampler's and has no effect with a design"),
         ("trials: 3\n", "trials has no effect with a design"),
-        ("fixed: {optimizer.betas: [0.9, 0.9]}\n", "optimizer.betas: varied by the study"),
-        ("fixed: {seed: 5}\n", "seed: varied by the study"),
+        (
+            "fixed: {seed: 5}\n",
+            "small/study.yaml:7: seed: has no effect, each configuration of the design has",
+        ),
+        (
+            "baseline: false\nfixed: {optimizer.lr: 0.1}\n",
+            "small/study.yaml:8: optimizer.lr: has no effect, each configuration of the design has its own",
+        ),
         ("fixed: {optimizer.momentum: 0.5}\n", "optimizer.momentum: has no effect in any trial"),
     ],
 )
 def test_what_has_no_effect_beside_a_design_is_refused(root, extra, message):
     assert message in refusal(root, DESIGN + extra)
+
+
+def test_what_is_fixed_is_what_the_arms_start_from(root):
+    study = define(root, DESIGN + "fixed: {optimizer.betas: [0.8, 0.9]}\n")
+    betas = [study.config_for(cell).optimizer.betas for cell in study.cells[:3]]
+    assert betas == [(0.8, 0.9), (0.8, 0.9), (0.9, 0.999)]
+    message = refusal(root, DESIGN, overrides={"optimizer.betas": [0.8, 0.9]})
+    assert message.startswith("command line: optimizer.betas: varied by the study, cannot be set for all")
+
+
+OWN_BUDGETS = """\
+question: q
+fixed: {training.epochs: null, training.steps: 100}
+design:
+  list: [{training.batch_size: 32}, {training.tokens: 5000}, {training.epochs: 3}]
+baseline: false
+"""
+
+
+def test_each_arm_of_a_design_has_its_own_budget(root):
+    study = define(root, OWN_BUDGETS)
+    assert study.own_budgets
+    budgets = [study.config_for(cell).with_token_budget(1000).budget_tokens for cell in study.cells]
+    assert budgets == [100 * 32 * 64, 5000, 3000]
+
+
+def test_with_a_pruner_all_trials_have_one_budget(root):
+    with_pruner = OWN_BUDGETS + "pruner: {name: median}\n"
+    message = refusal(root, with_pruner)
+    assert message.startswith("studies/small/study.yaml:4: training.epochs: no trial may change it, because")
+    only_batches = with_pruner.replace(", {training.tokens: 5000}, {training.epochs: 3}", "")
+    assert not define(root, only_batches).own_budgets
+    assert not define(root, STUDY).own_budgets
+    assert not define(root, GRID).own_budgets
 
 
 @pytest.mark.parametrize(
@@ -281,21 +321,24 @@ def test_the_cells_of_a_design_are_proven(root, old, new, message):
 def test_a_design_has_a_slot_for_the_baseline_and_each_cell(root):
     study = define(root, DESIGN)
     assert study.cells == (
-        {},
+        {"seed": 1337},
         {"optimizer.lr": 2e-3, "seed": 1337},
-        {"optimizer.lr": 2e-3, "seed": 1338},
         {"optimizer.lr": 3e-3, "optimizer.betas": [0.9, 0.999], "seed": 1337},
+        {"seed": 1338},
+        {"optimizer.lr": 2e-3, "seed": 1338},
         {"optimizer.lr": 3e-3, "optimizer.betas": [0.9, 0.999], "seed": 1338},
     )
-    assert study.trials == 5
+    assert study.arms == ("baseline", "lr 0.002", "lr 0.003, betas [0.9, 0.999]") * 2
+    assert study.trials == 6
     assert study.fixed_values(0) == {"optimizer.lr": 1e-3, "optimizer.betas": [0.9, 0.95], "seed": 1337}
     assert study.fixed_values(4) == study.cells[4]
     assert study.config_for(study.fixed_values(0)) == study.base_config
     # what differs is a space, so that the trials have parameters to show
-    for slot in range(5):
+    for slot in range(6):
         values = study.fixed_values(slot)
         assert study.space.decode(study.space.encode(values)) == values
-    assert define(root, DESIGN + "baseline: false\n").cells == study.cells[1:]
+    without = define(root, DESIGN + "baseline: false\n")
+    assert without.cells == tuple(cell for cell in study.cells if "optimizer.lr" in cell)
 
 
 def test_a_cell_that_is_the_baseline_is_not_run_twice(root):
@@ -305,7 +348,8 @@ def test_a_cell_that_is_the_baseline_is_not_run_twice(root):
     assert study.cells[0] == {}
     assert study.fixed_values(0) == base
     assert base not in study.cells
-    assert len(study.cells) == study.trials == 4
+    assert study.arms[0] == "baseline"
+    assert len(study.cells) == study.trials == len(study.arms) == 4
     assert define(root, text + "baseline: false\n").cells == (
         {"optimizer.lr": 5e-4, "training.batch_size": 32},
         {"optimizer.lr": 5e-4, "training.batch_size": 64},
@@ -464,6 +508,15 @@ def test_a_snapshot_is_enough_to_work_on_the_study(root, text):
     values = study.fixed_values(0)
     assert again.config_for(values) == study.config_for(values)
     assert again.base_config.model.n_head == 6
+
+
+def test_a_stored_study_whose_seeds_ran_in_another_order_is_refused(root):
+    older = {key: value for key, value in define(root, DESIGN).snapshot().items() if key != "scale"}
+    with pytest.raises(ConfigError, match=r"made by a version with another order of seeds; make it anew$"):
+        StudyDefinition.from_snapshot(older)
+    without_seeds = define(root, DESIGN.replace("  seeds: [1337, 1338]\n", ""))
+    older = {key: value for key, value in without_seeds.snapshot().items() if key != "scale"}
+    assert StudyDefinition.from_snapshot(older) == without_seeds
 
 
 def test_a_snapshot_of_another_schema_is_refused_in_one_line(root):

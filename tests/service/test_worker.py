@@ -124,6 +124,52 @@ def test_an_interrupted_trial_is_gone_on_with_and_ends_with_the_same_bits(
     assert len(second.intermediate_values) == 3
 
 
+ARMS = """\
+design:
+  list:
+    - {arm: long, training.tokens: 3000}
+    - {arm: coarse, tokenizer.vocab_size: 260, training.epochs: 0.5, training.rungs: 2}
+    - {arm: counted, training.steps: 5, training.batch_size: 4}
+  seeds: [1, 2]
+"""
+
+
+def test_arms_have_their_names_their_seeds_and_their_budgets(tiny):
+    tiny.write(ARMS)
+    tiny.create()
+    tiny.worker().work()
+    trials = tiny.trials()
+    arms = [trial.user_attrs["arm"] for trial in trials]
+    assert arms == ["baseline", "long", "coarse", "counted"] * 2
+    assert [trial.user_attrs["config"]["seed"] for trial in trials] == [1] * 4 + [2] * 4
+    assert states(tiny) == [TrialState.COMPLETE] * 8
+    baseline, long, coarse, counted = (sorted(trial.intermediate_values) for trial in trials[:4])
+    assert baseline == [3000, 6000, 9000]
+    assert long == [1000, 2000, 3000]
+    assert counted[-1] == trials[3].user_attrs["tokens"] == 5 * 4 * 16
+    # half of the 900 titles, at three merges almost a token a letter, against 10,800 tokens at 300 entries
+    assert len(coarse) == 2
+    assert coarse[-1] == trials[2].user_attrs["config"]["training"]["tokens"] > 9000
+
+
+def test_a_trial_that_is_taken_over_stays_in_its_arm(tiny, monkeypatch):
+    tiny.write("design:\n  list: [{arm: A, optimizer.lr: 2.0e-3}]\nbaseline: false\n")
+    tiny.create(1)
+    train_step = TrainingRun._train_step
+    worker = tiny.worker()
+
+    def stop_at_once(run):
+        train_step(run)
+        worker.stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "_train_step", stop_at_once)
+        worker.work()
+    tiny.worker().work()
+    assert states(tiny) == [TrialState.FAIL, TrialState.COMPLETE]
+    assert [trial.user_attrs["arm"] for trial in tiny.trials()] == ["A", "A"]
+
+
 def test_a_failure_is_tried_again_and_given_up_after_three_attempts(tiny, monkeypatch):
     tiny.create(1)
     train_step = TrainingRun._train_step
