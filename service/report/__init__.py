@@ -1,0 +1,1 @@
+"""A study as tables, checked claims, figures and pages. Imports no torch."""

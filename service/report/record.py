@@ -1,0 +1,270 @@
+"""A study as its report needs it: runs with their curves and figures, gathered into arms that share seeds."""
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.artifacts import get_all_artifact_meta
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.trial import FrozenTrial, TrialState
+
+from service.design import BASELINE
+from service.report import measured
+from service.storage import StudyError, corpus_facts
+from service.stores import Store
+from service.study_config import StudyDefinition
+
+COMPLETE, DIVERGED, OUT_OF_MEMORY = "complete", "diverged", "out of memory"
+CURVE, DIAGNOSTICS = "curve.jsonl", "diagnostics.jsonl"
+"""Artifacts of a trial: an `Evaluation` a line; the diagnostics of a step or of an evaluation a line."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a trial, as far as it came."""
+
+    trial: int
+    arm: str
+    seed: int
+    state: str
+    """`complete`, `pruned`, `diverged`, `out of memory`, `failed`, `running` or `waiting`."""
+    ended: str
+    """For people, as the trial has it."""
+    config: Mapping[str, Any]
+    """As `train_config.yaml` nests it; empty where the trial ended before it began to train."""
+    metrics: Mapping[str, float | None]
+    """By name (`service.report.metrics`); None where it was not measured. Of a run that is not complete: at the last
+    rung it reached."""
+    curve: tuple[Mapping[str, Any], ...]
+    """The fields of `Evaluation` at every rung; of a run that broke off, `rung_tokens` and `val_loss` alone."""
+    steps: tuple[Mapping[str, Any], ...]
+    """Diagnostics of the measured steps; empty where they were off."""
+    evaluations: tuple[Mapping[str, Any], ...]
+    """Diagnostics of the evaluations; empty where they were off."""
+    parameters: int | None
+    device: str | None
+
+    @property
+    def complete(self) -> bool:
+        """It reached the end of its budget."""
+        return self.state == COMPLETE
+
+    @property
+    def has_curve(self) -> bool:
+        """Its evaluations are known whole, not their losses alone."""
+        return bool(self.curve) and all("train_seconds" in row for row in self.curve)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one configuration, one a seed."""
+
+    name: str
+    runs: tuple[Run, ...]
+    """By seed."""
+
+    @property
+    def complete(self) -> tuple[Run, ...]:
+        """The runs that reached the end of their budget; statistics are over these."""
+        return tuple(run for run in self.runs if run.complete)
+
+    def values(self, metric: str) -> dict[int, float]:
+        """The metric of each complete run that has a finite one, by seed."""
+        found = {run.seed: run.metrics.get(metric) for run in self.complete}
+        return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
+
+    @property
+    def all_diverged(self) -> bool:
+        """Every run met a non-finite loss or gradient."""
+        return all(run.state == DIVERGED for run in self.runs)
+
+    @property
+    def ended_early(self) -> str:
+        """`of 3 runs 2 diverged, 1 failed`; empty where all are complete."""
+        states = [run.state for run in self.runs if not run.complete]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        return f"of {len(self.runs)} runs {counts}" if counts else ""
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study and what its trials have shown so far."""
+
+    name: str
+    """In the storage."""
+    question: str
+    scale: str | None
+    """The scale it was made at; None is the published size."""
+    corpus: Mapping[str, Any]
+    """Its source, fingerprint, documents of each split, duplicates dropped, tokens of the train split."""
+    budget_tokens: int
+    """Of a trial whose configuration names none of its own."""
+    baseline: str | None
+    """The arm that the others are compared with, whether or not it has a run; None where no run has begun."""
+    arms: tuple[Arm, ...]
+    """In the design's order, those of a search in that of their trials."""
+    states: Mapping[str, tuple[int, ...]]
+    """Trial numbers by state; `continued` are those that another trial went on with."""
+    definition: StudyDefinition
+
+    @property
+    def tuned(self) -> bool:
+        """Its configurations came from a sampler and not from a design."""
+        return not self.definition.cells
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, arm by arm."""
+        return tuple(run for arm in self.arms for run in arm.runs)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Every seed that a run has, ascending."""
+        return tuple(sorted({run.seed for run in self.runs}))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """What the runs were trained on."""
+        return tuple(sorted({run.device for run in self.runs if run.device}))
+
+    def arm(self, name: str) -> Arm | None:
+        """The arm of that name, if one of its runs has begun."""
+        return next((arm for arm in self.arms if arm.name == name), None)
+
+
+def read(
+    study: optuna.Study, definition: StudyDefinition, store: Store, *, baseline: str | None = None
+) -> StudyRecord:
+    """The record of a study as it stands now.
+
+    A run whose files are gone from the store keeps what the storage has: its last figures, its losses by rung.
+
+    Args:
+        study: as loaded.
+        definition: its stored definition.
+        store: where its artifacts are.
+        baseline: the arm to compare with; the base file's, or else the design's first one, unless given.
+
+    Raises:
+        StudyError: the store cannot be read.
+    """
+    facts = corpus_facts(study)
+    trials = study.get_trials(deepcopy=False)
+    continued = {trial.user_attrs.get("goes_on_with") for trial in trials}
+    states: dict[str, list[int]] = {}
+    runs: dict[str, list[Run]] = {}
+    names = _arm_names(trials, definition)
+    for trial in trials:
+        state = "continued" if trial.number in continued else _state(trial)
+        states.setdefault(state, []).append(trial.number)
+        if state not in ("continued", "waiting"):
+            run = _run(trial, names[trial.number], state, definition, study, store, facts)
+            runs.setdefault(run.arm, []).append(run)
+    in_order = dict.fromkeys(name for name in (*definition.arms, *runs) if name in runs)
+    arms = tuple(
+        Arm(name, tuple(sorted(runs[name], key=lambda run: (run.seed, run.trial)))) for name in in_order
+    )
+    if baseline is None:
+        baseline = next((name for name in (BASELINE, *in_order) if name in runs), None)
+    return StudyRecord(
+        name=study.study_name,
+        question=definition.question,
+        scale=definition.scale,
+        corpus=facts,
+        budget_tokens=facts["budget_tokens"],
+        baseline=baseline,
+        arms=arms,
+        states={state: tuple(numbers) for state, numbers in states.items()},
+        definition=definition,
+    )
+
+
+def _arm_names(trials: Sequence[FrozenTrial], definition: StudyDefinition) -> dict[int, str]:
+    """Each trial's arm: as its design named it, or made of its parameters; of a tuned study, the trial itself."""
+    names = {}
+    for trial in trials:
+        if "arm" in trial.user_attrs:
+            names[trial.number] = trial.user_attrs["arm"]
+        elif definition.cells:
+            params = {key: value for key, value in trial.params.items() if key != "seed"}
+            shown = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in params.items())
+            names[trial.number] = shown or BASELINE
+        else:
+            names[trial.number] = f"trial {trial.number}"
+    return names
+
+
+def _state(trial: FrozenTrial) -> str:
+    if trial.state == TrialState.PRUNED:
+        ended = trial.user_attrs.get("ended", "")
+        return next((why for why in (DIVERGED, OUT_OF_MEMORY) if ended.startswith(why)), "pruned")
+    return {TrialState.COMPLETE: COMPLETE, TrialState.FAIL: "failed"}.get(
+        trial.state, trial.state.name.lower()
+    )
+
+
+def _run(
+    trial: FrozenTrial,
+    arm: str,
+    state: str,
+    definition: StudyDefinition,
+    study: optuna.Study,
+    store: Store,
+    facts: Mapping[str, Any],
+) -> Run:
+    attributes = trial.user_attrs
+    config = attributes.get("config", {})
+    files = _files(trial, study, store)
+    curve = files.get(CURVE) or tuple(
+        {"rung_tokens": tokens, "val_loss": loss}
+        for tokens, loss in sorted(trial.intermediate_values.items())
+    )
+    diagnostics = files.get(DIAGNOSTICS, ())
+    steps = tuple(record for record in diagnostics if record["kind"] == "step")
+    evaluations = tuple(record for record in diagnostics if record["kind"] == "evaluation")
+    if state == COMPLETE and CURVE not in files:
+        # the storage has the last evaluation's fields; what stands there goes in place of the file's last line
+        curve = (*curve[:-1], {**attributes, **(curve[-1] if curve else {})})
+    parameters = attributes.get("parameters")
+    vocab_size = config["tokenizer"]["vocab_size"] if config else None
+    return Run(
+        trial=trial.number,
+        arm=arm,
+        seed=config.get("seed", trial.params.get("seed", definition.base_config.seed)),
+        state=state,
+        ended=attributes.get("ended", state),
+        config=config,
+        metrics=measured.figures(
+            config=config,
+            curve=curve,
+            steps=steps,
+            evaluations=evaluations,
+            parameters=parameters,
+            train_tokens=facts["train_tokens"]
+            if vocab_size == definition.base_config.tokenizer.vocab_size
+            else None,
+        ),
+        curve=curve,
+        steps=steps,
+        evaluations=evaluations,
+        parameters=parameters,
+        device=attributes.get("provenance", {}).get("device"),
+    )
+
+
+def _files(trial: FrozenTrial, study: optuna.Study, store: Store) -> dict[str, tuple[dict[str, Any], ...]]:
+    """The JSON lines of the trial's curve and diagnostics, as far as the store has them."""
+    found = {}
+    try:
+        for meta in get_all_artifact_meta(trial, storage=study._storage):
+            if meta.filename in (CURVE, DIAGNOSTICS):
+                with contextlib.suppress(ArtifactNotFound), store.open_reader(meta.artifact_id) as file:
+                    lines = file.read().decode().splitlines()
+                    found[meta.filename] = tuple(json.loads(line) for line in lines)
+    except OSError as error:
+        raise StudyError(f"{store}: curves cannot be read: {error.strerror or error}") from None
+    return found
