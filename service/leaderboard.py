@@ -55,7 +55,16 @@ def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
                 f"{facts['tokens_per_second']:,.0f}",
             )
         )
-    return Grid(headings, tuple(rows), tuple(shown_params(trial.params) for trial in trials))
+    return Grid(headings, tuple(rows), tuple(map(_configuration, trials)))
+
+
+def _configuration(trial: optuna.trial.FrozenTrial) -> str:
+    """Of a design the arm, which stands for its values."""
+    arm: str | None = trial.user_attrs.get("arm")
+    if arm is None:
+        return shown_params(trial.params)
+    seed = trial.params.get("seed")
+    return arm if seed is None else f"{arm}, seed {seed}"
 
 
 def ranked_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

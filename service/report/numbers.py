@@ -31,7 +31,7 @@ def mean_and_sd(estimate: Estimate | None) -> str:
     """`1.3100 ± 0.0006`; with one seed the value alone."""
     if estimate is None:
         return NONE
-    if not estimate.sd:
+    if not _varies(estimate):
         return number(estimate.mean)
     return f"{number(estimate.mean, spread=estimate.sd)} ± {number(estimate.sd, spread=estimate.sd)}"
 
@@ -40,6 +40,8 @@ def interval(estimate: Estimate | None) -> str:
     """`1.3085 to 1.3115`, the 95 % interval."""
     if estimate is None or estimate.interval is None:
         return NONE
+    if not _varies(estimate):
+        return f"{number(estimate.mean)} to {number(estimate.mean)}"
     return " to ".join(number(end, spread=estimate.sd) for end in estimate.interval)
 
 
@@ -52,7 +54,12 @@ def with_interval(estimate: Estimate) -> str:
     """`-0.0160 (95 % interval -0.0182 to -0.0138, 3 seeds)`; of one seed it says that it has none."""
     if estimate.interval is None:
         return f"{number(estimate.mean)} (one seed: no interval)"
-    if not estimate.sd:
+    if not _varies(estimate):
         return f"{number(estimate.mean)} (the same with every seed)"
     mean = number(estimate.mean, spread=estimate.sd)
     return f"{mean} (95 % interval {interval(estimate)}, {seeds(estimate.n)})"
+
+
+def _varies(estimate: Estimate) -> bool:
+    """Equal values summed in floating point have a spread of their last bits."""
+    return estimate.sd is not None and estimate.sd > 1e-9 * abs(estimate.mean)

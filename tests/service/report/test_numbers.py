@@ -24,6 +24,7 @@ def test_a_mean_is_written_down_to_its_spreads_second_digit():
     assert interval(found) == "1.30975 to 1.31141"
     assert with_interval(found) == "1.31058 (95 % interval 1.30975 to 1.31141, 4 seeds)"
     assert mean_and_sd(estimate([1000.0, 3000.0])) == "2,000 ± 1,414"
+    assert mean_and_sd(estimate([0.1 + 0.2, 0.3])) == "0.3"
 
 
 def test_without_a_spread_it_says_so():
