@@ -35,7 +35,7 @@ def served(study, *arguments, **environment):
             yield int(re.search(r" at http://\S+:(\d+)/", line).group(1))
         finally:
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in errors, errors
 

@@ -62,13 +62,12 @@ def test_a_killed_worker_is_started_again_and_its_trial_gone_on_with(tiny, super
     assert "worker 0 was killed (signal 9, as when the system is out of memory), starting it again" in names
     assert "resumed" in names
     assert supervised.wait(timeout=60) == 0
-    (killed,) = (trial for trial in tiny.trials() if trial.state == TrialState.FAIL)
-    assert killed.user_attrs["ended"] == (
-        "its worker was killed (signal 9, as when the system is out of memory)"
-    )
-    complete = [trial for trial in tiny.trials() if trial.state == TrialState.COMPLETE]
-    assert len(complete) == 2
-    assert killed.number in [trial.user_attrs.get("goes_on_with") for trial in complete]
+    # on a machine that starves its workers a lease may run out as well, so that there are more failed trials
+    ended = "its worker was killed (signal 9, as when the system is out of memory)"
+    (killed,) = (trial for trial in tiny.trials() if trial.user_attrs["ended"] == ended)
+    assert killed.state == TrialState.FAIL
+    assert [trial.state for trial in tiny.trials()].count(TrialState.COMPLETE) == 2
+    assert killed.number in [trial.user_attrs.get("goes_on_with") for trial in tiny.trials()]
 
 
 def test_a_signal_reaches_every_worker(tiny, supervised):
