@@ -32,8 +32,9 @@ class ModelConfig(Section):
     tells order."""
     rope_base: float = Field(10_000.0, gt=1)
     """Longest wavelength of `rope` in tokens ÷ 2π, as the head grows wide (Su et al. 2021, section 3.2.2)."""
-    activation: Literal["gelu", "relu", "silu", "swiglu"] = "gelu"
-    """`swiglu` has a third matrix, the gate (Shazeer 2020, arXiv 2002.05202)."""
+    activation: Literal["gelu", "relu", "relu2", "silu", "swiglu"] = "gelu"
+    """`relu2` is ReLU squared (So et al. 2021, "Primer", arXiv 2109.08668); `swiglu` has a third matrix, the
+    gate (Shazeer 2020, arXiv 2002.05202)."""
     bias: bool = True
     """In linear layers, LayerNorms and an untied output head."""
     embedding_scale: Literal["unit", "sqrt_d_model"] = "unit"
@@ -50,6 +51,23 @@ class ModelConfig(Section):
     """What a position sees of the window up to itself: all of it, or no further back than the last `<eos>`.
     An `<eos>` thus opens the title after it: the first token of a title is predicted from an `<eos>` that
     sees nothing but itself, and the `<eos>` at its end from the whole title."""
+    qk_norm: bool = False
+    """RMSNorm on the queries and keys of every head, before any rotation (Dehghani et al. 2023, arXiv
+    2302.05442, section 2.1, with RMSNorm). The gains are learned: without them no score could exceed
+    sqrt(`d_model` / `n_head`), and so no attention be sharper than that."""
+    output_gate: bool = False
+    """Each head's output times a sigmoid of the input of attention, one linear layer from `d_model` to
+    `n_head` (Qiu et al. 2025, arXiv 2505.06708, head-wise gate after the mixture of values)."""
+    value_residual: bool = False
+    """Behind the first block the values are a mixture of its values and the block's own, by two learned
+    scalars that begin at 0.5 (Zhou et al. 2024, arXiv 2410.17897, Learnable ResFormer)."""
+    layer_scale: float | None = Field(None, gt=0)
+    """Initial value of a learned vector on the output of attention and of the MLP, before each is added to the
+    residual stream (Touvron et al. 2021, "Going deeper with Image Transformers", arXiv 2103.17239, equation
+    4); null for none."""
+    logit_softcap: float | None = Field(None, gt=0)
+    """Logits become cap · tanh(logits / cap), in training as in evaluation (Gemma 2, arXiv 2408.00118, section
+    2); null for none."""
 
     @property
     def ff_width(self) -> int:

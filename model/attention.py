@@ -10,28 +10,65 @@ from torch import Tensor, nn
 from model.architecture import ModelConfig
 
 
-class Attention(nn.Module):
-    """Causal self-attention with all heads in one projection."""
+class ValueMixture(nn.Module):
+    """A block's values and those of the first one, each times a learned scalar (Learnable ResFormer)."""
 
-    def __init__(self, shape: ModelConfig) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.shares = nn.Parameter(torch.full((2,), 0.5))
+        """Of the first block's values and of the block's own."""
+
+    def forward(self, first_BHTK: Tensor, own_BHTK: Tensor) -> Tensor:
+        """The mixture, in the precision of the values."""
+        shares = self.shares.to(own_BHTK.dtype)
+        return shares[0] * first_BHTK + shares[1] * own_BHTK
+
+
+class Attention(nn.Module):
+    """Causal self-attention with all heads in one projection.
+
+    Args:
+        shape: the model's section.
+        follows: there is a block before this one, whose values may be mixed in.
+    """
+
+    def __init__(self, shape: ModelConfig, *, follows: bool = False) -> None:
         super().__init__()
         self.n_head = shape.n_head
         self.weights_dropout = shape.dropout_of_attention
         self.dropout = shape.dropout
         self.query_key_value = nn.Linear(shape.d_model, 3 * shape.d_model, bias=shape.bias)
         self.projection = nn.Linear(shape.d_model, shape.d_model, bias=shape.bias)
+        width = shape.d_model // shape.n_head
+        self.query_norm = nn.RMSNorm(width) if shape.qk_norm else None
+        self.key_norm = nn.RMSNorm(width) if shape.qk_norm else None
+        self.value_mixture = ValueMixture() if shape.value_residual and follows else None
+        self.output_gate = (
+            nn.Linear(shape.d_model, shape.n_head, bias=shape.bias) if shape.output_gate else None
+        )
 
     def heads(self, x_BTD: Tensor, rotation_2TK: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of every head, each of shape (B, H, T, K); rotated where there is one."""
+        """Queries, keys and values of every head, each of shape (B, H, T, K).
+
+        Queries and keys are as they are compared: normalised and rotated, where they are.
+        """
         B, T, D = x_BTD.shape
         qkv = self.query_key_value(x_BTD).view(B, T, 3, self.n_head, D // self.n_head)
         q_BHTK, k_BHTK, v_BHTK = qkv.permute(2, 0, 3, 1, 4)
+        if self.query_norm is not None and self.key_norm is not None:
+            # in the gains' precision: under AMP the projection gives shorter floats
+            q_BHTK = self.query_norm(q_BHTK.to(self.query_norm.weight.dtype)).to(v_BHTK.dtype)
+            k_BHTK = self.key_norm(k_BHTK.to(self.key_norm.weight.dtype)).to(v_BHTK.dtype)
         if rotation_2TK is not None:
             q_BHTK, k_BHTK = rotate(q_BHTK, rotation_2TK), rotate(k_BHTK, rotation_2TK)
         return q_BHTK, k_BHTK, v_BHTK
 
     def forward(
-        self, x_BTD: Tensor, mask_B1TT: Tensor | None = None, rotation_2TK: Tensor | None = None
+        self,
+        x_BTD: Tensor,
+        mask_B1TT: Tensor | None = None,
+        rotation_2TK: Tensor | None = None,
+        first_values: list[Tensor] | None = None,
     ) -> Tensor:
         """The mixture of values for every position, shape (B, T, D).
 
@@ -39,8 +76,14 @@ class Attention(nn.Module):
             x_BTD: the normalised residual stream.
             mask_B1TT: true where a position (third axis) sees another; None is all up to itself.
             rotation_2TK: from `rotary_table`, cut to T positions; None is no rotation.
+            first_values: where the first block puts its values, and the others find them; None if none asks.
         """
         q_BHTK, k_BHTK, v_BHTK = self.heads(x_BTD, rotation_2TK)
+        if first_values is not None:
+            if self.value_mixture is None:
+                first_values.append(v_BHTK)
+            else:
+                v_BHTK = self.value_mixture(first_values[0], v_BHTK)
         y_BHTK = F.scaled_dot_product_attention(
             q_BHTK,
             k_BHTK,
@@ -49,6 +92,9 @@ class Attention(nn.Module):
             is_causal=mask_B1TT is None,  # the fast kernels know this mask without being given it
             dropout_p=self.weights_dropout if self.training else 0.0,
         )
+        if self.output_gate is not None:
+            gate_BTH = torch.sigmoid(self.output_gate(x_BTD))
+            y_BHTK = y_BHTK * gate_BTH.transpose(1, 2)[..., None]
         y_BTD = y_BHTK.transpose(1, 2).reshape(x_BTD.shape)
         return F.dropout(self.projection(y_BTD), self.dropout, self.training)
 

@@ -23,45 +23,83 @@ class TrainingStream:
     """The batches of a training run, a pure function of the step: a run resumes from its step number alone.
 
     Window i has inputs `tokens[i*T : (i+1)*T]` and targets one token later; the tail that fills no window is
-    left out. Step s takes windows s*B to s*B + B-1 of the endless sequence of epochs.
+    left out. Step s takes windows s*B to s*B + B-1 of the endless sequence of epochs. All that an epoch draws
+    follows from `seed` and its number.
 
     Args:
         tokens: The encoded train split, shape (n_tokens,).
         block_size: T, tokens of a window.
         batch_size: B, windows of a batch; a batch may reach into the next epoch.
-        shuffle: Every epoch in an order of its own, drawn from `seed` and its number; else in natural order.
-        seed: Of the orders, from 0.
+        shuffle: Every epoch takes its windows in an order of its own; else in natural order.
+        seed: From 0.
+        starts: Where each title begins and where the last one ends, shape (n_titles + 1,): every epoch joins
+            the titles in an order of its own. None leaves them as they are.
+        random_offset: Every epoch cuts its windows from an offset of its own, 0 to T-1. What comes before it is
+            joined to the end, so that there are as many windows.
 
     Raises:
         CorpusError: there is not one window with its targets in `tokens`.
     """
 
-    def __init__(self, tokens: Tokens, *, block_size: int, batch_size: int, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        *,
+        block_size: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        starts: NDArray[np.int64] | None = None,
+        random_offset: bool = False,
+    ) -> None:
         _require(len(tokens), block_size + 1, "train split", f"model.block_size {block_size}")
         self._tokens = tokens
         self._batch_size = batch_size
         self._shuffle = shuffle
         self._seed = seed
+        self._starts = starts
+        self._random_offset = random_offset
         self._offsets_T = np.arange(block_size)
         self.windows_per_epoch = (len(tokens) - 1) // block_size
         """Different windows that there are."""
-        # Two orders, since a batch that ends one epoch begins the next.
-        self._order = lru_cache(maxsize=2)(self._draw_order)
+        # Two epochs, since a batch that ends one begins the next.
+        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
     def batch(self, step: int) -> tuple[Windows, Windows]:
         """Inputs and targets of update `step` (the first is 0), each of shape (B, T)."""
         numbers_B = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
         epochs_B, windows_B = np.divmod(numbers_B, self.windows_per_epoch)
-        if self._shuffle:
-            for epoch in range(epochs_B[0], epochs_B[-1] + 1):
-                here = epochs_B == epoch
-                windows_B[here] = self._order(epoch)[windows_B[here]]
-        positions_BT = windows_B[:, None] * len(self._offsets_T) + self._offsets_T
-        return self._tokens[positions_BT].astype(np.int64), self._tokens[positions_BT + 1].astype(np.int64)
+        shape = (self._batch_size, len(self._offsets_T))
+        inputs_BT, targets_BT = np.empty(shape, np.int64), np.empty(shape, np.int64)
+        for epoch in range(epochs_B[0], epochs_B[-1] + 1):
+            here = epochs_B == epoch
+            tokens, order = self._epoch(epoch)
+            positions_BT = order[windows_B[here], None] * len(self._offsets_T) + self._offsets_T
+            inputs_BT[here], targets_BT[here] = tokens[positions_BT], tokens[positions_BT + 1]
+        return inputs_BT, targets_BT
 
-    def _draw_order(self, epoch: int) -> NDArray[np.int64]:
-        seed = np.random.SeedSequence([self._seed, epoch])
-        return np.random.Generator(np.random.PCG64(seed)).permutation(self.windows_per_epoch)
+    def _draw_epoch(self, epoch: int) -> tuple[Tokens, NDArray[np.int64]]:
+        """The stream of an epoch, and the order of its windows."""
+        tokens, order = self._tokens, np.arange(self.windows_per_epoch)
+        if self._shuffle:
+            order = self._generator(epoch).permutation(self.windows_per_epoch)
+        if self._starts is not None:
+            titles = self._generator(epoch, 1).permutation(len(self._starts) - 1)
+            tokens = _rejoined(tokens, self._starts, titles)
+        if self._random_offset:
+            tokens = np.roll(tokens, -int(self._generator(epoch, 2).integers(len(self._offsets_T))))
+        return tokens, order
+
+    def _generator(self, epoch: int, *purpose: int) -> np.random.Generator:
+        """One for every purpose, so that none of them changes what another draws; the orders' has no number."""
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, epoch, *purpose])))
+
+
+def _rejoined(tokens: Tokens, starts: NDArray[np.int64], titles: NDArray[np.int64]) -> Tokens:
+    """The stream of the same titles in the order `titles`, each with its `<eos>`."""
+    lengths = np.diff(starts)[titles]
+    begins = np.cumsum(lengths) - lengths
+    return tokens[np.repeat(starts[titles] - begins, lengths) + np.arange(len(tokens))]
 
 
 def evaluation_windows(

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from model.architecture import ModelConfig
 from model.counts import module_counts
+from model.settings_without_effect import settings_without_effect
 from model.yaml_tree import Section
 
 
@@ -58,8 +59,10 @@ class DataConfig(Section):
 
 
 class TokenizerConfig(Section):
-    """Byte-level BPE, trained on the train split alone unless `pretrained` names one."""
+    """A byte-level tokenizer, trained on the train split alone unless `pretrained` names one."""
 
+    model: Literal["bpe", "unigram"] = "bpe"
+    """Byte-pair encoding (Sennrich et al. 2016) or the unigram language model (Kudo 2018, arXiv 1804.10959)."""
     vocab_size: int = Field(4_000, ge=257, le=65_536)
     """Entries with the 256 bytes and `<eos>`, rows of the embedding. At most 65,536: two bytes a token.
 
@@ -87,11 +90,14 @@ class OptimizerConfig(Section):
     """Peak learning rate."""
     auxiliary_lr: float = Field(1e-3, gt=0)
     """Peak learning rate of muon's AdamW part."""
+    auxiliary_weight_decay: float = Field(0.0, ge=0)
+    """Decoupled, on all of muon's AdamW part: embeddings, head, norms and biases; LayerScale's vectors and the
+    value residual's scalars never decay."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled; for sgd and adam L2, which is added to the gradient."""
     weight_decay_on: Literal["matrices", "all", "not_biases"] = "matrices"
     """The matrices of linear layers, every parameter, or all but the biases of linear layers and norms (what
-    seed 004's filter by names came to). With muon the matrices alone decay."""
+    seed 004's filter by names came to). With muon the matrices alone decay at this rate."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     momentum: float = Field(0.95, ge=0, lt=1)
@@ -111,10 +117,12 @@ class ScheduleConfig(Section):
     """Learning rate over the token budget: linear warm-up, then a decay to a floor."""
 
     decay: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
-    """`wsd` stays at the peak and decays linearly over the last `decay_fraction`."""
+    """`wsd` stays at the peak and decays over the last `decay_fraction`."""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the budget over which the rate rises; the first update already has a rate above zero."""
     decay_fraction: float = Field(0.2, gt=0, le=1)
+    decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
+    """Of wsd's decay; `sqrt` is 1 - sqrt(part of it done)."""
     floor_fraction: float = Field(0.1, ge=0, le=1)
     """Lowest rate as a share of the peak."""
     floor_lr: float | None = Field(None, ge=0)
@@ -145,6 +153,20 @@ class TrainingConfig(Section):
     """Windows in one forward pass, to save memory; null for the whole batch. The gradient is the same."""
     shuffle: bool = True
     """Draw the windows in a new order every epoch; false reads them one after the other, as the seeds did."""
+    shuffle_titles: bool = False
+    """Join the titles in a new order every epoch, so that none is always followed by the same one."""
+    random_offset: bool = False
+    """Cut the windows of every epoch from an offset of its own, 0 to `model.block_size` - 1."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each target's probability that is spread over the vocabulary (`model/loss.py` has the sources)."""
+    z_loss: float = Field(0.0, ge=0)
+    """Weight of the squared logarithm of the softmax's denominator; 1e-4 in PaLM."""
+    r_drop: float = Field(0.0, ge=0)
+    """Weight of the divergence between two passes that drop different units; 0 is one pass. Two hold twice the
+    windows in memory and cost twice the operations."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, one update to the next, which is evaluated and
+    checkpointed in their place; null for none."""
     rungs: int = Field(8, ge=1)
     """Evaluations, evenly spaced over the budget; a trial may be pruned at each."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -259,26 +281,4 @@ class TrainConfig(Section):
 
     def settings_without_effect(self) -> set[str]:
         """Dotted keys that change nothing in this run, such as `optimizer.sharpness.rho` without SAM."""
-        keys: set[str] = set()
-        if self.optimizer.sharpness.method == "none":
-            keys |= {"optimizer.sharpness.rho", "optimizer.sharpness.same_dropout"}
-        model = self.model
-        if not (model.dropout or model.dropout_of_embeddings or model.dropout_of_attention):
-            keys |= {"optimizer.sharpness.same_dropout"}
-        if model.positions != "rope":
-            keys |= {"model.rope_base"}
-        if self.optimizer.name == "muon" or self.optimizer.weight_decay == 0:
-            keys |= {"optimizer.weight_decay_on"}
-        if self.optimizer.name == "sgd":
-            keys |= {"optimizer.betas", "optimizer.eps"}
-        if self.optimizer.name in ("adam", "adamw"):
-            keys |= {"optimizer.momentum"}
-        if self.optimizer.name != "muon":
-            keys |= {"optimizer.auxiliary_lr"}
-        if self.schedule.decay != "wsd":
-            keys |= {"schedule.decay_fraction"}
-        if self.schedule.decay == "constant":
-            keys |= {"schedule.floor_fraction", "schedule.floor_lr"}
-        if self.schedule.floor_lr is not None:
-            keys |= {"schedule.floor_fraction"}
-        return keys
+        return settings_without_effect(self)

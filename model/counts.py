@@ -45,14 +45,31 @@ def module_counts(config: "TrainConfig") -> tuple[ModuleCount, ...]:
     def embedding(name: str, entries: int) -> ModuleCount:
         return ModuleCount(name, 1, ((entries, d),), entries * d, 0)
 
+    def vector(name: str, copies: int, entries: int) -> ModuleCount:
+        return ModuleCount(name, copies, ((entries,),), copies * entries, 0)
+
+    head_width, mixed = d // model.n_head, n - 1 if model.value_residual else 0
+    head_norms = [vector(f"blocks.*.attention.{of}_norm", n, head_width) for of in ("query", "key")]
+    mixture = vector("blocks.*.attention.value_mixture", mixed, 2)
+    output_gate = linear("blocks.*.attention.output_gate", n, d, model.n_head)
+    scaled = model.layer_scale is not None
     attention = [
         linear("blocks.*.attention.query_key_value", n, d, 3 * d),
+        *(head_norms if model.qk_norm else []),
+        *([mixture] if mixed else []),
         # q k and weights v: each 2 d for each of the window's positions
         ModuleCount("blocks.*.attention", n, (), 0, n * 4 * model.block_size * d),
+        *([output_gate] if model.output_gate else []),
         linear("blocks.*.attention.projection", n, d, d),
+        *([vector("blocks.*.attention_scale", n, d)] if scaled else []),
     ]
     gate = [linear("blocks.*.mlp.gate", n, d, f)] if model.activation == "swiglu" else []
-    mlp = [*gate, linear("blocks.*.mlp.up", n, d, f), linear("blocks.*.mlp.down", n, f, d)]
+    mlp = [
+        *gate,
+        linear("blocks.*.mlp.up", n, d, f),
+        linear("blocks.*.mlp.down", n, f, d),
+        *([vector("blocks.*.mlp_scale", n, d)] if scaled else []),
+    ]
     norms = [norm("blocks.*.attention_norm", n), norm("blocks.*.mlp_norm", n)]
     pre = model.norm_position == "pre"
     learned = model.positions == "learned"
@@ -72,8 +89,10 @@ def flops_per_token(config: "TrainConfig") -> int:
     For each token a forward pass costs F = 2 × (entries of all matrices, the output head among them) +
     4 × `n_layer` × `block_size` × `d_model`; the backward pass costs 2 F, for the gradients of inputs and of
     weights (Kaplan et al. 2020, arXiv 2001.08361, section 2.1; Chowdhery et al. 2022, arXiv 2204.02311,
-    appendix B): 3 F, and 6 F with SAM, whose step has two such passes. The update itself is left out.
+    appendix B): 3 F. SAM's step has two such passes, R-Drop has two for each of them: 6 F each, 12 F together.
+    The update itself is left out, and so are the losses.
     """
     forward = sum(count.flops_per_token for count in module_counts(config))
-    passes = 1 if config.optimizer.sharpness.method == "none" else 2
-    return 3 * forward * passes
+    gradients = 1 if config.optimizer.sharpness.method == "none" else 2
+    passes = 2 if config.training.r_drop else 1
+    return 3 * forward * gradients * passes

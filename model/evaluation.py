@@ -19,7 +19,8 @@ from torch import Tensor
 
 from model.batches import evaluation_windows, official_coverage, official_windows
 from model.config import EvaluationConfig
-from model.gpt import GPT, cross_entropy
+from model.gpt import GPT
+from model.loss import cross_entropy
 from model.precision import Precision
 from model.tokenizer import EncodedSplit
 

@@ -20,7 +20,12 @@ from model.architecture import ModelConfig
 from model.attention import Attention, document_mask, rotary_table, sinusoidal_table
 from model.config import TrainConfig
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+    "silu": F.silu,
+}
 
 
 class MLP(nn.Module):
@@ -44,26 +49,54 @@ class MLP(nn.Module):
         return F.dropout(self.down(x_BTF), self.dropout, self.training)
 
 
-class Block(nn.Module):
-    """Attention and MLP, each added to the residual stream, which is normalised before or behind them."""
+class LayerScale(nn.Module):
+    """A learned factor on every channel of a branch (Touvron et al. 2021, arXiv 2103.17239, equation 4)."""
 
-    def __init__(self, shape: ModelConfig) -> None:
+    def __init__(self, d_model: int, initial: float) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.full((d_model,), initial))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """The branch's output, scaled, shape (B, T, D)."""
+        return x_BTD * self.factors
+
+
+class Block(nn.Module):
+    """Attention and MLP, each added to the residual stream, which is normalised before or behind them.
+
+    Args:
+        shape: the model's section.
+        follows: this is not the first block.
+    """
+
+    def __init__(self, shape: ModelConfig, *, follows: bool = False) -> None:
         super().__init__()
         self.pre_norm = shape.norm_position == "pre"
         self.attention_norm = _norm(shape)
-        self.attention = Attention(shape)
+        self.attention = Attention(shape, follows=follows)
+        self.attention_scale = _scale(shape)
         self.mlp_norm = _norm(shape)
         self.mlp = MLP(shape)
+        self.mlp_scale = _scale(shape)
 
     def forward(
-        self, x_BTD: Tensor, mask_B1TT: Tensor | None = None, rotation_2TK: Tensor | None = None
+        self,
+        x_BTD: Tensor,
+        mask_B1TT: Tensor | None = None,
+        rotation_2TK: Tensor | None = None,
+        first_values: list[Tensor] | None = None,
     ) -> Tensor:
-        """The residual stream after this block, shape (B, T, D); mask and rotation as for `Attention`."""
+        """The residual stream after this block, shape (B, T, D); the other arguments are `Attention`'s."""
+        seen = (mask_B1TT, rotation_2TK, first_values)
         if self.pre_norm:
-            x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), mask_B1TT, rotation_2TK)
-            return cast(Tensor, x_BTD + self.mlp(self.mlp_norm(x_BTD)))
-        x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, mask_B1TT, rotation_2TK))
-        return cast(Tensor, self.mlp_norm(x_BTD + self.mlp(x_BTD)))
+            x_BTD = x_BTD + self.attention_scale(self.attention(self.attention_norm(x_BTD), *seen))
+            return cast(Tensor, x_BTD + self.mlp_scale(self.mlp(self.mlp_norm(x_BTD))))
+        x_BTD = self.attention_norm(x_BTD + self.attention_scale(self.attention(x_BTD, *seen)))
+        return cast(Tensor, self.mlp_norm(x_BTD + self.mlp_scale(self.mlp(x_BTD))))
+
+
+def _scale(shape: ModelConfig) -> nn.Module:
+    return nn.Identity() if shape.layer_scale is None else LayerScale(shape.d_model, shape.layer_scale)
 
 
 def _norm(shape: ModelConfig) -> nn.Module:
@@ -99,7 +132,7 @@ class GPT(nn.Module):
             self.token_embedding = nn.Embedding(config.tokenizer.vocab_size, shape.d_model)
             if shape.positions == "learned":
                 self.position_embedding = nn.Embedding(shape.block_size, shape.d_model)
-            self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layer))
+            self.blocks = nn.ModuleList(Block(shape, follows=i > 0) for i in range(shape.n_layer))
             self.final_norm = _norm(shape) if shape.norm_position == "pre" else nn.Identity()
             self.head: OutputHead | None = None
             if not shape.tied:
@@ -165,8 +198,9 @@ class GPT(nn.Module):
             assert self.eos_id is not None
             mask_B1TT = document_mask(tokens_BT, eos_id=self.eos_id)
         x_BTD = F.dropout(x_BTD, self.shape.dropout_of_embeddings, self.training)
+        first_values: list[Tensor] | None = [] if self.shape.value_residual else None
         for block in self.blocks:
-            x_BTD = block(x_BTD, mask_B1TT, rotation_2TK)
+            x_BTD = block(x_BTD, mask_B1TT, rotation_2TK, first_values)
         return cast(Tensor, self.final_norm(x_BTD))
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
@@ -174,9 +208,13 @@ class GPT(nn.Module):
         return self._logits(self.hidden(tokens_BT))
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        if self.head is None:
-            return F.linear(hidden, self.token_embedding.weight)
-        return cast(Tensor, self.head(hidden))
+        matrix = self.token_embedding.weight
+        logits = F.linear(hidden, matrix) if self.head is None else cast(Tensor, self.head(hidden))
+        cap = self.shape.logit_softcap
+        if cap is None:
+            return logits
+        # short floats near the cap could no longer be told apart
+        return cap * torch.tanh(logits.to(torch.promote_types(logits.dtype, torch.float32)) / cap)
 
     @torch.no_grad()
     def generate(
@@ -215,10 +253,3 @@ class GPT(nn.Module):
                     drawn[i].append(token)
         self.train(was_training)
         return drawn
-
-
-def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """Negative log-likelihood of each target in nats, in fp32, shape (B, T); 0 where the target is -1."""
-    return F.cross_entropy(
-        logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none", ignore_index=-1
-    ).view_as(targets_BT)

@@ -12,6 +12,7 @@ Q sampled query positions.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,8 +153,8 @@ def _keep_rms(values: Values, name: str, *, of_input: bool) -> Callable[..., Non
 
 
 def _keep_entropy(values: Values, name: str, heads_S: Tensor, queries_Q: Tensor) -> Callable[..., None]:
-    def hook(attention: Attention, inputs: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
-        x_BTD, mask_B1TT, rotation_2TK = inputs
+    def hook(attention: Attention, inputs: tuple[Any, ...]) -> None:
+        x_BTD, mask_B1TT, rotation_2TK, _ = inputs
         q_BHTK, k_BHTK, _ = attention.heads(x_BTD, rotation_2TK)
         values[name] = attention_entropy(q_BHTK[:, heads_S], k_BHTK[:, heads_S], mask_B1TT, queries_Q)
 

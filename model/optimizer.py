@@ -6,17 +6,18 @@ the configuration: by default the weights of linear layers alone.
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, assert_never, get_args
 
 import torch
 from torch import Tensor, nn
 
+from model.attention import ValueMixture
 from model.config import OptimizerConfig
 from model.errors import CheckpointError
-from model.gpt import OutputHead
+from model.gpt import LayerScale, OutputHead
 
-Role = Literal["matrices", "head", "biases", "norms", "embeddings", "other"]
-"""`head` is the matrix of an untied output head."""
+Role = Literal["matrices", "head", "biases", "norms", "scales", "embeddings", "other"]
+"""`head` is the matrix of an untied output head; `scales` are factors on whole branches, which never decay."""
 
 
 class Optimizers:
@@ -143,9 +144,11 @@ def build(model: nn.Module, config: OptimizerConfig, *, device: torch.device) ->
             # torch scales the rate by sqrt(max(1, rows / columns)), as https://kellerjordan.github.io/posts/muon/
             # whose author leaves embeddings and the output head to AdamW
             rate = config.auxiliary_lr
-            auxiliary = {"lr": rate, "peak_lr": rate, "weight_decay": 0.0}
+            auxiliary = {"lr": rate, "peak_lr": rate, "weight_decay": config.auxiliary_weight_decay}
             matrices = [group for group in groups if group["role"] == "matrices"]
             rest = [group | auxiliary for group in groups if group["role"] != "matrices"]
+            for group in rest:
+                group["weight_decay"] *= group["role"] != "scales"
             optimizers: list[torch.optim.Optimizer] = []
             if matrices:
                 optimizers.append(torch.optim.Muon(matrices, momentum=config.momentum))
@@ -173,7 +176,7 @@ def _groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
                 "not_biases": tensor not in biases,
                 "all": True,
             }
-            decay = config.weight_decay if decays[config.weight_decay_on] else 0.0
+            decay = config.weight_decay if decays[config.weight_decay_on] and role != "scales" else 0.0
             members.setdefault((role, decay), []).append(tensor)
     return [
         {"params": tensors, "role": role, "lr": config.lr, "peak_lr": config.lr, "weight_decay": decay}
@@ -194,7 +197,7 @@ def parameters_by_role(model: nn.Module) -> dict[Role, list[Tensor]]:
             if role_of.get(parameter, "matrices") == "matrices":
                 role_of[parameter] = role
     roles: dict[Role, list[Tensor]] = {}
-    for wanted in ("matrices", "head", "biases", "norms", "embeddings", "other"):
+    for wanted in get_args(Role):
         if tensors := [parameter for parameter, role in role_of.items() if role == wanted]:
             roles[wanted] = tensors
     placed = [id(parameter) for tensors in roles.values() for parameter in tensors]
@@ -212,6 +215,8 @@ def _role(module: nn.Module, *, is_bias: bool) -> Role:
             return "matrices"
         case nn.LayerNorm() | nn.RMSNorm():
             return "norms"
+        case LayerScale() | ValueMixture():
+            return "scales"
         case nn.Embedding():
             return "embeddings"
         case _:

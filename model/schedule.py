@@ -5,7 +5,7 @@ does to the parameter groups is the business of `optimizer.py`.
 """
 
 import math
-from typing import assert_never
+from typing import Literal, assert_never
 
 from model.config import ScheduleConfig
 
@@ -46,7 +46,8 @@ def factor_at(progress: float, schedule: ScheduleConfig, *, floor: float) -> flo
     - constant: stays at 1.
     - linear: over all that is left.
     - cosine: the same as half a period (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5).
-    - wsd: stays at 1, then linear over the last `decay_fraction` (Hu et al. 2024, arXiv 2404.06395).
+    - wsd: stays at 1, then down over the last `decay_fraction` (Hu et al. 2024, arXiv 2404.06395), `linear`,
+      as half a period of a `cosine`, or as 1 - `sqrt`(part of it done) (Hägele et al. 2024, arXiv 2405.18392).
     """
     assert 0 < progress <= 1, progress
     if progress < schedule.warmup_fraction:
@@ -60,8 +61,21 @@ def factor_at(progress: float, schedule: ScheduleConfig, *, floor: float) -> flo
         case "cosine":
             height = (1 - math.cos(math.pi * left / (1 - schedule.warmup_fraction))) / 2
         case "wsd":
-            height = min(1.0, left / schedule.decay_fraction)
+            height = _tail(min(1.0, left / schedule.decay_fraction), schedule.decay_shape)
         case _:
             assert_never(schedule.decay)
     # in this form the peak and the floor are met to the bit
     return height + (1 - height) * floor
+
+
+def _tail(left: float, shape: Literal["linear", "cosine", "sqrt"]) -> float:
+    """From 1, where all of the tail is `left`, to 0 at its end."""
+    match shape:
+        case "linear":
+            return left
+        case "cosine":
+            return (1 - math.cos(math.pi * left)) / 2
+        case "sqrt":
+            return 1 - math.sqrt(1 - left)
+        case _:
+            assert_never(shape)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.config import SharpnessConfig
 from model.errors import Diverged
 from model.optimizer import Optimizers
 from model.precision import LossScaler
@@ -62,6 +63,13 @@ class Sharpness:
         if self._moved:
             torch._foreach_copy_(self._moved, self._saved)
         self._moved, self._saved = [], []
+
+
+def build(model: nn.Module, config: SharpnessConfig) -> Sharpness | None:
+    """What `config` asks for, around all parameters of `model`; None for plain gradients."""
+    if config.method == "none":
+        return None
+    return Sharpness(list(model.parameters()), method=config.method, rho=config.rho)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Text to tokens and back: byte-level BPE, and a corpus encoded once for all trials.
+"""Text to tokens and back: byte-level BPE or Unigram, and a corpus encoded once for all trials.
 
 The vocabulary holds all 256 bytes, so every text is encoded and nothing is ever unknown. `<eos>` is an id of
 our own behind the library's entries: the five characters `<eos>` in a title stay five characters.
@@ -25,6 +25,7 @@ from model.files import write_corpus_file
 from model.pretrained import BYTE_ALPHABET
 
 SplitName = Literal["train", "validation", "held_out"]
+TokenizerModel = Literal["bpe", "unigram"]
 
 _EOS_CHARACTERS = len("<eos>")
 _CACHE_VERSION = 1
@@ -32,31 +33,44 @@ _CACHE_VERSION = 1
 
 
 class Tokenizer:
-    """Lossless byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2, Radford et al. 2019)."""
+    """Lossless over bytes, written as characters as in GPT-2 (Radford et al. 2019)."""
 
-    def __init__(self, bpe: tokenizers.Tokenizer) -> None:
-        self._bpe = bpe
-        self.eos_id: int = bpe.get_vocab_size()
+    def __init__(self, library: tokenizers.Tokenizer) -> None:
+        self._library = library
+        self.eos_id: int = library.get_vocab_size()
         """Closes every document; the last id."""
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, vocab_size: int) -> Self:
+    def train(cls, texts: Iterable[str], *, vocab_size: int, model: TokenizerModel = "bpe") -> Self:
         """The tokenizer for `texts`; the same texts give the same tokenizer.
 
         Args:
             texts: Documents of the train split alone.
             vocab_size: Entries with the 256 bytes and `<eos>`, at least 257. There are fewer where the texts
                 have no more pairs that occur twice: a token seen once could not be learned.
+            model: Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) or the unigram language model
+                (Kudo 2018, arXiv 1804.10959).
         """
         assert vocab_size > len(BYTE_ALPHABET), "the schema asks for the bytes and <eos>"
-        bpe = tokenizers.Tokenizer(models.BPE())
-        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        bpe.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size - 1, min_frequency=2, initial_alphabet=BYTE_ALPHABET, show_progress=False
+        library = tokenizers.Tokenizer(models.BPE() if model == "bpe" else models.Unigram())
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        library.decoder = decoders.ByteLevel()
+        settings: dict[str, Any] = {
+            "vocab_size": vocab_size - 1,
+            "initial_alphabet": BYTE_ALPHABET,
+            "show_progress": False,
+        }
+        trainer = (
+            trainers.BpeTrainer(min_frequency=2, **settings)
+            if model == "bpe"
+            else trainers.UnigramTrainer(**settings)
         )
-        bpe.train_from_iterator(texts, trainer)
-        return cls(bpe)
+        library.train_from_iterator(texts, trainer)
+        if model == "unigram":
+            state = json.loads(library.to_str())
+            state["model"]["vocab"] = _settled(state["model"]["vocab"], vocab_size - 1)
+            library = tokenizers.Tokenizer.from_str(json.dumps(state))
+        return cls(library)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -66,7 +80,7 @@ class Tokenizer:
             CheckpointError: `text` is truncated, or a tokenizer of another kind, which might lose text.
         """
         try:
-            bpe = tokenizers.Tokenizer.from_str(text)
+            library = tokenizers.Tokenizer.from_str(text)
         except Exception:  # the library raises nothing narrower
             raise CheckpointError("not a tokenizer file, or a truncated one") from None
         state = json.loads(text)
@@ -77,27 +91,33 @@ class Tokenizer:
             raise CheckpointError("might lose text, its added_tokens must be none")
         if not _maps_bytes(state.get("pre_tokenizer")):
             raise CheckpointError("might lose text, its pre_tokenizer must cut and end in a ByteLevel")
-        if not isinstance(bpe.decoder, decoders.ByteLevel):
+        if not isinstance(library.decoder, decoders.ByteLevel):
             raise CheckpointError("might lose text, its decoder must be a ByteLevel")
-        vocab = bpe.get_vocab()
-        if not isinstance(bpe.model, models.BPE) or sorted(vocab.values()) != list(range(len(vocab))):
-            raise CheckpointError("must be a BPE whose ids run from 0 without a gap")
+        vocab = library.get_vocab()
+        known = isinstance(library.model, models.BPE | models.Unigram)
+        if not known or sorted(vocab.values()) != list(range(len(vocab))):
+            raise CheckpointError("must be a BPE or Unigram whose ids run from 0 without a gap")
         if not vocab.keys() >= set(BYTE_ALPHABET):
             raise CheckpointError("must have an entry for each of the 256 bytes")
-        return cls(bpe)
+        return cls(library)
 
     @property
     def vocab_size(self) -> int:
         """Entries, `<eos>` included."""
         return self.eos_id + 1
 
+    @property
+    def model(self) -> TokenizerModel:
+        """What cuts a text into entries."""
+        return "bpe" if isinstance(self._library.model, models.BPE) else "unigram"
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without `<eos>`. Raises TypeError for half a surrogate pair: no text."""
-        return self._bpe.encode(text).ids
+        return self._library.encode(text).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each, on all processors."""
-        return [encoding.ids for encoding in self._bpe.encode_batch_fast(texts)]
+        return [encoding.ids for encoding in self._library.encode_batch_fast(texts)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, without any `<eos>`.
@@ -105,11 +125,25 @@ class Tokenizer:
         Exact for what `encode` gave. Bytes that form no character, as a model may write them, become U+FFFD.
         """
         # The library passes over ids it has no entry for, `<eos>` among them.
-        return self._bpe.decode(list(ids))
+        return self._library.decode(list(ids))
 
     def to_json(self) -> str:
         """All of it in the library's own format, for `from_json`."""
-        return self._bpe.to_str()
+        return self._library.to_str()
+
+
+def _settled(pieces: list[tuple[str, float]], size: int) -> list[tuple[str, float]]:
+    """What the library's Unigram trainer found (pieces and log-probabilities), the same from run to run.
+
+    The trainer adds numbers up in the order of a hash table, so that the last bits, and by them the order of
+    equals, differ; to bytes the texts do not have it gives the lowest score and 0.0001 more to each, again in that
+    order; and it may return more than it was asked for.
+    """
+    all_bytes, lowest = set(BYTE_ALPHABET), min(score for _, score in pieces)
+    unseen = lowest + 0.0001 * (len(all_bytes) + 0.5)
+    scores = {p: lowest if p in all_bytes and score < unseen else score for p, score in pieces}
+    settled = [(piece, round(score, 4)) for piece, score in scores.items()]
+    return sorted(settled, key=lambda entry: (entry[0] not in all_bytes, -entry[1], entry[0]))[:size]
 
 
 def _maps_bytes(pre_tokenizer: Any) -> bool:
@@ -185,23 +219,23 @@ class TokenizedCorpus:
         self._splits: dict[SplitName, EncodedSplit] = {}
 
     @classmethod
-    def prepare(cls, corpus: Corpus, *, vocab_size: int, cache: Path) -> Self:
+    def prepare(cls, corpus: Corpus, *, vocab_size: int, cache: Path, model: TokenizerModel = "bpe") -> Self:
         """`corpus` with a tokenizer of at most `vocab_size` entries, from `cache` where it is there.
 
-        It is the one that came along with the corpus, or is trained on the train split.
+        It is the one that came along with the corpus, or a `model` trained on the train split.
 
         Raises:
             ConfigError: the one that came along has more entries.
             CorpusError: it loses text, or the cache cannot be written.
         """
-        key = f"{corpus.fingerprint}-{vocab_size}-{tokenizers.__version__}-{_CACHE_VERSION}"
+        key = f"{corpus.fingerprint}-{model}-{vocab_size}-{tokenizers.__version__}-{_CACHE_VERSION}"
         folder = cache / f"tokens-{key}"
         path = folder / "tokenizer.json.gz"  # gzip for its checksum
         try:
             tokenizer = Tokenizer.from_json(gzip.decompress(path.read_bytes()).decode())
         except (OSError, EOFError, zlib.error, UnicodeDecodeError, CheckpointError):
             if corpus.tokenizer is None:
-                tokenizer = Tokenizer.train(corpus.train, vocab_size=vocab_size)
+                tokenizer = Tokenizer.train(corpus.train, vocab_size=vocab_size, model=model)
             else:
                 tokenizer = _proven(corpus, corpus.tokenizer, vocab_size)
             write_corpus_file(path, gzip.compress(tokenizer.to_json().encode(), mtime=0))

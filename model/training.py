@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import optimizer, precision
+from model import optimizer, precision, sharpness
 from model.batches import TrainingStream, official_coverage
 from model.checkpoint import Checkpoint, load_weights, read_tensors, write_tensors
 from model.config import TrainConfig
@@ -25,10 +25,12 @@ from model.device import Device, seed_step
 from model.diagnostics import Diagnostics, Record
 from model.errors import CheckpointError, Diverged
 from model.evaluation import Evaluation, SplitScore, official_loss, score_split
-from model.gpt import GPT, cross_entropy
+from model.gpt import GPT
+from model.loss import training_loss
 from model.schedule import learning_rate_factor
-from model.sharpness import Sharpness, take_step
+from model.sharpness import take_step
 from model.tokenizer import TokenizedCorpus
+from model.weight_average import WeightAverage
 
 
 class TrainingRun:
@@ -53,23 +55,23 @@ class TrainingRun:
         self.scaler = precision.LossScaler(enabled=self.precision.name == "fp16")
         self.model = GPT(config, seed=config.seed, eos_id=data.tokenizer.eos_id).to(device.torch_device)
         self.optimizers = optimizer.build(self.model, config.optimizer, device=device.torch_device)
-        method, rho = config.optimizer.sharpness.method, config.optimizer.sharpness.rho
-        self.sharpness = (
-            None if method == "none" else Sharpness(list(self.model.parameters()), method=method, rho=rho)
-        )
+        decay = config.training.ema
+        self._average = None if decay is None else WeightAverage(self.model, decay=decay)
+        self.evaluated_model = self._average.model if self._average else self.model
+        """What is evaluated and checkpointed: the average of the weights where one is kept."""
+        self.sharpness = sharpness.build(self.model, config.optimizer.sharpness)
+        self._windows = {"block_size": config.model.block_size, "batch_size": config.training.batch_size}
         self.stream = TrainingStream(
             train.tokens,
-            block_size=config.model.block_size,
-            batch_size=config.training.batch_size,
+            **self._windows,
             shuffle=config.training.shuffle,
             seed=config.seed,
+            starts=train.starts if config.training.shuffle_titles else None,
+            random_offset=config.training.random_offset,
         )
         self.validation = data.split("validation")
-        official_coverage(  # refused now and not after the last step
-            len(self.validation.tokens),
-            block_size=config.model.block_size,
-            batch_size=config.training.batch_size,
-        )
+        # refused now and not after the last step
+        official_coverage(len(self.validation.tokens), **self._windows)
         self.step = 0
         """Updates done."""
         self.evaluations: list[Evaluation] = []
@@ -146,7 +148,7 @@ class TrainingRun:
         )
         if diagnostics:
             diagnostics.data_ready(inputs_BT)
-        micro = config.training.micro_batch_size or len(inputs_BT)
+        micro, tokens = config.training.micro_batch_size or len(inputs_BT), targets_BT.numel()
 
         def compute_gradient(second_pass: bool) -> Tensor:
             pass_ = int(second_pass and not config.optimizer.sharpness.same_dropout)
@@ -155,12 +157,11 @@ class TrainingRun:
                 zip(torch.split(inputs_BT, micro), torch.split(targets_BT, micro), strict=True)
             ):
                 seed_step(config.seed, self.step, 2 * part + pass_)
-                with self.precision.autocast():
-                    logits_BTV = self.model(x_BT)
-                # dividing by the tokens of the whole batch weights every token alike, also in a short last part
-                loss = cross_entropy(logits_BTV, y_BT).sum() / targets_BT.numel()
+                loss, nats = training_loss(
+                    self.model, x_BT, y_BT, config.training, tokens=tokens, precision=self.precision
+                )
                 self.scaler.scale_loss(loss).backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
+                total += nats
             return total
 
         self._set_learning_rate(self.step)
@@ -173,6 +174,8 @@ class TrainingRun:
             before_update=diagnostics.before_update if diagnostics else None,
         )
         self.step += 1
+        if self._average:
+            self._average.update(self.model, updates=self.step)
         if not result.skipped:  # a step skipped for an fp16 overflow has no loss worth counting
             self._gradient_norm = result.grad_norm
             self._loss_since_rung += result.loss
@@ -195,11 +198,7 @@ class TrainingRun:
         official = coverage = None
         if rung_tokens == self.config.rungs[-1]:
             official, coverage = official_loss(
-                self.model,
-                self.validation,
-                block_size=self.config.model.block_size,
-                batch_size=self.config.training.batch_size,
-                precision=self.precision,
+                self.evaluated_model, self.validation, **self._windows, precision=self.precision
             )
         self.device.synchronize()
         self._evaluation_seconds += time.perf_counter() - started
@@ -234,9 +233,9 @@ class TrainingRun:
         )
 
     def score(self, observe: Callable[[Tensor, Tensor], None] | None = None) -> SplitScore:
-        """The exact pass over the validation split with the weights as they are; `observe` sees its batches."""
+        """The exact pass over the validation split by the model that is evaluated; `observe` sees its batches."""
         return score_split(
-            self.model,
+            self.evaluated_model,
             self.validation,
             eos_id=self.tokenizer.eos_id,
             evaluation=self.config.evaluation,
@@ -258,8 +257,9 @@ class TrainingRun:
             "scaler": self.scaler.state_dict(),
         }
         weights = {f"model.{key}": tensor for key, tensor in self.model.state_dict().items()}
+        average = self._average.flat_state() if self._average else {}
         measured = self._diagnostics.flat_state() if self._diagnostics else {}
-        write_tensors(path, weights | measured | self.optimizers.flat_state(), facts)
+        write_tensors(path, weights | average | measured | self.optimizers.flat_state(), facts)
 
     def restore(self, path: Path) -> None:
         """Go on from a saved state.
@@ -272,6 +272,8 @@ class TrainingRun:
             raise CheckpointError(f"{path}: the state of another run: configuration or corpus differ")
         weights = {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
         load_weights(self.model, weights, str(path))
+        if self._average:
+            self._average.load_flat_state(tensors, str(path))
         self.optimizers.load_flat_state({k: t for k, t in tensors.items() if k.startswith("optimizer.")})
         self.scaler.load_state_dict(facts["scaler"])
         self.step = facts["step"]
@@ -291,7 +293,7 @@ class TrainingRun:
         return {"config": json.loads(json.dumps(config)), "corpus": self._data_fingerprint}
 
     def checkpoint(self, **record: Any) -> Checkpoint:
-        """The model as it is now; `record` is kept with it."""
-        weights = {key: tensor.detach().cpu().clone() for key, tensor in self.model.state_dict().items()}
+        """The evaluated model as it is now; `record` is kept with it."""
+        weights = {k: t.detach().cpu().clone() for k, t in self.evaluated_model.state_dict().items()}
         last = self.evaluations[-1].as_dict() if self.evaluations else None
         return Checkpoint(self.config, self.tokenizer, weights, {"evaluation": last, **record})

@@ -11,7 +11,7 @@ from typing import Any, cast
 import optuna
 
 from model import corpus as corpora
-from model.config import TrainConfig
+from model.config import TokenizerConfig, TrainConfig
 from model.errors import CorpusError
 from model.tokenizer import TokenizedCorpus
 from service import study_config
@@ -114,8 +114,10 @@ def _make(
         f"corpus: {corpus.source}; {corpus.duplicates:,} duplicates dropped; {len(corpus.train):,} train, "
         f"{len(corpus.validation):,} validation, {len(corpus.held_out):,} held-out documents"
     )
-    vocab_size = definition.base_config.tokenizer.vocab_size
-    tokenized = TokenizedCorpus.prepare(corpus, vocab_size=vocab_size, cache=settings.cache)
+    wanted = definition.base_config.tokenizer
+    tokenized = TokenizedCorpus.prepare(
+        corpus, vocab_size=wanted.vocab_size, model=wanted.model, cache=settings.cache
+    )
     train_tokens = len(tokenized.split("train").tokens)
     budget = definition.base_config.with_token_budget(train_tokens).budget_tokens
     say(f"tokens: {train_tokens:,} in the train split; budget of a trial {budget:,}")
@@ -155,25 +157,27 @@ def _command(
 
 def _refuse_large_windows(definition: StudyDefinition, corpus: corpora.Corpus, settings: Settings) -> None:
     """The seeds' metric needs one window of block × batch + 1 tokens of the validation split in every trial."""
-    validation_tokens: dict[int, int] = {}
-    for block, batch, vocab_size in _largest_windows(definition):
-        if vocab_size not in validation_tokens:
-            tokenized = TokenizedCorpus.prepare(corpus, vocab_size=vocab_size, cache=settings.cache)
-            validation_tokens[vocab_size] = len(tokenized.split("validation").tokens)
-        if block * batch + 1 > validation_tokens[vocab_size]:
+    validation_tokens: dict[TokenizerConfig, int] = {}
+    for block, batch, wanted in _largest_windows(definition):
+        if wanted not in validation_tokens:
+            tokenized = TokenizedCorpus.prepare(
+                corpus, vocab_size=wanted.vocab_size, model=wanted.model, cache=settings.cache
+            )
+            validation_tokens[wanted] = len(tokenized.split("validation").tokens)
+        if block * batch + 1 > validation_tokens[wanted]:
             raise CorpusError(
-                f"study {definition.name!r}: the validation split has {validation_tokens[vocab_size]:,} tokens, one "
+                f"study {definition.name!r}: the validation split has {validation_tokens[wanted]:,} tokens, one "
                 f"window of model.block_size {block} × training.batch_size {batch} + 1 needs {block * batch + 1:,}; "
                 "take a larger corpus or smaller values"
             )
 
 
-def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, int]]:
-    """Block, batch and vocabulary of each configuration, or the largest block and batch that a search may try."""
+def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, TokenizerConfig]]:
+    """Block, batch and tokenizer of each configuration, or the largest block and batch that a search may try."""
     base = definition.base_config
     if definition.cells:
         configs = map(definition.config_for, definition.cells)
-        return {(c.model.block_size, c.training.batch_size, c.tokenizer.vocab_size) for c in configs}
+        return {(c.model.block_size, c.training.batch_size, c.tokenizer) for c in configs}
 
     def largest(key: str, of_base: int) -> int:
         parameter = definition.space.parameters.get(key)
@@ -181,7 +185,7 @@ def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, int]]:
 
     block = largest("model.block_size", base.model.block_size)
     batch = largest("training.batch_size", base.training.batch_size)
-    return {(block, batch, base.tokenizer.vocab_size)}
+    return {(block, batch, base.tokenizer)}
 
 
 def _refuse_changed_file(settings: Settings, study: optuna.Study, config: TrainConfig) -> None:

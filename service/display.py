@@ -66,7 +66,7 @@ def show(
             config=config.model_dump(mode="json"),
             evaluations=[evaluation.as_dict() for evaluation in evaluations],
             facts=rows,
-            titles=generate_titles(run.model, run.tokenizer, TITLES) if run and with_titles else (),
+            titles=generate_titles(run.evaluated_model, run.tokenizer, TITLES) if run and with_titles else (),
             curve=curve,
         )
         _save_note(trial, note)

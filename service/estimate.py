@@ -3,10 +3,14 @@
 import time
 from dataclasses import dataclass
 
+from model import device
 from model.config import TrainConfig
 from model.device import Device
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
+from service.settings import Settings
+from service.storage import corpus_facts, load_study, open_storage
+from service.study_corpus import load_corpus
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,20 @@ class Estimate:
     def seconds(self) -> float:
         """Training and evaluations."""
         return self.train_seconds + self.evaluation_seconds
+
+
+def measure_study(settings: Settings, study: str, *, threads: int | None, seconds: float) -> Estimate:
+    """`measure` of a study's base configuration on this machine's device. Raises UserError: it cannot be trained."""
+    loaded, definition = load_study(open_storage(settings), study, settings)
+    config = definition.base_config.with_tokens(corpus_facts(loaded)["budget_tokens"])
+    data = TokenizedCorpus.prepare(
+        load_corpus(loaded, settings),
+        vocab_size=config.tokenizer.vocab_size,
+        model=config.tokenizer.model,
+        cache=settings.cache,
+    )
+    where = device.choose(settings.device, threads=threads)
+    return measure(config, data, device=where, seconds=seconds)
 
 
 def measure(config: TrainConfig, data: TokenizedCorpus, *, device: Device, seconds: float) -> Estimate:

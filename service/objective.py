@@ -104,7 +104,10 @@ class TrialRunner:
             raise
 
     def _train(self, trial: optuna.Trial, config: TrainConfig, custody: Custody) -> Outcome:
-        data = TokenizedCorpus.prepare(self.corpus, vocab_size=config.tokenizer.vocab_size, cache=self.cache)
+        tokenizer = config.tokenizer
+        data = TokenizedCorpus.prepare(
+            self.corpus, vocab_size=tokenizer.vocab_size, model=tokenizer.model, cache=self.cache
+        )
         run = TrainingRun(config, data, device=self.device)
         config = run.config
         trial.set_user_attr("config", config.model_dump(mode="json"))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 import structlog
@@ -24,6 +25,10 @@ from service.settings import Settings
 from service.slots import Slots
 from service.storage import load_study, open_storage
 from service.worker import Worker
+
+# what an example takes says more of the load of the machine than of the code
+hypothesis.settings.register_profile("hptune", deadline=None)
+hypothesis.settings.load_profile("hptune")
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = (

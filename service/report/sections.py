@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import optuna
 
+from model.config import TokenizerConfig
 from model.corpus import Corpus
 from model.tokenizer import TokenizedCorpus
 from service.report import model_page, tokenizer_page, tuned
@@ -72,19 +73,21 @@ def tokenizer(record: StudyRecord, corpus: Corpus, settings: Settings) -> Sectio
     """
     configs = [run.config for run in record.runs if run.config]
     base = record.definition.base_config
-    sizes = Counter([base.tokenizer.vocab_size, *(config["tokenizer"]["vocab_size"] for config in configs)])
+    wanted = [base.tokenizer, *(TokenizerConfig(**config["tokenizer"]) for config in configs)]
+    kinds = Counter((tokenizer.vocab_size, tokenizer.model) for tokenizer in wanted)
     blocks = {base.model.block_size, *(config["model"]["block_size"] for config in configs)}
     measured = [
         tokenizer_page.measure(
-            TokenizedCorpus.prepare(corpus, vocab_size=size, cache=settings.cache), block_sizes=blocks
+            TokenizedCorpus.prepare(corpus, vocab_size=size, model=model, cache=settings.cache),
+            block_sizes=blocks,
         )
-        for size, _ in sizes.most_common(_TOKENIZERS)
+        for (size, model), _ in kinds.most_common(_TOKENIZERS)
     ]
     return Section(
         "tokenizer",
         "Tokenizer",
         texts=(
-            "Byte-level BPE has an entry for each of the 256 bytes: no text is ever unknown, and what takes the place "
+            "The vocabulary has an entry for each of the 256 bytes: no text is ever unknown, and what takes the place "
             "of an out-of-vocabulary rate is the share of validation tokens that training never showed.",
         ),
         plots=(tokenizer_page.plot(measured),),

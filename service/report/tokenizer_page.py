@@ -18,6 +18,8 @@ _POINTS = 120
 class TokenizerFigures:
     """One tokenizer on the train and the validation split."""
 
+    name: str
+    """Its vocabulary's size, with its kind where that is not BPE."""
     vocab_size: int
     """Entries, `<eos>` included."""
     train_tokens: int
@@ -51,6 +53,7 @@ def measure(data: TokenizedCorpus, *, block_sizes: Collection[int]) -> Tokenizer
     met = np.bincount(validation.tokens, minlength=size)
     lengths = np.diff(train.starts)
     return TokenizerFigures(
+        name=f"{size:,}" if data.tokenizer.model == "bpe" else f"{size:,} {data.tokenizer.model}",
         vocab_size=size,
         train_tokens=train.n_tokens,
         validation_tokens=validation.n_tokens,
@@ -91,7 +94,7 @@ def table(measured: Sequence[TokenizerFigures], corpus: Corpus) -> Table:
         f"On {len(corpus.train):,} train and {len(corpus.validation):,} validation titles; lengths are of the train "
         "split, each title closed by one <eos>.",
     )
-    headings = ("vocabulary, <eos> included", *(f"{of.vocab_size:,}" for of in measured))
+    headings = ("vocabulary, <eos> included", *(of.name for of in measured))
     return Table("tokenizer", "Tokenizer", headings, tuple((name, *row) for name, row in rows.items()), notes)
 
 
@@ -101,7 +104,7 @@ def plot(measured: Sequence[TokenizerFigures]) -> Plot:
     for style, of in enumerate(measured):
         ranks = np.unique(np.geomspace(1, len(of.frequencies), _POINTS).round().astype(int))
         counts = tuple(float(of.frequencies[rank - 1]) for rank in ranks)
-        series.append(Series(f"vocabulary {of.vocab_size:,}", tuple(map(float, ranks)), counts, style=style))
+        series.append(Series(f"vocabulary {of.name}", tuple(map(float, ranks)), counts, style=style))
     longest = max(len(of.frequencies) for of in measured)
     most = max(of.frequencies[0] for of in measured)
     zipf = Series("Zipf: 1/rank", (1.0, float(longest)), (float(most), most / longest), style=6, dashed=True)

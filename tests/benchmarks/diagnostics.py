@@ -22,7 +22,7 @@ from model import device
 from model.config import TrainConfig
 from model.corpus import Corpus
 from model.device import seed_step
-from model.gpt import cross_entropy
+from model.loss import cross_entropy
 from model.sharpness import take_step
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun

@@ -111,7 +111,7 @@ def test_a_post_norm_model_has_no_norm_before_the_head():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("activation", ["gelu", "relu", "silu", "swiglu"])
+@pytest.mark.parametrize("activation", ["gelu", "relu", "relu2", "silu", "swiglu"])
 def test_the_mlp_is_its_formula(activation, bias):
     mlp = part(MLP, activation=activation, d_ff=5, bias=bias)
     x_TD = torch.randn(7, 12, dtype=torch.float64)
@@ -127,6 +127,7 @@ def test_the_mlp_is_its_formula(activation, bias):
         hidden = {
             "gelu": lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2))),
             "relu": lambda x: x * (x > 0),
+            "relu2": lambda x: x * x * (x > 0),
             "silu": lambda x: x / (1 + torch.exp(-x)),
         }[activation](up)
     torch.testing.assert_close(mlp(x_TD), affine(mlp.down, hidden), rtol=0, atol=1e-12)
@@ -144,6 +145,44 @@ def test_without_biases_every_vector_is_a_gain(norm):
     vectors = [name for name, p in model.named_parameters() if p.ndim == 1]
     assert len(vectors) == 5
     assert all(name.endswith("norm.weight") for name in vectors)
+
+
+@pytest.mark.parametrize("position", ["pre", "post"])
+def test_layer_scale_multiplies_each_branch_before_it_is_added(position):
+    block = part(Block, layer_scale=0.1, norm_position=position)
+    x_BTD = torch.randn(2, 7, 12, dtype=torch.float64)
+    attention, mlp = block.attention_scale.factors, block.mlp_scale.factors
+    if position == "pre":
+        middle = x_BTD + attention * block.attention(block.attention_norm(x_BTD))
+        expected = middle + mlp * block.mlp(block.mlp_norm(middle))
+    else:
+        middle = block.attention_norm(x_BTD + attention * block.attention(x_BTD))
+        expected = block.mlp_norm(middle + mlp * block.mlp(middle))
+    torch.testing.assert_close(block(x_BTD), expected, rtol=0, atol=1e-12)
+
+
+def test_layer_scale_begins_at_its_value_and_leaves_the_other_initial_weights_alone():
+    plain, scaled = (GPT(tiny_config(layer_scale=value), seed=0) for value in (None, 0.1))
+    vectors = {name: p for name, p in scaled.named_parameters() if "_scale" in name}
+    assert len(vectors) == 4
+    assert all((p == 0.1).all() and p.shape == (16,) for p in vectors.values())
+    assert all(torch.equal(p, scaled.state_dict()[name]) for name, p in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_are_capped_in_training_in_evaluation_and_where_tokens_are_drawn(tied):
+    plain, capped = (tiny_gpt(tied=tied, logit_softcap=cap) for cap in (None, 3.0))
+    tokens = stream(2, BLOCK)
+    expected = 3 * torch.tanh(plain(tokens) / 3)
+    torch.testing.assert_close(capped(tokens), expected, rtol=0, atol=1e-12)
+    assert plain(tokens).abs().max() > 3
+    torch.testing.assert_close(capped.train()(tokens), expected, rtol=0, atol=1e-12)
+    prompt = tokens[0].tolist()
+    hot = {"end": 50, "max_tokens": 30, "temperature": 1.0, "seeds": [0]}
+    drawn = [model.generate(prompt, **hot) for model in (plain, capped)]
+    flattened = tiny_gpt(tied=tied, logit_softcap=1e-9)  # all tokens are equally likely then
+    assert drawn[0] != drawn[1]
+    assert len(set(flattened.generate(prompt, **hot)[0])) > 10
 
 
 def test_embeddings_are_scaled_before_positions_are_added():
@@ -274,6 +313,12 @@ def test_gradients_flow_through_every_parameter_of_every_kind_of_model():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()), config.model
 
 
+def test_gradients_reach_the_parameters_of_every_option():
+    model, tokens = tiny_gpt(**SEEDS["all"]), stream(2, BLOCK)
+    model(tokens).logsumexp(-1).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     titles = tuple(f"show me the small thing that counts to {i}" for i in range(80))
@@ -288,6 +333,10 @@ SEEDS = {
     "003": {"norm_position": "post", "positions": "sinusoidal", "activation": "relu", "init": "xavier",
             "init_std": 0.25, "tied": False, "embedding_dropout": 0.0, "attention_dropout": 0.0},
     "titles": {"positions": "rope", "attention": "document", "init": "scaled", "activation": "swiglu"},
+    "strongest": {"positions": "rope", "attention": "document", "norm": "rmsnorm", "bias": False,
+                  "output_gate": True, "layer_scale": 0.1},
+    "all": {"positions": "rope", "activation": "relu2", "qk_norm": True, "output_gate": True,
+            "value_residual": True, "layer_scale": 0.5, "logit_softcap": 10.0},
 }  # fmt: skip
 
 

@@ -56,6 +56,68 @@ def test_rotary_positions_are_multiplications_by_complex_numbers_of_the_position
         assert abs(given - expected) < 1e-6  # fp32
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("options", [{"qk_norm": True}, {"output_gate": True}, {"value_residual": True}])
+def test_options_of_attention_are_their_formulas_head_by_head(options, bias):
+    model = tiny_gpt(positions="none", bias=bias, **options)
+    first, second = model.blocks
+    x_TD, mask = torch.randn(BLOCK, 16, dtype=torch.float64), torch.ones(BLOCK, BLOCK).tril() == 0
+
+    def head(attention, name, h):
+        fused, rows = attention.query_key_value, slice(8 * h, 8 * h + 8)
+        part = slice(*{"query": (0, 16), "key": (16, 32), "value": (32, 48)}[name])
+        out = x_TD @ fused.weight[part][rows].T + (fused.bias[part][rows] if bias else 0)
+        if "qk_norm" in options and name != "value":
+            gain = {"query": attention.query_norm, "key": attention.key_norm}[name].weight
+            out = out / out.square().mean(-1, keepdim=True).sqrt() * gain
+        return out
+
+    def expected(attention, *, follows):
+        heads = []
+        for h in range(2):
+            values = head(attention, "value", h)
+            if "value_residual" in options and follows:
+                shares = attention.value_mixture.shares
+                values = shares[0] * head(first.attention, "value", h) + shares[1] * values
+            scores = head(attention, "query", h) @ head(attention, "key", h).T / math.sqrt(8)
+            mixed = scores.masked_fill(mask, -math.inf).softmax(-1) @ values
+            if "output_gate" in options:
+                gate = attention.output_gate
+                opened = x_TD @ gate.weight[h] + (gate.bias[h] if bias else 0)
+                mixed = mixed / (1 + torch.exp(-opened))[:, None]
+            heads.append(mixed)
+        projection = attention.projection
+        return torch.cat(heads, -1) @ projection.weight.T + (projection.bias if bias else 0)
+
+    values = [] if "value_residual" in options else None
+    for block, follows in ((first, False), (second, True)):
+        got = block.attention(x_TD[None], None, None, values)[0]
+        torch.testing.assert_close(got, expected(block.attention, follows=follows), rtol=0, atol=1e-10)
+
+
+def test_the_first_blocks_values_reach_the_last_block_of_a_model_and_mix_by_halves_at_first():
+    plain, mixed = (GPT(tiny_config(value_residual=on), seed=0) for on in (False, True))
+    assert [block.attention.value_mixture is None for block in mixed.blocks] == [True, False]
+    shares = mixed.blocks[1].attention.value_mixture.shares
+    assert shares.tolist() == [0.5, 0.5]
+    tokens = stream(2, BLOCK)
+    assert not torch.allclose(mixed(tokens), plain(tokens))
+    with torch.no_grad():
+        shares.copy_(torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(mixed(tokens), plain(tokens), rtol=0, atol=1e-5)
+
+
+def test_normalised_queries_and_keys_do_not_grow_with_their_matrix():
+    model = tiny_gpt(qk_norm=True, positions="rope", bias=False)
+    attention, x_BTD = model.blocks[0].attention, torch.randn(1, BLOCK, 16, dtype=torch.float64)
+    table = rotary_table(BLOCK, width=8, base=10_000.0).double()
+    before = attention.heads(x_BTD, table)
+    with torch.no_grad():
+        attention.query_key_value.weight[:32].mul_(7.0)
+    for one, other in zip(before, attention.heads(x_BTD, table), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
 def test_rotated_attention_sees_distances_and_not_positions():
     shape = ModelConfig(n_head=3, d_model=12, block_size=BLOCK, positions="rope")
     torch.manual_seed(0)

@@ -71,6 +71,57 @@ def test_every_epoch_has_every_window_once_in_another_order():
     assert list(other_seed.batch(0)[0][:, 0]) != list(epochs[0][:10])
 
 
+TITLES = [[1, EOS], [2, 2, 2, EOS], [3, 3, EOS], [EOS], [5, 5, 5, 5, 5, EOS], [6, 6, EOS], [7, EOS]]
+STARTS = np.cumsum([0, *map(len, TITLES)])
+JOINED = np.array([token for title in TITLES for token in title], dtype=np.uint16)
+
+
+def streams_of_epochs(epochs, **settings):
+    """What a stream in natural order reads in each epoch, the last window's tail left out."""
+    stream = TrainingStream(
+        **{"tokens": JOINED, "block_size": 2, "batch_size": 5, "shuffle": False, "seed": 3} | settings
+    )
+    assert stream.windows_per_epoch == 10
+    batches = [[array.ravel().tolist() for array in stream.batch(step)] for step in range(2 * epochs)]
+    pairs = [(one[0] + two[0], one[1] + two[1]) for one, two in zip(batches[::2], batches[1::2], strict=True)]
+    assert all(inputs[1:] == targets[:-1] for inputs, targets in pairs)
+    return [[*inputs, targets[-1]] for inputs, targets in pairs]
+
+
+def test_titles_are_joined_in_a_new_order_every_epoch_each_of_them_whole():
+    epochs = streams_of_epochs(6, starts=STARTS)
+    for tokens in epochs:
+        assert sorted(tokens) == sorted(JOINED.tolist())
+        ends = [i for i, token in enumerate(tokens) if token == EOS]
+        titles = [tokens[a + 1 : b + 1] for a, b in zip([-1, *ends], ends, strict=False)]
+        assert sorted(titles) == sorted(TITLES)
+    assert len({tuple(tokens) for tokens in epochs}) == 6
+    assert streams_of_epochs(6, starts=STARTS) == epochs
+    assert streams_of_epochs(6, starts=STARTS, seed=4) != epochs
+
+
+def test_a_random_offset_turns_the_stream_by_less_than_a_window():
+    tokens = np.arange(21, dtype=np.uint16)
+    turned = [list(np.roll(tokens, -offset)) for offset in (0, 1)]
+    epochs = streams_of_epochs(12, tokens=tokens, random_offset=True)
+    assert all(epoch in turned for epoch in epochs)
+    assert turned[0] in epochs
+    assert turned[1] in epochs
+
+
+@given(st.permutations(range(7)))
+def test_a_batch_of_reshuffled_titles_depends_on_the_step_alone(steps):
+    def new():
+        return TrainingStream(
+            JOINED, block_size=3, batch_size=4, shuffle=True, seed=7, starts=STARTS, random_offset=True
+        )
+
+    visited = new()
+    for step in steps:
+        for array, fresh in zip(visited.batch(step), new().batch(step), strict=True):
+            np.testing.assert_array_equal(array, fresh)
+
+
 def test_a_training_batch_is_independent_of_the_stream():
     tokens = stream_of(41)
     inputs_BT, _ = TrainingStream(tokens, block_size=4, batch_size=3, shuffle=False, seed=0).batch(0)

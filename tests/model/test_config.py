@@ -177,6 +177,11 @@ WITHOUT_EFFECT = [
     ({"schedule.decay": "constant"}, {"schedule.floor_fraction", "schedule.floor_lr"}),
     ({"schedule.decay": "cosine"}, {"schedule.decay_fraction"}),
     ({"schedule.floor_lr": 1e-5}, {"schedule.floor_fraction"}),
+    ({"schedule.decay": "linear"}, {"schedule.decay_shape"}),
+    ({"optimizer.name": "adamw"}, {"optimizer.auxiliary_weight_decay"}),
+    ({"model.dropout": 0.0}, {"training.r_drop"}),
+    ({"model.n_layer": 1}, {"model.value_residual"}),
+    ({"tokenizer.pretrained": "gpt2"}, {"tokenizer.model"}),
 ]
 WITH_EFFECT = [
     ({"optimizer.sharpness.method": "sam"}, {"optimizer.sharpness.rho", "optimizer.sharpness.same_dropout"}),
@@ -193,7 +198,13 @@ WITH_EFFECT = [
     ({"optimizer.name": "adam"}, {"optimizer.betas", "optimizer.eps", "optimizer.weight_decay_on"}),
     ({"optimizer.name": "sgd"}, {"optimizer.momentum"}),
     ({"optimizer.name": "muon"}, {"optimizer.auxiliary_lr", "optimizer.momentum", "optimizer.betas"}),
-    ({"schedule.decay": "wsd"}, {"schedule.decay_fraction", "schedule.floor_fraction"}),
+    (
+        {"schedule.decay": "wsd"},
+        {"schedule.decay_fraction", "schedule.floor_fraction", "schedule.decay_shape"},
+    ),
+    ({"optimizer.name": "muon"}, {"optimizer.auxiliary_weight_decay"}),
+    ({"model.dropout": 0.0, "model.attention_dropout": 0.1}, {"training.r_drop"}),
+    ({}, {"training.r_drop", "model.value_residual", "tokenizer.model"}),
     ({}, {"optimizer.lr", "optimizer.betas", "model.dropout", "schedule.floor_fraction"}),
 ]
 

@@ -8,9 +8,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from model import precision
 from model.config import TrainConfig
 from model.counts import flops_per_token, module_counts
-from model.gpt import GPT, cross_entropy
+from model.gpt import GPT
+from model.loss import cross_entropy, training_loss
 
 VOCAB, BLOCK = 300, 8
 
@@ -42,12 +44,24 @@ def build(run):
         return GPT(run, seed=0, eos_id=0)
 
 
+MORE = [
+    {"qk_norm": True},
+    {"output_gate": True},
+    {"output_gate": True, "bias": False},
+    {"layer_scale": 0.1},
+    {"value_residual": True},
+    {"value_residual": True, "n_layer": 1},
+    {"activation": "relu2", "logit_softcap": 30.0},
+    {"qk_norm": True, "output_gate": True, "layer_scale": 0.1, "value_residual": True, "n_layer": 3},
+]
+
+
 def own_parameters(module):
     return list(module.parameters(recurse=False))
 
 
 def test_every_parameter_is_in_the_row_of_its_module():
-    for shape in GRID:
+    for shape in (*GRID, *MORE):
         run = config(**shape)
         model = build(run)
         rows = {row.name: row for row in module_counts(run) if row.parameters}
@@ -100,6 +114,7 @@ def test_the_published_models_have_their_published_parameters(vocab, shape, coun
         {"activation": "swiglu", "bias": False, "norm": "rmsnorm"},
         {"tied": False, "positions": "rope", "norm_position": "post"},
         {"attention": "document", "positions": "none", "embedding_scale": "sqrt_d_model"},
+        *MORE,
     ],
 )
 def test_flops_are_those_that_torch_counts(shape):
@@ -115,6 +130,22 @@ def test_flops_are_those_that_torch_counts(shape):
     rows = module_counts(run)
     assert sum(row.flops_per_token for row in rows) * tokens.numel() == forward.get_total_flops()
     assert flops_per_token(run) * tokens.numel() == training.get_total_flops()
+
+
+@pytest.mark.parametrize("sharpness", ["none", "sam"])
+def test_both_passes_of_r_drop_are_those_that_torch_counts(sharpness):
+    run = config(sharpness=sharpness, dropout=0.1)
+    run = run.model_copy(update={"training": run.training.model_copy(update={"r_drop": 2.0})})
+    model, block = GPT(run, seed=0), run.model.block_size
+    tokens = torch.randint(VOCAB, (3, block), generator=torch.Generator().manual_seed(0))
+    fp32 = precision.choose("fp32", torch.device("cpu"))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        for _ in range(2 if sharpness == "sam" else 1):
+            loss, _ = training_loss(
+                model, tokens, tokens, run.training, tokens=tokens.numel(), precision=fp32
+            )
+            loss.backward()
+    assert flops_per_token(run) * tokens.numel() == counted.get_total_flops()
 
 
 @pytest.mark.parametrize("method", ["sam", "asam"])

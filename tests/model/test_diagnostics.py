@@ -14,7 +14,7 @@ from model.config import DiagnosticsConfig, TrainConfig
 from model.counts import flops_per_token
 from model.diagnostics import as_lines
 from model.errors import Diverged
-from model.gpt import cross_entropy
+from model.loss import cross_entropy
 from model.loss_spikes import WINDOW
 from model.matrix_rate import matrix_rate
 from model.precision import Precision

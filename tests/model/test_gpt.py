@@ -8,7 +8,8 @@ from torch import nn
 from model.architecture import ModelConfig
 from model.attention import Attention
 from model.config import TokenizerConfig, TrainConfig
-from model.gpt import GPT, Block, cross_entropy
+from model.gpt import GPT, Block
+from model.loss import cross_entropy
 
 VOCAB, BLOCK = 300, 8
 

@@ -42,7 +42,7 @@ def test_the_first_steps_are_not_judged():
     assert counted([*[4.0, 4.1] * (WINDOW // 2 - 1), 100.0]) == 0
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10), jumps=st.dictionaries(st.integers(200, 299), st.floats(0.1, 3), min_size=1))
 def test_the_count_is_that_of_the_definition(seed, jumps):
     curve = losses(seed=seed)
@@ -52,7 +52,7 @@ def test_the_count_is_that_of_the_definition(seed, jumps):
     assert counted(curve) == spikes_by_definition(curve)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(cuts=st.lists(st.integers(1, 399), max_size=8))
 def test_the_count_does_not_depend_on_when_it_is_asked_for_or_the_run_resumed(cuts):
     curve = losses()

@@ -11,7 +11,8 @@ from torch import nn
 from model import measurements, optimizer
 from model.attention import document_mask, rotary_table, rotate
 from model.config import TrainConfig
-from model.gpt import GPT, cross_entropy
+from model.gpt import GPT
+from model.loss import cross_entropy
 from model.measurements import attention_entropy
 
 CPU = torch.device("cpu")
@@ -207,7 +208,7 @@ def test_attention_entropy_is_that_of_the_weights_which_the_fused_attention_uses
     with torch.no_grad():
         model(inputs)
     hook.remove()
-    (x, mask, rotation), *_ = seen
+    (x, mask, rotation, _), *_ = seen
     layer = model.blocks[1].attention
     q, k, _ = (
         part.unflatten(-1, (2, 8)).transpose(1, 2) for part in layer.query_key_value(x).detach().chunk(3, -1)

@@ -114,6 +114,61 @@ def test_roles_of_every_kind_of_norm_and_head():
     }
 
 
+SCALED = {"layer_scale": 0.1, "value_residual": True, "output_gate": True, "qk_norm": True}
+
+
+def test_a_gate_is_a_matrix_and_factors_on_branches_are_scales():
+    model = gpt(**SCALED)
+    roles, block = parameters_by_role(model), model.blocks[1]
+    assert len(roles["scales"]) == 2 * 2 + 1
+    assert any(p is block.mlp_scale.factors for p in roles["scales"])
+    assert any(p is block.attention.value_mixture.shares for p in roles["scales"])
+    assert any(p is block.attention.output_gate.weight for p in roles["matrices"])
+    assert any(p is block.attention.output_gate.bias for p in roles["biases"])
+    assert any(p is block.attention.key_norm.weight for p in roles["norms"])
+
+
+@pytest.mark.parametrize("which", ["matrices", "not_biases", "all"])
+@pytest.mark.parametrize("name", NAMES)
+def test_scales_never_decay(name, which):
+    config = OptimizerConfig(
+        name=name, weight_decay=0.3, weight_decay_on=which, auxiliary_weight_decay=0.2 * (name == "muon")
+    )
+    groups = {g["role"]: g for g in build(gpt(**SCALED), config, device=CPU).groups}
+    assert groups["scales"]["weight_decay"] == 0
+    assert groups["matrices"]["weight_decay"] == 0.3
+
+
+def test_muon_takes_the_two_dimensional_matrices_of_the_blocks_and_no_others():
+    model = gpt(tied=False, activation="swiglu", **SCALED)
+    groups = build(model, OptimizerConfig(name="muon"), device=CPU).groups
+    taken = [p for g in groups if "momentum" in g for p in g["params"]]
+    in_blocks = [p for p in model.blocks.parameters() if p.ndim == 2]
+    assert sorted(map(id, taken)) == sorted(map(id, in_blocks))
+
+
+def test_muons_adamw_part_decays_as_torchs_adamw():
+    model, reference = gpt(**SCALED), gpt(**SCALED)
+    config = OptimizerConfig(name="muon", auxiliary_lr=0.003, auxiliary_weight_decay=0.2)
+    optimizers = build(model, config, device=CPU)
+    scales = [p for n, p in reference.named_parameters() if n.endswith(("_scale.factors", ".shares"))]
+    matrices = [p for p in reference.blocks.parameters() if p.ndim == 2]
+    rest = [p for p in reference.parameters() if not any(p is q for q in (*scales, *matrices))]
+    groups = [{"params": rest, "weight_decay": 0.2}, {"params": scales, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=0.003, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    for t in range(2):
+        torch.manual_seed(t)
+        for parameter, other in zip(model.parameters(), reference.parameters(), strict=True):
+            parameter.grad = torch.randn_like(parameter)
+            other.grad = parameter.grad.clone()
+        optimizers.step()
+        adamw.step()
+    ours = dict(model.named_parameters())
+    for name, parameter in reference.named_parameters():
+        if parameter.ndim == 1 or "embedding" in name:
+            assert torch.equal(ours[name], parameter), name
+
+
 def test_muon_leaves_an_untied_head_to_adamw_and_the_others_decay_it():
     model = gpt(tied=False)
     config = OptimizerConfig(name="muon", lr=0.02, auxiliary_lr=0.003)

@@ -80,7 +80,7 @@ def test_autocast_sees_weights_moved_between_two_passes():
     assert outputs == [1, 2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 5))
 def test_scale_follows_torchs_grad_scaler(overflows, growth_interval):
     weight = nn.Parameter(torch.ones(3))

@@ -93,7 +93,7 @@ def test_a_tokenizer_without_an_entry_for_a_used_id_is_refused(tmp_path):
     state = trained_elsewhere(added_tokens=[])
     del state["model"]["vocab"]["<|start|>"]
     corpus = build_with(tmp_path, state)
-    with pytest.raises(CorpusError, match=r"^tokenizer\.pretrained: must be a BPE whose ids run from 0"):
+    with pytest.raises(CorpusError, match=r"^tokenizer\.pretrained: must be a BPE or Unigram whose ids run"):
         TokenizedCorpus.prepare(corpus, vocab_size=5_000, cache=tmp_path / "cache")
 
 

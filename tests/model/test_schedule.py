@@ -14,12 +14,13 @@ floors = st.floats(0.0, 1.0)
 
 
 @st.composite
-def schedules(draw, decays=tuple(DECAYS)):
+def schedules(draw, decays=tuple(DECAYS), shapes=("linear", "cosine", "sqrt")):
     warmup = draw(st.floats(0.0, 0.9))
     return ScheduleConfig(
         decay=draw(st.sampled_from(decays)),
         warmup_fraction=warmup,
         decay_fraction=draw(st.floats(0.01, 1 - warmup)) if warmup < 0.9 else 0.05,
+        decay_shape=draw(st.sampled_from(shapes)),
     )
 
 
@@ -60,13 +61,13 @@ def test_factor_rises_in_warmup_and_falls_after_it(schedule, floor, one, other):
         assert first >= second - rounding
 
 
-@given(schedules(), floors, progresses)
+@given(schedules(shapes=("linear", "cosine")), floors, progresses)  # the slope of sqrt begins without bound
 def test_factor_is_continuous(schedule, floor, progress):
     near = min(1.0, progress + 1e-9)
     steepest = max(
         1 / max(schedule.warmup_fraction, 1e-6),
         math.pi / 2 / (1 - schedule.warmup_fraction),
-        1 / schedule.decay_fraction,
+        math.pi / 2 / schedule.decay_fraction,
     )
     change = abs(factor_at(near, schedule, floor=floor) - factor_at(progress, schedule, floor=floor))
     assert change <= 1.01e-9 * steepest + 1e-14
@@ -79,9 +80,10 @@ def test_decay_ends_at_the_floor_to_the_bit(schedule, floor):
 
 @given(schedules(), floors)
 def test_warmup_ends_at_the_peak(schedule, floor):
-    # 1e-9: wsd may begin to fall where the warm-up ends, and 1 - (1 - w) is not w to the bit
+    # wsd may begin to fall where the warm-up ends, and 1 - (1 - w) is not w to the bit: 1e-16 of 0.01, of which
+    # sqrt takes the root
     at_end = factor_at(max(schedule.warmup_fraction, 1e-12), schedule, floor=floor)
-    assert at_end == pytest.approx(1.0, abs=1e-9)
+    assert at_end == pytest.approx(1.0, abs=1e-9 if schedule.decay_shape != "sqrt" else 1e-5)
 
 
 @given(schedules(), st.integers(1, 500))
@@ -129,6 +131,31 @@ def test_wsd_by_hand():
     schedule = ScheduleConfig(decay="wsd", warmup_fraction=0.2, decay_fraction=0.4, floor_fraction=0.2)
     # (step + 1) / 10: two of warm-up, four at the peak, four down by 0.8 / 4 each
     assert rates(10, schedule) == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("shape", "tail"),
+    [  # after 1/4, 2/4, 3/4 and all of the decay, by hand
+        ("linear", [0.75, 0.5, 0.25, 0]),
+        ("cosine", [(2 + math.sqrt(2)) / 4, 0.5, (2 - math.sqrt(2)) / 4, 0]),
+        ("sqrt", [0.5, 1 - math.sqrt(2) / 2, 1 - math.sqrt(3) / 2, 0]),
+    ],
+)
+def test_the_shapes_of_wsds_decay_by_hand(shape, tail):
+    schedule = ScheduleConfig(
+        decay="wsd", warmup_fraction=0.2, decay_fraction=0.4, decay_shape=shape, floor_fraction=0.2
+    )
+    assert rates(10, schedule) == pytest.approx([0.5, 1, 1, 1, 1, 1, *(0.2 + 0.8 * h for h in tail)])
+    assert rates(10, schedule)[-1] == 0.2
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine", "wsd"])
+def test_a_warmup_over_most_of_the_budget_reaches_the_peak_and_then_the_floor(decay):
+    schedule = ScheduleConfig(decay=decay, warmup_fraction=0.6, decay_fraction=0.4, floor_fraction=0.1)
+    got = rates(10, schedule)
+    assert got[:6] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
+    assert got[6:] == sorted(got[6:], reverse=True)
+    assert got[-1] == 0.1
 
 
 def test_absolute_floor_takes_the_place_of_the_fraction():

@@ -22,6 +22,7 @@ TITLES = tuple(
     f"Show HN: {verb} your {thing}" for verb in ("Tune", "Train", "Test") for thing in ("model", "mood")
 )
 TOKENIZER = Tokenizer.train(TITLES, vocab_size=300)
+UNIGRAM = Tokenizer.train(TITLES, vocab_size=300, model="unigram")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SPLITS = ("train", "validation", "held_out")
 
@@ -45,10 +46,11 @@ def assert_same(split, other):
 @example("👩‍👩‍👧‍👦 漢字カタカナ العربية e\u0301 é \U0010ffff")
 @example("")
 def test_every_text_comes_back_and_eos_never_appears_by_itself(text):
-    ids = TOKENIZER.encode(text)
-    assert TOKENIZER.decode(ids) == text
-    assert all(0 <= token < TOKENIZER.eos_id for token in ids)
-    assert TOKENIZER.encode_batch([text, "x"])[0] == ids
+    for tokenizer in (TOKENIZER, UNIGRAM):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert all(0 <= token < tokenizer.eos_id for token in ids)
+        assert tokenizer.encode_batch([text, "x"])[0] == ids
 
 
 @given(st.lists(TEXT, max_size=4))
@@ -92,13 +94,51 @@ def test_the_vocabulary_is_smaller_where_nothing_repeats():
 
 def test_training_twice_gives_the_same_tokenizer():
     assert Tokenizer.train(list(TITLES), vocab_size=300).to_json() == TOKENIZER.to_json()
+    texts = [f"{one}{other} {other}" for one in TITLES for other in ("the", "that", "test", "trains")]
+    several = {Tokenizer.train(texts, vocab_size=320, model="unigram").to_json() for _ in range(4)}
+    assert len(several) == 1  # the library's own result differs nearly every time
 
 
-def test_json_brings_the_same_tokenizer_back():
-    copy = Tokenizer.from_json(TOKENIZER.to_json())
-    assert copy.to_json() == TOKENIZER.to_json()
-    assert copy.eos_id == TOKENIZER.eos_id
-    assert copy.encode("Show HN: your mood") == TOKENIZER.encode("Show HN: your mood")
+def test_a_unigram_takes_the_pieces_that_make_a_text_most_likely():
+    # by trying all ways to cut the word up; a log-probability has four decimals
+    scores = dict(json.loads(UNIGRAM.to_json())["model"]["vocab"])
+    word = "ĠTrain"
+
+    def best(rest):
+        if not rest:
+            return 0.0
+        ways = [rest[:i] for i in range(1, len(rest) + 1) if rest[:i] in scores]
+        return max(scores[piece] + best(rest[len(piece) :]) for piece in ways)
+
+    ids = UNIGRAM.encode(" Train")
+    pieces = list(scores)
+    assert "".join(pieces[i] for i in ids) == word
+    assert sum(scores[pieces[i]] for i in ids) == pytest.approx(best(word), abs=1e-9)
+
+
+@pytest.mark.parametrize("vocab_size", [257, 258, 260, 5000])
+@pytest.mark.parametrize("texts", [TITLES, ["abc"]])
+def test_a_unigram_has_every_byte_and_no_more_entries_than_asked_for(texts, vocab_size):
+    tokenizer = Tokenizer.train(texts, vocab_size=vocab_size, model="unigram")
+    assert 257 <= tokenizer.vocab_size <= vocab_size
+    assert tokenizer.decode(tokenizer.encode("é <eos> 日\x00")) == "é <eos> 日\x00"
+
+
+def test_a_unigram_is_kept_apart_from_a_bpe_in_the_cache(tmp_path):
+    for _ in range(2):
+        data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path, model="unigram")
+        assert data.tokenizer.to_json() == UNIGRAM.to_json()
+        assert_same(data.split("validation"), encode_split(UNIGRAM, corpus().validation))
+        bpe = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+        assert bpe.tokenizer.to_json() == TOKENIZER.to_json()
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, UNIGRAM])
+def test_json_brings_the_same_tokenizer_back(tokenizer):
+    copy = Tokenizer.from_json(tokenizer.to_json())
+    assert copy.to_json() == tokenizer.to_json()
+    assert copy.eos_id == tokenizer.eos_id
+    assert copy.encode("Show HN: your mood") == tokenizer.encode("Show HN: your mood")
 
 
 def _foreign(**parts):
@@ -203,7 +243,7 @@ def test_every_title_of_a_split_stands_between_its_starts(titles):
 def test_the_largest_vocabulary_fits_two_bytes():
     class Wide(Tokenizer):
         def __init__(self):
-            super().__init__(TOKENIZER._bpe)
+            super().__init__(TOKENIZER._library)
             self.eos_id = 65_535
 
     assert encode_split(Wide(), ["a"]).tokens[-1] == 65_535

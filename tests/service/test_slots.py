@@ -241,7 +241,7 @@ def test_studies_do_not_see_each_others_slots(slots_of):
     assert counts(slots_of("a")) == {"open": 2}
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 4), st.booleans()), max_size=4))
 def test_each_call_of_more_finishes_exactly_its_number(calls):
     engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)

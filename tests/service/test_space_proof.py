@@ -195,7 +195,7 @@ HEADS = st.lists(st.sampled_from([2, 3, 4, 6, 8]), min_size=2, max_size=3, uniqu
 METHODS = st.lists(st.sampled_from(["none", "sam", "asam"]), min_size=2, max_size=3, unique=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(WIDTHS, HEADS, METHODS, st.sampled_from([True, True, False]), st.integers(0, 2**31))
 def test_every_point_of_a_proven_space_is_valid_and_every_refused_space_has_a_bad_one(
     widths, heads, methods, conditional, seed

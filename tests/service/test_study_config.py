@@ -414,7 +414,7 @@ def test_a_search_leaves_other_slots_to_the_sampler(root):
     assert define(root, STUDY + "baseline: false\n").fixed_values(0) is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_every_point_that_the_shipped_studies_may_suggest_is_valid(seed):
     for study in shipped():
