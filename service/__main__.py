@@ -1,16 +1,15 @@
-"""The verbs: `python -m service create | work | workers | run | status | estimate | evaluate | report | dashboard`.
+"""The verbs of `python -m service`: `--help` lists them.
 
 torch is imported only where something is trained or scored, so that the others answer at once.
 """
 
 import json
-import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import uuid
+from pathlib import Path
 from typing import Any
 
 import click
@@ -99,21 +98,9 @@ def work(study: str, owner: str | None, threads: int | None, parent: int | None,
 @click.option("--workers", type=click.IntRange(1), help="Processes; what suits the machine unless given.")
 def workers(study: str, workers: int | None) -> None:
     """Run this machine's workers until the study's slots are closed, logging JSON lines."""
-    from service import machine
-    from service.progress import JsonLines
-    from service.slots import Slots
-    from service.storage import load_study, open_storage
-    from service.supervisor import Supervisor
+    from service.run import work as work_here
 
-    settings = Settings.from_environment()
-    log = logs.configure(json_lines=True, study=study)
-    storage = open_storage(settings)
-    loaded, _ = load_study(storage, study, settings)
-    slots = Slots(storage.engine, loaded._study_id, owner="workers", lease_seconds=settings.lease_seconds)
-    places = machine.places(settings, workers=workers)
-    gpus = sorted({place.gpu for place in places if place.gpu is not None})
-    log.info("workers start", workers=len(places), gpus=gpus, threads=places[0].threads)
-    sys.exit(Supervisor(study, slots=slots, places=places, view=JsonLines(log)).run())
+    sys.exit(work_here(Settings.from_environment(), study, workers=workers))
 
 
 @cli.command()
@@ -134,74 +121,48 @@ def run(
     settings_: tuple[str, ...],
 ) -> None:
     """Finish TRIALS more trials of a study on this machine, or all that it has left, and show the best."""
-    from service import machine
-    from service.create import create as create_study
-    from service.leaderboard import count_states, leaderboard, ranked_trials
-    from service.progress import LiveTable
-    from service.shown import shown_seconds
-    from service.slots import Slots
-    from service.storage import load_study, open_storage
-    from service.supervisor import Supervisor
+    from service.run import run as run_study
 
-    settings = Settings.from_environment()
-    console = Console(highlight=False)
-    study_name, definition = create_study(
-        settings,
+    run_study(
+        Settings.from_environment(),
         study,
+        trials=trials,
         name=name,
-        overrides=yaml_tree.parse_overrides(settings_),
+        workers=workers,
         scale=scale,
-        more=trials,
-        say=lambda line: console.print(line, markup=False, soft_wrap=True),
+        overrides=yaml_tree.parse_overrides(settings_),
+        console=Console(highlight=False),
     )
-    storage = open_storage(settings)
-    loaded, _ = load_study(storage, study_name, settings)
-    slots = Slots(storage.engine, loaded._study_id, owner="run", lease_seconds=settings.lease_seconds)
-    counts = slots.counts()
-    to_run = counts["open"] + counts["leased"]
-    if not to_run:
-        what = "configurations of its design" if definition.cells else "trials of its file"
-        console.print(f"study {study_name}: all {counts['closed']} {what} have run")
-    else:
-        places = machine.places(settings, workers=workers)
-        if len(places) > to_run:
-            places = machine.places(settings, workers=to_run)
-        workers = len(places)
-        measured = _measure(study_name, places[0].threads)
-        seconds = measured["train_seconds"] + measured["evaluation_seconds"]
-        console.print(
-            f"a whole trial of the base configuration takes about {shown_seconds(seconds)} here "
-            f"({measured['device']}, {measured['tokens_per_second']:,.0f} tokens/s); {to_run} trials with "
-            f"{workers} worker{'s' if workers > 1 else ''} at most about {shown_seconds(seconds * to_run / workers)}, "
-            "if none is pruned and none is larger",
-            markup=False,
-            soft_wrap=True,
-        )
-        view = LiveTable(study_name, workers=workers, trials=to_run, trial_seconds=seconds, console=console)
-        status = Supervisor(study_name, slots=slots, places=places, view=view).run()
-        if status:
-            sys.exit(status)
-    best = ranked_trials(loaded)[:10]
-    console.print(
-        f"study {study_name}: {count_states(loaded)}; kept checkpoints: {definition.keep_checkpoints}"
-    )
-    if best:
-        console.print(leaderboard(best).as_rich("best trials, val_loss in nats per character"))
-        console.print(f"evaluate the best on held-out titles: python evaluate.py --study {study_name}")
 
 
-def _measure(study: str, threads: int) -> dict[str, Any]:
-    """The estimate, from a process of its own: torch's memory is not kept while the workers run."""
-    command = [sys.executable, "-m", "service", "estimate", study, "--threads", str(threads)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+@cli.command()
+@click.argument("study")
+@click.option(
+    "--top", type=click.IntRange(1), help="Finalists: the best configurations of the study.  [default: 5]"
+)
+@click.option("--seeds", type=click.IntRange(2, 20), default=5, show_default=True, help="Re-runs of each.")
+@click.option("--name", help="What to call it in the storage.  [default: STUDY-confirm]")
+@click.option("--workers", type=click.IntRange(1), help="Processes, as for `run`.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder for confirmation.md and confirmation.json."
+)
+def confirm(
+    study: str, top: int | None, seeds: int, name: str | None, workers: int | None, out: str | None
+) -> None:
+    """Re-run a study's best configurations and its baseline on fresh seeds, and say which is best."""
+    from service.run import confirm as confirm_study
+    from service.study_file import checked_name
+
+    confirm_study(
+        Settings.from_environment(),
+        study,
+        top=top,
+        seeds=seeds,
+        name=name,
+        workers=workers,
+        folder=Path(out) if out else ROOT / "runs" / "reports" / checked_name(study),
+        console=Console(highlight=False),
     )
-    if done.returncode:
-        raise UserError(
-            done.stderr.strip().removeprefix("error: ") or f"the measurement failed: {done.stdout}"
-        )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
 
 
 @cli.command()
@@ -212,20 +173,10 @@ def estimate(study: str, threads: int | None, seconds: float) -> None:
     """Measure what a whole trial of the base configuration takes here, as JSON."""
     from dataclasses import asdict
 
-    from model import device
-    from model.tokenizer import TokenizedCorpus
-    from service.estimate import measure
-    from service.storage import corpus_facts, load_study, open_storage
-    from service.study_corpus import load_corpus
+    from service.estimate import measure_study
 
-    settings = Settings.from_environment()
-    loaded, definition = load_study(open_storage(settings), study, settings)
-    config = definition.base_config.with_tokens(corpus_facts(loaded)["budget_tokens"])
-    data = TokenizedCorpus.prepare(
-        load_corpus(loaded, settings), vocab_size=config.tokenizer.vocab_size, cache=settings.cache
-    )
-    where = device.choose(settings.device, threads=threads)
-    click.echo(json.dumps(asdict(measure(config, data, device=where, seconds=seconds))))
+    measured = measure_study(Settings.from_environment(), study, threads=threads, seconds=seconds)
+    click.echo(json.dumps(asdict(measured)))
 
 
 @cli.command()
@@ -249,8 +200,6 @@ def status(study: str, watch: bool) -> None:
 @click.option("--out", type=click.Path(file_okay=False), help="Folder for evaluation.md and evaluation.json.")
 def evaluate(study: str, top: int, out: str | None) -> None:
     """Score a study's best checkpoints on held-out titles."""
-    from pathlib import Path
-
     from model import device
     from service import held_out
     from service.storage import corpus_facts, load_study, open_storage
@@ -296,8 +245,6 @@ def evaluate(study: str, top: int, out: str | None) -> None:
 @click.option("--result", type=click.Path(dir_okay=False), help="Write the JSON there as well.")
 def report(study: str, scale: str | None, out: str | None, result: str | None) -> None:
     """Write a study's report: a page, Markdown, JSON, CSV and figures."""
-    from pathlib import Path
-
     from service.report import files, sections
     from service.storage import load_study, open_storage
     from service.study_file import checked_name

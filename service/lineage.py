@@ -8,8 +8,9 @@ import structlog
 from optuna.trial import TrialState
 
 from model.config import TrainConfig
-from service import objective
+from service import elimination, objective
 from service.slots import Slot, Slots
+from service.storage import CONFIRMS
 from service.stores import Store
 from service.study_config import StudyDefinition
 
@@ -47,9 +48,13 @@ class Lineages:
         self._budget_tokens = budget_tokens
         self._log = log
         self._seen_strays: set[int] = set()
+        self._drops_losers = CONFIRMS in study.user_attrs
 
     def trial_for(self, slot: Slot) -> optuna.Trial | None:
-        """The trial to run in the slot; None when its trial turns out to be finished."""
+        """The trial to run in the slot; None when there is none to run and the slot has been closed."""
+        if slot.trial_number is None and self._is_dropped(slot):
+            self._slots.close(slot)
+            return None
         previous = None if slot.trial_number is None else self.frozen(slot.trial_number)
         if previous is not None and previous.state == TrialState.RUNNING:
             self._fail(previous, with_attempts(slot.lost or DIED, slot.attempts))
@@ -68,6 +73,17 @@ class Lineages:
         trial = self._new_trial(slot, previous)
         self._slots.set_trial(slot, trial.number, attempts=attempts)
         return trial
+
+    def _is_dropped(self, slot: Slot) -> bool:
+        """The slot is of a confirmation, and its configuration has lost on earlier seeds."""
+        if not self._drops_losers:
+            return False
+        arm = self._definition.arms[slot.index]
+        found = elimination.losses(self._study, self._definition)
+        reason = elimination.dropped(found, elimination.seeds_of(self._definition)).get(arm)
+        if reason is not None:
+            self._log.info("configuration dropped", arm=arm, seeds=reason.seeds, reason=reason.why)
+        return reason is not None
 
     def _new_trial(self, slot: Slot, previous: optuna.trial.FrozenTrial | None) -> optuna.Trial:
         arm = {"arm": self._definition.arms[slot.index]} if self._definition.arms else {}

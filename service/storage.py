@@ -7,7 +7,7 @@ holds one connection most of the time and two for moments.
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 DEFINITION, CORPUS, COMMAND = "definition", "corpus", "command"
 """Study attributes: the snapshot of its definition; corpus fingerprint, source, artifact and budget; what made it."""
+CONFIRMS = "confirms"
+"""Attribute of a confirmation: the study that it confirms, and its finalists. Its workers drop losers."""
 _CREATION = 0x68707475
 """The key of an advisory lock, held while a study is made."""
 
@@ -137,15 +139,22 @@ def creation_lock(settings: Settings) -> Iterator[None]:
 
 
 def create_study(
-    storage: RDBStorage, definition: StudyDefinition, corpus_facts: dict[str, Any], *, command: str
+    storage: RDBStorage,
+    definition: StudyDefinition,
+    corpus_facts: dict[str, Any],
+    *,
+    command: str,
+    attributes: Mapping[str, Any] | None = None,
 ) -> optuna.Study:
     """The study made from `definition`, with what it needs to be run from the database alone.
 
-    Its note for the dashboard says how it was made: by `command`.
+    Its note for the dashboard says how it was made: by `command`. `attributes` are further ones of the study.
     """
     study = optuna.create_study(storage=storage, study_name=definition.name, direction="minimize")
     with contextlib.suppress(NotImplementedError):
         _silently(study.set_metric_names, ["val_loss [nats/char]"])
+    for key, value in (attributes or {}).items():
+        study.set_user_attr(key, value)
     study.set_user_attr("question", definition.question)
     study.set_user_attr(CORPUS, corpus_facts)
     study.set_user_attr(COMMAND, command)

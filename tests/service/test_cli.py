@@ -66,6 +66,27 @@ def test_without_a_number_a_study_is_run_to_its_end(tiny):
     assert "study tiny-half: all 2 configurations of its design have run" in again.stdout
 
 
+@pytest.mark.slow
+def test_a_study_is_confirmed_by_worker_processes(tiny, tmp_path):
+    tiny.create(2)
+    tiny.worker().work()
+    call = ("confirm", "tiny", "--top", "1", "--seeds", "2", "--workers", "2", "--out", str(tmp_path))
+    result = done(tiny, *call)
+    assert result.returncode == 0, result.stderr
+    for title in ("re-runs", "paired differences", "winner's curse"):
+        assert title in result.stdout
+    assert f"written: {tmp_path / 'confirmation.md'}" in result.stdout
+    again = done(tiny, *call)
+    assert "study tiny-confirm: all 4 configurations of its design have run" in again.stdout
+    assert result.stdout.endswith(again.stdout.partition("\n")[2])  # the same verdict
+
+
+def test_one_seed_is_too_few_to_confirm(tiny):
+    result = in_process(tiny, "confirm", "tiny", "--seeds", "1")
+    assert result.exit_code == 2
+    assert "'--seeds': 1 is not in the range 2<=x<=20" in result.stderr
+
+
 def test_a_scale_that_is_not_there_is_answered_with_those_that_are(tiny):
     result = in_process(tiny, "create", str(tiny.file), "--scale", "cpu")
     assert result.exit_code == 2

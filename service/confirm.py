@@ -1,0 +1,255 @@
+"""A confirmation: a search's best configurations and its baseline, run again on seeds that the search never used.
+
+It is a study of its own in the same storage, a design of named arms and seeds over the search's corpus, so that
+workers anywhere run it as any other one. Seeds are the outer loop, and nothing is pruned. What the search is told of it
+is the winner.
+"""
+
+import contextlib
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+
+from model.config import TrainConfig
+from model.yaml_tree import Document, validate
+from service import elimination, verdict
+from service.leaderboard import count_states, ranked_trials
+from service.parameters import same
+from service.search_space import Values, leaves
+from service.settings import Settings
+from service.slots import Slots
+from service.storage import (
+    CONFIRMS,
+    DEFINITION,
+    StudyError,
+    corpus_facts,
+    create_study,
+    creation_lock,
+    find_study,
+    load_study,
+    open_storage,
+)
+from service.study_config import StudyDefinition
+from service.study_file import checked_name
+from service.verdict import Verdict
+
+CONFIRMED = "confirmed"
+"""Attribute of the search: its confirmation, the confirmed winner there and what ties with it."""
+TOP = 5
+"""Finalists unless told otherwise."""
+MAX_SEEDS = 20
+"""Seeds that a confirmation's design has. How many of them are run its slots say, so that more can be asked for later:
+Optuna lets no study change the choices of a parameter, of which the seed is one."""
+
+
+def prepare(
+    settings: Settings,
+    study: str,
+    *,
+    top: int | None,
+    seeds: int,
+    name: str | None = None,
+    say: Callable[[str], None],
+) -> tuple[str, StudyDefinition]:
+    """See that the confirmation of a study is there and has slots for `seeds` seeds of every configuration.
+
+    A confirmation that is met again keeps its finalists and its seeds; further seeds are added behind them.
+
+    Args:
+        settings: where storage and artifacts are.
+        study: the search, in the storage.
+        top: finalists; `TOP`, or those that it was made with, unless given.
+        seeds: from 2 to `MAX_SEEDS`.
+        name: what to call it in the storage; the study's name with `-confirm` behind it unless given.
+        say: takes a line for the user.
+
+    Returns:
+        Its name in the storage and its definition.
+
+    Raises:
+        StudyError: there is no such study, it has no baseline or nothing to confirm, or the confirmation was made
+            differently.
+    """
+    given_name, name = name, checked_name(name or f"{study}-confirm")
+    with creation_lock(settings), contextlib.ExitStack() as stack:
+        storage = open_storage(settings)
+        stack.callback(storage.engine.dispose)
+        search, definition = load_study(storage, study, settings)
+        _refuse_unfit(search, definition)
+        found = find_study(storage, name)
+        if found is not None and DEFINITION not in found.user_attrs:
+            optuna.delete_study(study_name=name, storage=storage)  # its making was cut off
+            found = None
+        if found is None:
+            command = _command(study, top, seeds, given_name)
+            found, made = _make(storage, name, search, definition, top or TOP, command=command)
+            finalists = len(set(made.arms)) - 1
+            if finalists < (top or 0):
+                say(f"study {study} has no more than {finalists} to confirm")
+        else:
+            _refuse_other(found, search, definition, top=top, say=say)
+            made = StudyDefinition.from_snapshot(found.user_attrs[DEFINITION])
+        slots = Slots(storage.engine, found._study_id, owner="confirm", lease_seconds=settings.lease_seconds)
+        slots.total(seeds * len(set(made.arms)))
+    return name, made
+
+
+def conclude(settings: Settings, name: str) -> tuple[Verdict, Mapping[str, Any]]:
+    """The verdict of a confirmation whose slots are closed; its winner is recorded in the search.
+
+    Returns:
+        The verdict, and what the confirmation knows of the search: its `study`, `top` and `finalists`.
+
+    Raises:
+        StudyError: a configuration that completes on every seed is not among them.
+    """
+    storage = open_storage(settings)
+    try:
+        study, definition = load_study(storage, name, settings)
+        confirms = study.user_attrs[CONFIRMS]
+        found = elimination.losses(study, definition)
+        search_losses = {arm: facts["val_loss"] for arm, facts in confirms["finalists"].items()}
+        slots = Slots(storage.engine, study._study_id, owner="confirm", lease_seconds=settings.lease_seconds)
+        run = sum(slots.counts().values()) // len(found)
+        judged = verdict.judge(found, elimination.seeds_of(definition)[:run], search_losses)
+        if judged.best is None:
+            why = "; ".join(f"{standing.arm}: {standing.out}" for standing in judged.standings)
+            raise StudyError(f"study {name!r}: no configuration is complete on every seed ({why})")
+        search, _ = load_study(storage, confirms["study"], settings)
+        winner = {
+            "study": name,
+            "arm": judged.best.arm,
+            "trial": confirms["finalists"].get(judged.best.arm, {}).get("trial"),
+            "ties": list(judged.ties),
+            "seeds": list(judged.seeds),
+        }
+        search.set_user_attr(CONFIRMED, winner)
+        return judged, confirms
+    finally:
+        storage.engine.dispose()
+
+
+def arm_of(trial: FrozenTrial) -> str:
+    """The name of a finalist: that of its trial in the search."""
+    return f"trial {trial.number}"
+
+
+def _refuse_unfit(search: optuna.Study, definition: StudyDefinition) -> None:
+    name = search.study_name
+    if CONFIRMS in search.user_attrs:
+        of = search.user_attrs[CONFIRMS]["study"]
+        raise StudyError(f"study {name!r} is a confirmation itself; give the study that it confirms: {of}")
+    if not definition.baseline:
+        raise StudyError(
+            f"study {name!r} has no baseline to compare with: its file must have `baseline: true`, given false"
+        )
+
+
+def _refuse_other(
+    found: optuna.Study,
+    search: optuna.Study,
+    definition: StudyDefinition,
+    *,
+    top: int | None,
+    say: Callable[[str], None],
+) -> None:
+    """Refuse a study that is not the confirmation asked for; say so when the search has gone on since."""
+    name = found.study_name
+    way_out = f"give another one a name of its own: --name {name}-2"
+    confirms = found.user_attrs.get(CONFIRMS, {})
+    if confirms.get("study") != search.study_name:
+        raise StudyError(f"study {name!r} is no confirmation of {search.study_name!r}; {way_out}")
+    if top is not None and top != confirms["top"]:
+        raise StudyError(f"study {name!r} was made with --top {confirms['top']}, given {top}; {way_out}")
+    now = [arm_of(trial) for trial in _finalists(search, definition, confirms["top"])]
+    newer = [arm for arm in now if arm not in confirms["finalists"]]
+    if newer:
+        say(
+            f"study {search.study_name} has found better since, not confirmed here: {', '.join(newer)}; {way_out}"
+        )
+
+
+def _make(
+    storage: RDBStorage,
+    name: str,
+    search: optuna.Study,
+    definition: StudyDefinition,
+    top: int,
+    *,
+    command: str,
+) -> tuple[optuna.Study, StudyDefinition]:
+    finalists = _finalists(search, definition, top)
+    start = _start(search, definition)
+    entries = [{"arm": arm_of(trial), **_changes(_config(trial), start)} for trial in finalists]
+    tree = {
+        "question": f"Which of the best configurations of {search.study_name} is best on fresh seeds, and how much "
+        "better than its baseline?",
+        "design": {"list": entries, "seeds": _fresh_seeds(definition)},
+        "keep_checkpoints": (len(entries) + 1)
+        * MAX_SEEDS,  # of all runs: any arm may turn out to be the winner
+    }
+    snapshot = {
+        "name": name,
+        "study": tree,
+        "base": start.model_dump(mode="json"),
+        "overrides": {},
+        "scale": None,
+    }
+    made = StudyDefinition.from_snapshot(snapshot)
+    confirms = {
+        "study": search.study_name,
+        "top": top,
+        "finalists": {arm_of(trial): {"trial": trial.number, "val_loss": trial.value} for trial in finalists},
+    }
+    facts = corpus_facts(search)
+    return create_study(storage, made, facts, command=command, attributes={CONFIRMS: confirms}), made
+
+
+def _finalists(search: optuna.Study, definition: StudyDefinition, top: int) -> list[FrozenTrial]:
+    """The best complete trials with distinct configurations, seeds aside, other than the baseline's."""
+    seen = [_start(search, definition)]
+    finalists: list[FrozenTrial] = []
+    for trial in ranked_trials(search):
+        config = _config(trial).model_copy(update={"seed": definition.base_config.seed})
+        if config not in seen:
+            seen.append(config)
+            finalists.append(trial)
+    if not finalists:
+        raise StudyError(
+            f"study {search.study_name!r} has no complete trial beside its baseline to confirm "
+            f"({count_states(search)})"
+        )
+    return finalists[:top]
+
+
+def _start(search: optuna.Study, definition: StudyDefinition) -> TrainConfig:
+    """What the baseline trained, its budget in tokens as the trials have it stored."""
+    return definition.base_config.with_tokens(corpus_facts(search)["budget_tokens"])
+
+
+def _config(trial: FrozenTrial) -> TrainConfig:
+    return validate(Document(f"trial {trial.number}", trial.user_attrs["config"]), TrainConfig)
+
+
+def _changes(config: TrainConfig, start: TrainConfig) -> Values:
+    """What `config` has other than `start`, by dotted key; the seed is not looked at."""
+    before = dict(leaves(start.model_dump(mode="json")))
+    after = leaves(config.model_dump(mode="json"))
+    return {key: value for key, value in after if key != "seed" and not same(value, before[key])}
+
+
+def _fresh_seeds(definition: StudyDefinition) -> list[int]:
+    """The seeds after the largest one that a trial of the search has, so that every call finds the same ones."""
+    used = [definition.base_config.seed, *(cell["seed"] for cell in definition.cells if "seed" in cell)]
+    return list(range(max(used) + 1, max(used) + 1 + MAX_SEEDS))
+
+
+def _command(study: str, top: int | None, seeds: int, name: str | None) -> str:
+    words = ["python", "-m", "service", "confirm", study, "--seeds", str(seeds)]
+    words += ["--top", str(top)] if top is not None else []
+    words += ["--name", name] if name is not None else []
+    return shlex.join(words)

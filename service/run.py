@@ -1,0 +1,167 @@
+"""A study's slots worked on by this machine's workers, and what came of it: `workers`, `run` and `confirm`."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from rich.console import Console
+
+from model.errors import UserError
+from service import confirm as confirmation
+from service import logs, machine, verdict_page
+from service.create import create
+from service.leaderboard import count_states, leaderboard, ranked_trials
+from service.progress import JsonLines, LiveTable
+from service.settings import ROOT, Settings
+from service.shown import shown_seconds
+from service.slots import Slots
+from service.storage import load_study, open_storage
+from service.study_config import StudyDefinition
+from service.supervisor import Supervisor
+
+
+def work(settings: Settings, study: str, *, workers: int | None) -> int:
+    """Run workers until the study's slots are closed, logging JSON lines; the exit status."""
+    log = logs.configure(json_lines=True, study=study)
+    storage = open_storage(settings)
+    loaded, _ = load_study(storage, study, settings)
+    slots = Slots(storage.engine, loaded._study_id, owner="workers", lease_seconds=settings.lease_seconds)
+    places = machine.places(settings, workers=workers)
+    gpus = sorted({place.gpu for place in places if place.gpu is not None})
+    log.info("workers start", workers=len(places), gpus=gpus, threads=places[0].threads)
+    return Supervisor(study, slots=slots, places=places, view=JsonLines(log)).run()
+
+
+def run(
+    settings: Settings,
+    study: str,
+    *,
+    trials: int | None,
+    name: str | None,
+    workers: int | None,
+    scale: str | None,
+    overrides: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Finish trials of a study and show its best.
+
+    Args:
+        settings: where things are.
+        study: its file, as `service.create.create` takes it; so are `name`, `scale` and `overrides`.
+        trials: how many more; all that it has left unless given.
+        name: what it is called in the storage.
+        workers: processes; what suits the machine unless given.
+        scale: one of the file's.
+        overrides: of the base file.
+        console: shows it all.
+
+    Raises:
+        SystemExit: workers failed, or it was interrupted.
+        UserError: something given cannot be used.
+    """
+    study_name, definition = create(
+        settings,
+        study,
+        name=name,
+        overrides=overrides,
+        scale=scale,
+        more=trials,
+        say=lambda line: _say(console, line),
+    )
+    loaded = _finish(settings, study_name, definition, workers=workers, console=console)
+    best = ranked_trials(loaded)[:10]
+    console.print(
+        f"study {study_name}: {count_states(loaded)}; kept checkpoints: {definition.keep_checkpoints}"
+    )
+    if best:
+        console.print(leaderboard(best).as_rich("best trials, val_loss in nats per character"))
+        console.print(f"evaluate the best on held-out titles: python evaluate.py --study {study_name}")
+
+
+def confirm(
+    settings: Settings,
+    study: str,
+    *,
+    top: int | None,
+    seeds: int,
+    name: str | None,
+    workers: int | None,
+    folder: Path,
+    console: Console,
+) -> None:
+    """Re-run a study's finalists and its baseline on fresh seeds, and say which is best.
+
+    The arguments are those of `service.confirm.prepare` and of `run`; `folder` is for the verdict's files.
+
+    Raises:
+        SystemExit: workers failed, or it was interrupted.
+        UserError: something given cannot be used.
+    """
+    name, definition = confirmation.prepare(
+        settings, study, top=top, seeds=seeds, name=name, say=lambda line: _say(console, line)
+    )
+    _finish(settings, name, definition, workers=workers, console=console)
+    verdict, confirms = confirmation.conclude(settings, name)
+    for title, grid in verdict_page.tables(verdict).items():
+        console.print(grid.as_rich(title))
+    for line in verdict_page.lines(verdict, definition):
+        _say(console, line)
+    _say(console, f"\n{verdict_page.sentence(verdict)}")
+    for path in verdict_page.write(verdict, definition, confirms, folder):
+        _say(console, f"written: {path}")
+
+
+def _finish(
+    settings: Settings, name: str, definition: StudyDefinition, *, workers: int | None, console: Console
+) -> optuna.Study:
+    """Run this machine's workers until the study's slots are closed; the study. Raises SystemExit: they failed."""
+    storage = open_storage(settings)
+    loaded, _ = load_study(storage, name, settings)
+    slots = Slots(storage.engine, loaded._study_id, owner="run", lease_seconds=settings.lease_seconds)
+    counts = slots.counts()
+    to_run = counts["open"] + counts["leased"]
+    if not to_run:
+        what = "configurations of its design" if definition.cells else "trials of its file"
+        console.print(f"study {name}: all {counts['closed']} {what} have run")
+        return loaded
+    places = machine.places(settings, workers=workers)
+    if len(places) > to_run:
+        places = machine.places(settings, workers=to_run)
+    workers = len(places)
+    measured = _measure(name, places[0].threads)
+    seconds = measured["train_seconds"] + measured["evaluation_seconds"]
+    _say(
+        console,
+        f"a whole trial of the base configuration takes about {shown_seconds(seconds)} here "
+        f"({measured['device']}, {measured['tokens_per_second']:,.0f} tokens/s); {to_run} trials with "
+        f"{workers} worker{'s' if workers > 1 else ''} at most about {shown_seconds(seconds * to_run / workers)}, "
+        "if none is pruned and none is larger",
+    )
+    view = LiveTable(name, workers=workers, trials=to_run, trial_seconds=seconds, console=console)
+    status = Supervisor(name, slots=slots, places=places, view=view).run()
+    if status:
+        sys.exit(status)
+    return loaded
+
+
+def _measure(study: str, threads: int) -> dict[str, Any]:
+    """The estimate, from a process of its own: torch's memory is not kept while the workers run."""
+    command = [sys.executable, "-m", "service", "estimate", study, "--threads", str(threads)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    if done.returncode:
+        raise UserError(
+            done.stderr.strip().removeprefix("error: ") or f"the measurement failed: {done.stdout}"
+        )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
