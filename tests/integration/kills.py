@@ -44,8 +44,8 @@ def main(study: str, kills: int, lanes: int, longest: float) -> None:
             slots.release(owner, lost="its worker was killed")
             counts = slots.counts()
             ahead = counts["closed"] * kills > sum(counts.values()) * killed
-            lifetime *= 0.8 if ahead else 1.1  # on a fast machine the trials must not be used up before the kills
-            lifetime = min(lifetime, longest)
+            # on a fast machine the trials must not be used up before the kills
+            lifetime = min(longest, lifetime * (0.8 if ahead else 1.1))
             storage.engine.dispose()
     for _, child, _ in running:
         os.kill(child, signal.SIGKILL)
