@@ -12,8 +12,7 @@ import optuna
 from rich.console import Console
 
 from model.errors import UserError
-from service import confirm as confirmation
-from service import logs, machine, verdict_page
+from service import logs, machine
 from service.create import create
 from service.leaderboard import count_states, leaderboard, ranked_trials
 from service.progress import JsonLines, LiveTable
@@ -102,6 +101,10 @@ def confirm(
         SystemExit: workers failed, or it was interrupted.
         UserError: something given cannot be used.
     """
+    # imported here: their statistics take half a second, which `run` and `workers` have no use for
+    from service import confirm as confirmation
+    from service import verdict_page
+
     name, definition = confirmation.prepare(
         settings, study, top=top, seeds=seeds, name=name, say=lambda line: _say(console, line)
     )

@@ -14,7 +14,6 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
-from optuna_dashboard import save_note
 
 from model.errors import UserError
 from service.notes import study_note
@@ -150,6 +149,9 @@ def create_study(
 
     Its note for the dashboard says how it was made: by `command`. `attributes` are further ones of the study.
     """
+    # imported here: it brings scikit-learn along, most of a second that no other use of a storage has to wait for
+    from optuna_dashboard import save_note
+
     study = optuna.create_study(storage=storage, study_name=definition.name, direction="minimize")
     with contextlib.suppress(NotImplementedError):
         _silently(study.set_metric_names, ["val_loss [nats/char]"])
