@@ -45,6 +45,13 @@ def cli() -> None:
     """Hyperparameter optimization for small language models."""
 
 
+def _reports_folder(study: str, given: str | None) -> Path:
+    """Where what is said of a study is written, unless another folder was given."""
+    from service.study_file import checked_name
+
+    return Path(given) if given else ROOT / "runs" / "reports" / checked_name(study)
+
+
 @cli.command()
 @click.argument("study")
 @click.option("--name", help="What to call it in the storage.")
@@ -151,7 +158,6 @@ def confirm(
 ) -> None:
     """Re-run a study's best configurations and its baseline on fresh seeds, and say which is best."""
     from service.run import confirm as confirm_study
-    from service.study_file import checked_name
 
     confirm_study(
         Settings.from_environment(),
@@ -160,7 +166,7 @@ def confirm(
         seeds=seeds,
         name=name,
         workers=workers,
-        folder=Path(out) if out else ROOT / "runs" / "reports" / checked_name(study),
+        folder=_reports_folder(study, out),
         console=Console(highlight=False),
     )
 
@@ -205,12 +211,11 @@ def evaluate(study: str, top: int, out: str | None) -> None:
     from service.storage import corpus_facts, load_study, open_storage
     from service.stores import open_store
     from service.study_corpus import load_corpus
-    from service.study_file import checked_name
 
     settings = Settings.from_environment()
     console = Console(highlight=False)
     loaded, _ = load_study(open_storage(settings), study, settings)
-    folder = Path(out) if out else ROOT / "runs" / "reports" / checked_name(study)
+    folder = _reports_folder(study, out)
     facts = corpus_facts(loaded)
     scores = held_out.evaluate(
         loaded,
@@ -252,7 +257,7 @@ def report(study: str, scale: str | None, out: str | None, result: str | None) -
     settings = Settings.from_environment()
     name = checked_name(f"{study}-{scale}" if scale else study)
     loaded, definition = load_study(open_storage(settings), name, settings)
-    folder = Path(out) if out else ROOT / "runs" / "reports" / name
+    folder = _reports_folder(name, out)
     written = files.write(
         loaded, definition, settings, folder=folder, result=Path(result) if result else None
     )
