@@ -42,9 +42,7 @@ def train(path: str, pairs: tuple[str, ...], device_name: str, cache: Path, out:
     for note in documents.notes:
         click.echo(note)
     click.echo(f"corpus: {documents.source}, {documents.duplicates:,} duplicates dropped")
-    data = TokenizedCorpus.prepare(
-        documents, vocab_size=config.tokenizer.vocab_size, model=config.tokenizer.model, cache=cache
-    )
+    data = TokenizedCorpus.prepare(documents, config.tokenizer, cache=cache)
     run = TrainingRun(config, data, device=device.choose(device_name))
     click.echo(
         f"{run.config.parameter_count:,} parameters on {run.device.description}, {run.precision.reason}"

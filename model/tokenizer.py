@@ -19,6 +19,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from model.config import TokenizerConfig
 from model.corpus import Corpus
 from model.errors import CheckpointError, ConfigError, CorpusError
 from model.files import write_corpus_file
@@ -219,25 +220,26 @@ class TokenizedCorpus:
         self._splits: dict[SplitName, EncodedSplit] = {}
 
     @classmethod
-    def prepare(cls, corpus: Corpus, *, vocab_size: int, cache: Path, model: TokenizerModel = "bpe") -> Self:
-        """`corpus` with a tokenizer of at most `vocab_size` entries, from `cache` where it is there.
+    def prepare(cls, corpus: Corpus, wanted: TokenizerConfig, *, cache: Path) -> Self:
+        """`corpus` with a tokenizer of at most `wanted.vocab_size` entries, from `cache` where it is there.
 
-        It is the one that came along with the corpus, or a `model` trained on the train split.
+        It is the one that came along with the corpus, or a `wanted.model` trained on the train split.
 
         Raises:
             ConfigError: the one that came along has more entries.
             CorpusError: it loses text, or the cache cannot be written.
         """
-        key = f"{corpus.fingerprint}-{model}-{vocab_size}-{tokenizers.__version__}-{_CACHE_VERSION}"
+        kind = f"{wanted.model}-{wanted.vocab_size}"
+        key = f"{corpus.fingerprint}-{kind}-{tokenizers.__version__}-{_CACHE_VERSION}"
         folder = cache / f"tokens-{key}"
         path = folder / "tokenizer.json.gz"  # gzip for its checksum
         try:
             tokenizer = Tokenizer.from_json(gzip.decompress(path.read_bytes()).decode())
         except (OSError, EOFError, zlib.error, UnicodeDecodeError, CheckpointError):
             if corpus.tokenizer is None:
-                tokenizer = Tokenizer.train(corpus.train, vocab_size=vocab_size, model=model)
+                tokenizer = Tokenizer.train(corpus.train, vocab_size=wanted.vocab_size, model=wanted.model)
             else:
-                tokenizer = _proven(corpus, corpus.tokenizer, vocab_size)
+                tokenizer = _proven(corpus, corpus.tokenizer, wanted.vocab_size)
             write_corpus_file(path, gzip.compress(tokenizer.to_json().encode(), mtime=0))
         return cls(corpus, tokenizer, folder)
 

@@ -114,10 +114,7 @@ def _make(
         f"corpus: {corpus.source}; {corpus.duplicates:,} duplicates dropped; {len(corpus.train):,} train, "
         f"{len(corpus.validation):,} validation, {len(corpus.held_out):,} held-out documents"
     )
-    wanted = definition.base_config.tokenizer
-    tokenized = TokenizedCorpus.prepare(
-        corpus, vocab_size=wanted.vocab_size, model=wanted.model, cache=settings.cache
-    )
+    tokenized = TokenizedCorpus.prepare(corpus, definition.base_config.tokenizer, cache=settings.cache)
     train_tokens = len(tokenized.split("train").tokens)
     budget = definition.base_config.with_token_budget(train_tokens).budget_tokens
     say(f"tokens: {train_tokens:,} in the train split; budget of a trial {budget:,}")
@@ -160,9 +157,7 @@ def _refuse_large_windows(definition: StudyDefinition, corpus: corpora.Corpus, s
     validation_tokens: dict[TokenizerConfig, int] = {}
     for block, batch, wanted in _largest_windows(definition):
         if wanted not in validation_tokens:
-            tokenized = TokenizedCorpus.prepare(
-                corpus, vocab_size=wanted.vocab_size, model=wanted.model, cache=settings.cache
-            )
+            tokenized = TokenizedCorpus.prepare(corpus, wanted, cache=settings.cache)
             validation_tokens[wanted] = len(tokenized.split("validation").tokens)
         if block * batch + 1 > validation_tokens[wanted]:
             raise CorpusError(

@@ -32,12 +32,7 @@ def measure_study(settings: Settings, study: str, *, threads: int | None, second
     """`measure` of a study's base configuration on this machine's device. Raises UserError: it cannot be trained."""
     loaded, definition = load_study(open_storage(settings), study, settings)
     config = definition.base_config.with_tokens(corpus_facts(loaded)["budget_tokens"])
-    data = TokenizedCorpus.prepare(
-        load_corpus(loaded, settings),
-        vocab_size=config.tokenizer.vocab_size,
-        model=config.tokenizer.model,
-        cache=settings.cache,
-    )
+    data = TokenizedCorpus.prepare(load_corpus(loaded, settings), config.tokenizer, cache=settings.cache)
     where = device.choose(settings.device, threads=threads)
     return measure(config, data, device=where, seconds=seconds)
 

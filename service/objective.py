@@ -104,10 +104,7 @@ class TrialRunner:
             raise
 
     def _train(self, trial: optuna.Trial, config: TrainConfig, custody: Custody) -> Outcome:
-        tokenizer = config.tokenizer
-        data = TokenizedCorpus.prepare(
-            self.corpus, vocab_size=tokenizer.vocab_size, model=tokenizer.model, cache=self.cache
-        )
+        data = TokenizedCorpus.prepare(self.corpus, config.tokenizer, cache=self.cache)
         run = TrainingRun(config, data, device=self.device)
         config = run.config
         trial.set_user_attr("config", config.model_dump(mode="json"))

@@ -74,14 +74,12 @@ def tokenizer(record: StudyRecord, corpus: Corpus, settings: Settings) -> Sectio
     configs = [run.config for run in record.runs if run.config]
     base = record.definition.base_config
     wanted = [base.tokenizer, *(TokenizerConfig(**config["tokenizer"]) for config in configs)]
-    kinds = Counter((tokenizer.vocab_size, tokenizer.model) for tokenizer in wanted)
     blocks = {base.model.block_size, *(config["model"]["block_size"] for config in configs)}
     measured = [
         tokenizer_page.measure(
-            TokenizedCorpus.prepare(corpus, vocab_size=size, model=model, cache=settings.cache),
-            block_sizes=blocks,
+            TokenizedCorpus.prepare(corpus, kind, cache=settings.cache), block_sizes=blocks
         )
-        for (size, model), _ in kinds.most_common(_TOKENIZERS)
+        for kind, _ in Counter(wanted).most_common(_TOKENIZERS)
     ]
     return Section(
         "tokenizer",

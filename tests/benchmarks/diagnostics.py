@@ -110,7 +110,7 @@ def compare(shape, every, rounds, where, cache):
         name: (kind, TrainConfig.model_validate_json(json.dumps(chosen)))
         for name, (kind, chosen) in shapes.items()
     }
-    data = TokenizedCorpus.prepare(corpus(), vocab_size=shape["tokenizer"]["vocab_size"], cache=cache)
+    data = TokenizedCorpus.prepare(corpus(), configs["off"][1].tokenizer, cache=cache)
     runs = {name: kind(config, data, device=where) for name, (kind, config) in configs.items()}
     for run in runs.values():
         run.train_steps(every)  # to warm up

@@ -11,7 +11,7 @@ from torch import nn
 
 from model.architecture import ModelConfig
 from model.checkpoint import Checkpoint
-from model.config import TrainConfig
+from model.config import TokenizerConfig, TrainConfig
 from model.corpus import Corpus
 from model.device import Device
 from model.gpt import GPT, MLP, Block
@@ -323,7 +323,9 @@ def test_gradients_reach_the_parameters_of_every_option():
 def data(tmp_path_factory):
     titles = tuple(f"show me the small thing that counts to {i}" for i in range(80))
     corpus = Corpus(titles[:60], titles[60:75], titles[75:], "toy", "file", 0)
-    return TokenizedCorpus.prepare(corpus, vocab_size=VOCAB, cache=tmp_path_factory.mktemp("cache"))
+    return TokenizedCorpus.prepare(
+        corpus, TokenizerConfig(vocab_size=VOCAB), cache=tmp_path_factory.mktemp("cache")
+    )
 
 
 SEEDS = {

@@ -10,7 +10,7 @@ import safetensors
 import torch
 
 from model import diagnostics as module
-from model.config import DiagnosticsConfig, TrainConfig
+from model.config import DiagnosticsConfig, TokenizerConfig, TrainConfig
 from model.counts import flops_per_token
 from model.diagnostics import as_lines
 from model.errors import Diverged
@@ -46,7 +46,9 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path_factory.mktemp("cache"))
+    return TokenizedCorpus.prepare(
+        corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path_factory.mktemp("cache")
+    )
 
 
 def new_run(data, *, every=1, evaluation=True, **config):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.nn.utils import parameters_to_vector
 
 from model import precision
-from model.config import TrainConfig, TrainingConfig
+from model.config import TokenizerConfig, TrainConfig, TrainingConfig
 from model.corpus import Corpus
 from model.device import Device
 from model.loss import training_loss
@@ -94,7 +94,9 @@ def test_short_floats_are_summed_in_fp32():
 def data(tmp_path_factory):
     titles = tuple(f"show me the small thing that counts to {i}" for i in range(80))
     corpus = Corpus(titles[:60], titles[60:75], titles[75:], "toy", "file", 0)
-    return TokenizedCorpus.prepare(corpus, vocab_size=300, cache=tmp_path_factory.mktemp("cache"))
+    return TokenizedCorpus.prepare(
+        corpus, TokenizerConfig(vocab_size=300), cache=tmp_path_factory.mktemp("cache")
+    )
 
 
 def new_run(data, *, steps=4, sharpness="none", dropout=0.3, **training):

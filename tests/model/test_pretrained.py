@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from model.config import DataConfig
+from model.config import DataConfig, TokenizerConfig
 from model.corpus import build
 from model.errors import CorpusError
 from model.pretrained import BYTE_ALPHABET, fetch
@@ -94,7 +94,7 @@ def test_a_tokenizer_without_an_entry_for_a_used_id_is_refused(tmp_path):
     del state["model"]["vocab"]["<|start|>"]
     corpus = build_with(tmp_path, state)
     with pytest.raises(CorpusError, match=r"^tokenizer\.pretrained: must be a BPE or Unigram whose ids run"):
-        TokenizedCorpus.prepare(corpus, vocab_size=5_000, cache=tmp_path / "cache")
+        TokenizedCorpus.prepare(corpus, TokenizerConfig(vocab_size=5_000), cache=tmp_path / "cache")
 
 
 def build_with(tmp_path, state):
@@ -106,7 +106,7 @@ def build_with(tmp_path, state):
 
 def test_a_corpus_carries_it_and_is_told_apart_by_its_content(tmp_path):
     corpus = build_with(tmp_path, trained_elsewhere())
-    data = TokenizedCorpus.prepare(corpus, vocab_size=5_000, cache=tmp_path / "cache")
+    data = TokenizedCorpus.prepare(corpus, TokenizerConfig(vocab_size=5_000), cache=tmp_path / "cache")
     assert data.tokenizer.decode([0]) == "<|endoftext|>"
     changed = trained_elsewhere()
     changed["model"]["merges"].pop()

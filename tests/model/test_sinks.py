@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.config import DiagnosticsConfig
+from model.config import DiagnosticsConfig, TokenizerConfig
 from model.errors import ConfigError
 from model.sinks import Curves
 from model.tokenizer import TokenizedCorpus
@@ -15,7 +15,9 @@ from tests.model.test_training import CPU, corpus, tiny_config
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path_factory.mktemp("cache"))
+    return TokenizedCorpus.prepare(
+        corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path_factory.mktemp("cache")
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from model.config import TokenizerConfig
 from model.corpus import Corpus
 from model.errors import CheckpointError, ConfigError, CorpusError
 from model.pretrained import BYTE_ALPHABET
@@ -126,10 +127,12 @@ def test_a_unigram_has_every_byte_and_no_more_entries_than_asked_for(texts, voca
 
 def test_a_unigram_is_kept_apart_from_a_bpe_in_the_cache(tmp_path):
     for _ in range(2):
-        data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path, model="unigram")
+        data = TokenizedCorpus.prepare(
+            corpus(), TokenizerConfig(vocab_size=300, model="unigram"), cache=tmp_path
+        )
         assert data.tokenizer.to_json() == UNIGRAM.to_json()
         assert_same(data.split("validation"), encode_split(UNIGRAM, corpus().validation))
-        bpe = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+        bpe = TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path)
         assert bpe.tokenizer.to_json() == TOKENIZER.to_json()
 
 
@@ -250,7 +253,7 @@ def test_the_largest_vocabulary_fits_two_bytes():
 
 
 def test_preparing_trains_on_the_train_split_alone(tmp_path):
-    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+    data = TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path)
     assert data.tokenizer.to_json() == TOKENIZER.to_json()
     assert data.fingerprint == corpus().fingerprint
     for name in SPLITS:
@@ -258,7 +261,7 @@ def test_preparing_trains_on_the_train_split_alone(tmp_path):
 
 
 def test_held_out_documents_are_encoded_only_when_asked_for(tmp_path):
-    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+    data = TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path)
     data.split("train")
     data.split("validation")
     assert not list(tmp_path.rglob("held_out*"))
@@ -267,18 +270,18 @@ def test_held_out_documents_are_encoded_only_when_asked_for(tmp_path):
 
 
 def test_the_cache_is_read_and_kept_apart_by_corpus_and_vocabulary(tmp_path):
-    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+    data = TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path)
     data.split("train")
     (path,) = tmp_path.rglob("train.npz")
     # A marked copy that still fits: what comes back must be from the file, and not encoded again.
     arrays = dict(np.load(path))
     arrays["utf8_bytes"] = arrays["utf8_bytes"] + 1
     np.savez(path, **arrays)
-    again = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path).split("train")
+    again = TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path).split("train")
     np.testing.assert_array_equal(again.utf8_bytes, data.split("train").utf8_bytes + 1)
-    TokenizedCorpus.prepare(corpus(), vocab_size=280, cache=tmp_path)
+    TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=280), cache=tmp_path)
     other = Corpus(TITLES[1:], ("a",), ("b",), "test", "file", 0)
-    TokenizedCorpus.prepare(other, vocab_size=300, cache=tmp_path)
+    TokenizedCorpus.prepare(other, TokenizerConfig(vocab_size=300), cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -294,11 +297,11 @@ def test_the_cache_is_read_and_kept_apart_by_corpus_and_vocabulary(tmp_path):
     ],
 )
 def test_a_damaged_cache_file_is_made_again(tmp_path, file, damage):
-    TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path).split("train")
+    TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path).split("train")
     (path,) = tmp_path.rglob(file)
     content = path.read_bytes()
     path.write_bytes(damage(content))
-    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+    data = TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path)
     assert_same(data.split("train"), encode_split(TOKENIZER, TITLES))
     assert data.tokenizer.to_json() == TOKENIZER.to_json()
     assert path.read_bytes() == content
@@ -306,12 +309,15 @@ def test_a_damaged_cache_file_is_made_again(tmp_path, file, damage):
 
 @pytest.mark.parametrize("n", [1, len(TITLES) - 1])
 def test_a_cached_split_of_other_titles_is_made_again(tmp_path, n):
-    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path)
+    data = TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path)
     right = data.split("train")
     (path,) = tmp_path.rglob("train.npz")
     wrong = encode_split(TOKENIZER, TITLES[:n])
     np.savez(path, **{name: getattr(wrong, name) for name in wrong.__dataclass_fields__})
-    assert_same(TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path).split("train"), right)
+    assert_same(
+        TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path).split("train"),
+        right,
+    )
 
 
 def with_tokenizer(tokenizer_json):
@@ -321,7 +327,9 @@ def with_tokenizer(tokenizer_json):
 def test_a_tokenizer_that_came_along_is_used_as_it_is(tmp_path):
     other = Tokenizer.train(["unlike the titles, unlike them"], vocab_size=280)
     for vocab_size in (other.vocab_size, 5_000):  # the embedding may have more rows
-        data = TokenizedCorpus.prepare(with_tokenizer(other.to_json()), vocab_size=vocab_size, cache=tmp_path)
+        data = TokenizedCorpus.prepare(
+            with_tokenizer(other.to_json()), TokenizerConfig(vocab_size=vocab_size), cache=tmp_path
+        )
         assert data.tokenizer.to_json() == other.to_json()
         assert data.split("train").tokens.max() == data.tokenizer.eos_id == other.vocab_size - 1
     assert data.fingerprint != corpus().fingerprint
@@ -330,7 +338,9 @@ def test_a_tokenizer_that_came_along_is_used_as_it_is(tmp_path):
 def test_a_tokenizer_with_more_entries_than_the_model_has_rows_is_refused_with_both_numbers(tmp_path):
     n = TOKENIZER.vocab_size
     with pytest.raises(ConfigError) as caught:
-        TokenizedCorpus.prepare(with_tokenizer(TOKENIZER.to_json()), vocab_size=n - 1, cache=tmp_path)
+        TokenizedCorpus.prepare(
+            with_tokenizer(TOKENIZER.to_json()), TokenizerConfig(vocab_size=n - 1), cache=tmp_path
+        )
     assert str(caught.value) == (
         f"tokenizer.vocab_size: must be at least {n}, for <eos> and the {n - 1} entries of "
         f"tokenizer.pretrained, given {n - 1}"
@@ -340,7 +350,7 @@ def test_a_tokenizer_with_more_entries_than_the_model_has_rows_is_refused_with_b
 def test_a_tokenizer_of_another_kind_is_refused_by_its_key(tmp_path):
     lowercase = _foreign(normalizer={"type": "Lowercase"})
     with pytest.raises(CorpusError, match=r"^tokenizer\.pretrained: might lose text, its normalizer"):
-        TokenizedCorpus.prepare(with_tokenizer(lowercase), vocab_size=300, cache=tmp_path)
+        TokenizedCorpus.prepare(with_tokenizer(lowercase), TokenizerConfig(vocab_size=300), cache=tmp_path)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -353,11 +363,11 @@ def test_every_document_must_come_back(tmp_path, split):
     texts = dict.fromkeys(SPLITS, ("a", "b")) | {split: ("a", "lost")}
     changed = replace(with_tokenizer(_foreign(model=state)), **texts)
     with pytest.raises(CorpusError, match="loses text: 'lost' comes back 'l##o##s##t'"):
-        TokenizedCorpus.prepare(changed, vocab_size=600, cache=tmp_path)
+        TokenizedCorpus.prepare(changed, TokenizerConfig(vocab_size=600), cache=tmp_path)
 
 
 def _prepare_in_child(cache):
-    data = TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=cache)
+    data = TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=300), cache=cache)
     return [data.split(name).tokens.tolist() for name in SPLITS]
 
 

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from model.config import TrainConfig
+from model.config import TokenizerConfig, TrainConfig
 from model.corpus import Corpus
 from model.device import Device
 from model.errors import CheckpointError, ConfigError, CorpusError, Diverged
@@ -50,7 +50,9 @@ def corpus(seed=0):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return TokenizedCorpus.prepare(corpus(), vocab_size=300, cache=tmp_path_factory.mktemp("cache"))
+    return TokenizedCorpus.prepare(
+        corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path_factory.mktemp("cache")
+    )
 
 
 def tiny_config(*, steps=8, rungs=4, optimizer="adamw", dropout=0.2, seed=1, **training):
@@ -365,7 +367,7 @@ def test_restore_refuses_the_state_of_another_corpus(data, tmp_path):
     run = new_run(data)
     run.save(tmp_path / "state")
     other = replace(corpus(), train=(*corpus().train[:-1], "another title"))
-    run = new_run(TokenizedCorpus.prepare(other, vocab_size=300, cache=tmp_path))
+    run = new_run(TokenizedCorpus.prepare(other, TokenizerConfig(vocab_size=300), cache=tmp_path))
     with pytest.raises(CheckpointError, match="another run"):
         run.restore(tmp_path / "state")
 

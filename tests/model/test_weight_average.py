@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.checkpoint import Checkpoint
-from model.config import TrainConfig
+from model.config import TokenizerConfig, TrainConfig
 from model.corpus import Corpus
 from model.device import Device
 from model.errors import CheckpointError
@@ -19,7 +19,9 @@ from tests.tiny_gpt import tiny_config
 def data(tmp_path_factory):
     titles = tuple(f"show me the small thing that counts to {i}" for i in range(80))
     corpus = Corpus(titles[:60], titles[60:75], titles[75:], "toy", "file", 0)
-    return TokenizedCorpus.prepare(corpus, vocab_size=300, cache=tmp_path_factory.mktemp("cache"))
+    return TokenizedCorpus.prepare(
+        corpus, TokenizerConfig(vocab_size=300), cache=tmp_path_factory.mktemp("cache")
+    )
 
 
 def new_run(data, *, ema=None, rungs=3):

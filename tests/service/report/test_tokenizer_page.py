@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from model.config import TokenizerConfig
 from model.corpus import Corpus
 from model.tokenizer import TokenizedCorpus
 from service.report import tokenizer_page
@@ -12,7 +13,7 @@ TRAIN = ("ab ab", "ab", "ab ab ab cd", "é")
 @pytest.fixture
 def data(tmp_path):
     corpus = Corpus(TRAIN, ("ab z",), ("x",), source="test", resolved_source="file", duplicates=0)
-    return TokenizedCorpus.prepare(corpus, vocab_size=260, cache=tmp_path), corpus
+    return TokenizedCorpus.prepare(corpus, TokenizerConfig(vocab_size=260), cache=tmp_path), corpus
 
 
 def test_figures_are_those_counted_by_hand(data):
@@ -54,7 +55,7 @@ def test_the_plot_has_the_frequencies_by_rank(data):
 
 def test_the_table_has_a_column_for_each_vocabulary(data, tmp_path):
     tokenized, corpus = data
-    smallest = TokenizedCorpus.prepare(corpus, vocab_size=257, cache=tmp_path)
+    smallest = TokenizedCorpus.prepare(corpus, TokenizerConfig(vocab_size=257), cache=tmp_path)
     measured = [tokenizer_page.measure(each, block_sizes=[5]) for each in (tokenized, smallest)]
     table = tokenizer_page.table(measured, corpus)
     assert table.headings[1:] == (f"{measured[0].vocab_size:,}", "257")
