@@ -19,14 +19,7 @@ from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
 from tests.tiny_gpt import BLOCK, EOS, VOCAB, stream, tiny_config, tiny_gpt
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny products are slower in several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def part(kind, **shape):

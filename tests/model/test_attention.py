@@ -12,14 +12,7 @@ from model.gpt import GPT
 from model.tokenizer import Tokenizer, encode_split
 from tests.tiny_gpt import BLOCK, EOS, stream, tiny_config, tiny_gpt
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny products are slower in several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("norm_position", ["pre", "post"])

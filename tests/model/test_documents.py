@@ -1,7 +1,6 @@
 import json
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -215,15 +214,8 @@ class _FakeHub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def fake_hub(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _FakeHub)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def fake_hub(serve_hub):
+    return serve_hub(_FakeHub)
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,7 @@ SPLIT = encode_split(TOKENIZER, TITLES)
 TEXT = "<eos>".join(TITLES) + "<eos>"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny products are slower in several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny_gpt(dropout=0.0):

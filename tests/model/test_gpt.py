@@ -14,13 +14,7 @@ from model.loss import cross_entropy
 VOCAB, BLOCK = 300, 8
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny products are slower in several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny_config(*, vocab=VOCAB, n_layer=2, n_head=2, d_model=16, block=BLOCK, dropout=0.0):

@@ -1,8 +1,7 @@
 import hashlib
 import json
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import huggingface_hub.constants
 import pytest
@@ -168,17 +167,11 @@ def hub_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def fake_hub(monkeypatch, hub_cache):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _FakeHub)
+def fake_hub(serve_hub, hub_cache):
+    server = serve_hub(_FakeHub)
     server.refused, server.requests = None, []
     server.content = json.dumps(trained_elsewhere()).encode()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    return server
 
 
 def test_a_repository_is_fetched_once_and_used_again_where_the_hub_is_away(fake_hub, tmp_path, monkeypatch):
