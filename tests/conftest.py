@@ -35,6 +35,21 @@ WORDS = (
     "a", "the", "old", "new", "red", "cat", "dog", "tree", "runs", "sees", "finds", "small", "green", "house",
     "river", "stone", "bird", "code", "in", "on",
 )  # fmt: skip
+TINY = {
+    "data.num_documents": 1000,
+    "data.held_out_documents": 200,
+    "tokenizer.vocab_size": 300,
+    "model.n_layer": 1,
+    "model.n_head": 1,
+    "model.d_model": 16,
+    "model.block_size": 16,
+    "evaluation.block_size": 16,
+    "training.epochs": "null",
+    "training.tokens": 9_000,
+    "training.batch_size": 8,
+    "training.rungs": 3,
+}
+"""Settings by dotted key of a run so small that it takes half a second."""
 SPACE = """\
 space:
   optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
@@ -54,21 +69,7 @@ class TinyStudy:
         return self.folder / "tiny" / "study.yaml"
 
     def write(self, body: str = SPACE, *, source: str = "file", **fixed: Any) -> None:
-        keys = {
-            "data.source": source,
-            "data.num_documents": 1000,
-            "data.held_out_documents": 200,
-            "tokenizer.vocab_size": 300,
-            "model.n_layer": 1,
-            "model.n_head": 1,
-            "model.d_model": 16,
-            "model.block_size": 16,
-            "evaluation.block_size": 16,
-            "training.epochs": "null",
-            "training.tokens": 9_000,
-            "training.batch_size": 8,
-            "training.rungs": 3,
-        } | fixed
+        keys = {"data.source": source, **TINY, **fixed}
         if source == "file":
             keys["data.path"] = self.folder / "corpus.txt"
         lines = "".join(f"  {key}: {value}\n" for key, value in keys.items() if value is not None)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import shutil
 import subprocess
 import time
@@ -21,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from model.errors import UserError
 from service.settings import Settings
 from service.storage import load_study, open_storage
+from tests.conftest import TINY, sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE_IMAGES = ("python:3.11-slim-bookworm", "postgres:15-bookworm")
@@ -32,21 +32,11 @@ space:
   optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
 sampler: {name: random}
 """
-WORDS = "a the old new red cat dog tree runs sees finds small green house river stone bird code in on"
 FIXED = {
     "data.source": "file",
     "data.path": "/data/corpus.txt",
-    "data.num_documents": 1000,
-    "data.held_out_documents": 200,
-    "tokenizer.vocab_size": 300,
-    "model.n_layer": 1,
-    "model.n_head": 1,
-    "model.d_model": 16,
-    "model.block_size": 16,
-    "evaluation.block_size": 16,
-    "training.epochs": "null",
+    **TINY,
     "training.tokens": 120_000,
-    "training.batch_size": 8,
     "training.rungs": 6,
 }
 PIPED = {"text": True, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -255,9 +245,7 @@ def compose_project(folder: Path, client: docker.DockerClient) -> Iterator[Proje
     )
     data = folder / "data"
     data.mkdir()
-    generator = random.Random(0)
-    titles = {" ".join(generator.choices(WORDS.split(), k=6)): None for _ in range(1500)}
-    (data / "corpus.txt").write_text("".join(f"{title}\n" for title in titles))
+    (data / "corpus.txt").write_text("".join(f"{title}\n" for title in sentences(0)))
     project.write_study()
     # one thread each: two would wait for one another where other containers use the cores as well
     project.override('services: {workers: {cpuset: "0"}}\n')

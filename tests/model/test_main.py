@@ -1,38 +1,21 @@
 import json
-import random
 
 import pytest
 from click.testing import CliRunner
 
 from model.__main__ import main
+from tests.conftest import TINY, sentences
 
-WORDS = ("the", "old", "new", "red", "cat", "dog", "tree", "runs", "sees", "finds", "small", "green", "house")
-TINY = {
-    "data.source": "file",
-    "data.num_documents": 1000,
-    "data.held_out_documents": 200,
-    "tokenizer.vocab_size": 300,
-    "model.n_layer": 1,
-    "model.n_head": 1,
-    "model.d_model": 16,
-    "model.block_size": 16,
-    "evaluation.block_size": 16,
-    "training.epochs": "null",
-    "training.tokens": 4_096,
-    "training.batch_size": 8,
-    "training.rungs": 2,
-}
+SETTINGS = {"data.source": "file", **TINY, "training.tokens": 4_096, "training.rungs": 2}
 
 
 @pytest.fixture
 def run(tmp_path):
     """`python -m model` with these settings and further arguments."""
-    rng = random.Random(0)
-    lines = dict.fromkeys(" ".join(rng.choices(WORDS, k=6)) for _ in range(1500))
-    (tmp_path / "corpus.txt").write_text("\n".join(lines))
+    (tmp_path / "corpus.txt").write_text("\n".join(sentences(0)))
 
     def call(settings, *arguments):
-        settings = TINY | {"data.path": tmp_path / "corpus.txt"} | settings
+        settings = SETTINGS | {"data.path": tmp_path / "corpus.txt"} | settings
         pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         cache = ("--cache", str(tmp_path / "cache"))
         return CliRunner().invoke(main, [*pairs, *cache, "--device", "cpu", *arguments])
