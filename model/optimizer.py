@@ -143,12 +143,18 @@ def build(model: nn.Module, config: OptimizerConfig, *, device: torch.device) ->
         case "muon":
             # torch scales the rate by sqrt(max(1, rows / columns)), as https://kellerjordan.github.io/posts/muon/
             # whose author leaves embeddings and the output head to AdamW
-            rate = config.auxiliary_lr
-            auxiliary = {"lr": rate, "peak_lr": rate, "weight_decay": config.auxiliary_weight_decay}
+            rate, decay = config.auxiliary_lr, config.auxiliary_weight_decay
             matrices = [group for group in groups if group["role"] == "matrices"]
-            rest = [group | auxiliary for group in groups if group["role"] != "matrices"]
-            for group in rest:
-                group["weight_decay"] *= group["role"] != "scales"
+            rest = [
+                {
+                    **group,
+                    "lr": rate,
+                    "peak_lr": rate,
+                    "weight_decay": 0.0 if group["role"] == "scales" else decay,
+                }
+                for group in groups
+                if group["role"] != "matrices"
+            ]
             optimizers: list[torch.optim.Optimizer] = []
             if matrices:
                 optimizers.append(torch.optim.Muon(matrices, momentum=config.momentum))
