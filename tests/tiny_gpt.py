@@ -1,6 +1,7 @@
 """A GPT of a few thousand weights, for tests of what its options do."""
 
 import torch
+from torch import nn
 
 from model.config import TrainConfig
 from model.gpt import GPT
@@ -28,3 +29,22 @@ def tiny_gpt(**shape):
 def stream(*shape, seed=2):
     """Tokens without an `<eos>`."""
     return torch.randint(EOS, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def torchs_encoder_layer(block, n_head, *, d_ff, activation, norm_first):
+    """torch's own layer of the same kind, with the weights of this block in fp64, without dropout."""
+    d_model = block.attention.projection.in_features
+    theirs = nn.TransformerEncoderLayer(
+        d_model, n_head, d_ff, 0.0, activation, batch_first=True, norm_first=norm_first, dtype=torch.float64
+    )
+    names = {
+        "self_attn.in_proj_": "attention.query_key_value.",
+        "self_attn.out_proj.": "attention.projection.",
+        "linear1.": "mlp.up.",
+        "linear2.": "mlp.down.",
+        "norm1.": "attention_norm.",
+        "norm2.": "mlp_norm.",
+    }
+    state = block.state_dict()
+    theirs.load_state_dict({t + k: state[o + k] for t, o in names.items() for k in ("weight", "bias")})
+    return theirs

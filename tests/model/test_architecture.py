@@ -17,7 +17,7 @@ from model.device import Device
 from model.gpt import GPT, MLP, Block
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
-from tests.tiny_gpt import BLOCK, EOS, VOCAB, stream, tiny_config, tiny_gpt
+from tests.tiny_gpt import BLOCK, EOS, VOCAB, stream, tiny_config, tiny_gpt, torchs_encoder_layer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,17 +78,7 @@ def test_all_norms_of_a_model_are_of_one_kind(norm):
 
 def test_post_norm_equals_torchs_encoder_layer():
     block = part(Block, norm_position="post", activation="relu", d_ff=20)
-    theirs = nn.TransformerEncoderLayer(12, 3, 20, 0.0, "relu", batch_first=True, dtype=torch.float64)
-    names = {
-        "self_attn.in_proj_": "attention.query_key_value.",
-        "self_attn.out_proj.": "attention.projection.",
-        "linear1.": "mlp.up.",
-        "linear2.": "mlp.down.",
-        "norm1.": "attention_norm.",
-        "norm2.": "mlp_norm.",
-    }
-    state = block.state_dict()
-    theirs.load_state_dict({t + k: state[o + k] for t, o in names.items() for k in ("weight", "bias")})
+    theirs = torchs_encoder_layer(block, 3, d_ff=20, activation="relu", norm_first=False)
     x_BTD = torch.randn(2, 7, 12, dtype=torch.float64)
     mask = nn.Transformer.generate_square_subsequent_mask(7, dtype=torch.float64)
     torch.testing.assert_close(block(x_BTD), theirs(x_BTD, src_mask=mask, is_causal=True), rtol=0, atol=1e-12)

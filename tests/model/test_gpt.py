@@ -10,6 +10,7 @@ from model.attention import Attention
 from model.config import TokenizerConfig, TrainConfig
 from model.gpt import GPT, Block
 from model.loss import cross_entropy
+from tests.tiny_gpt import torchs_encoder_layer
 
 VOCAB, BLOCK = 300, 8
 
@@ -107,19 +108,7 @@ def test_block_equals_torchs_pre_norm_encoder_layer():
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    theirs = nn.TransformerEncoderLayer(
-        d_model, n_head, 4 * d_model, 0.0, "gelu", batch_first=True, norm_first=True, dtype=torch.float64
-    )
-    names = {
-        "self_attn.in_proj_": "attention.query_key_value.",
-        "self_attn.out_proj.": "attention.projection.",
-        "linear1.": "mlp.up.",
-        "linear2.": "mlp.down.",
-        "norm1.": "attention_norm.",
-        "norm2.": "mlp_norm.",
-    }
-    state = block.state_dict()
-    theirs.load_state_dict({t + k: state[o + k] for t, o in names.items() for k in ("weight", "bias")})
+    theirs = torchs_encoder_layer(block, n_head, d_ff=4 * d_model, activation="gelu", norm_first=True)
     x_BTD = torch.randn(2, length, d_model, dtype=torch.float64)
     mask = nn.Transformer.generate_square_subsequent_mask(length, dtype=torch.float64)
     torch.testing.assert_close(block(x_BTD), theirs(x_BTD, src_mask=mask, is_causal=True), rtol=0, atol=1e-12)
