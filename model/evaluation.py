@@ -20,7 +20,7 @@ from torch import Tensor
 from model.batches import evaluation_windows, official_coverage, official_windows
 from model.config import EvaluationConfig
 from model.gpt import GPT
-from model.loss import cross_entropy
+from model.loss import cross_entropy, windows_at_once
 from model.precision import Precision
 from model.tokenizer import EncodedSplit
 
@@ -123,7 +123,8 @@ def score_split(
     """The loss of every title of `split`, without dropout.
 
     The split is read as one stream opened by an `<eos>`, in windows of `evaluation.block_size` tokens that do
-    not overlap; the last one is ragged. Logits and targets (-1: none) of every batch are shown to `observe`.
+    not overlap; the last one is ragged. Logits and targets (-1: none) of some windows after the other are shown to
+    `observe`.
 
     Raises:
         CorpusError: the split is shorter than one window.
@@ -176,12 +177,19 @@ def _losses(
     observe: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     device = model.token_embedding.weight.device
-    with precision.autocast():
-        logits_BTV = model(torch.from_numpy(inputs_BT).to(device))
     targets = torch.from_numpy(targets_BT).to(device)
-    if observe is not None:
-        observe(logits_BTV, targets)
-    return cross_entropy(logits_BTV, targets)
+    losses = []
+    with precision.autocast():
+        hidden_BTD = model.hidden(torch.from_numpy(inputs_BT).to(device))
+        rows = windows_at_once(model, hidden_BTD)
+        for windows_BTD, window_targets_BT in zip(
+            torch.split(hidden_BTD, rows), torch.split(targets, rows), strict=True
+        ):
+            logits_BTV = model.logits(windows_BTD)
+            if observe is not None:
+                observe(logits_BTV, window_targets_BT)
+            losses.append(cross_entropy(logits_BTV, window_targets_BT))
+    return torch.cat(losses)
 
 
 def _exp(nats: float) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from model.architecture import ModelConfig
 from model.attention import Attention, document_mask, rotary_table, sinusoidal_table
 from model.config import TrainConfig
+from model.dropout import dropout
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -46,7 +47,7 @@ class MLP(nn.Module):
             x_BTF = F.silu(self.gate(x_BTD)) * self.up(x_BTD)
         else:
             x_BTF = _ACTIVATIONS[self.activation](self.up(x_BTD))
-        return F.dropout(self.down(x_BTF), self.dropout, self.training)
+        return dropout(self.down(x_BTF), self.dropout, training=self.training)
 
 
 class LayerScale(nn.Module):
@@ -127,6 +128,7 @@ class GPT(nn.Module):
         self.shape = shape
         self.block_size = shape.block_size
         self.eos_id = eos_id
+        self.vocab_size = config.tokenizer.vocab_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.token_embedding = nn.Embedding(config.tokenizer.vocab_size, shape.d_model)
@@ -197,7 +199,7 @@ class GPT(nn.Module):
         if self.shape.attention == "document":
             assert self.eos_id is not None
             mask_B1TT = document_mask(tokens_BT, eos_id=self.eos_id)
-        x_BTD = F.dropout(x_BTD, self.shape.dropout_of_embeddings, self.training)
+        x_BTD = dropout(x_BTD, self.shape.dropout_of_embeddings, training=self.training)
         first_values: list[Tensor] | None = [] if self.shape.value_residual else None
         for block in self.blocks:
             x_BTD = block(x_BTD, mask_B1TT, rotation_2TK, first_values)
@@ -205,9 +207,10 @@ class GPT(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits of the next token at every position, shape (B, T, V). T is at most `block_size`."""
-        return self._logits(self.hidden(tokens_BT))
+        return self.logits(self.hidden(tokens_BT))
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What `hidden`, of shape (..., D), says of the next token, shape (..., V)."""
         matrix = self.token_embedding.weight
         logits = F.linear(hidden, matrix) if self.head is None else cast(Tensor, self.head(hidden))
         cap = self.shape.logit_softcap
@@ -242,7 +245,7 @@ class GPT(nn.Module):
                 break
             contexts = [(prompt + drawn[i])[-self.block_size :] for i in open_ends]
             last_BD = self.hidden(torch.tensor(contexts, device=device))[:, -1]
-            logits_BV = self._logits(last_BD)[:, : end + 1].float().cpu()
+            logits_BV = self.logits(last_BD)[:, : end + 1].float().cpu()
             for i, probabilities_V in zip(
                 tuple(open_ends), F.softmax(logits_BV / temperature, dim=1), strict=True
             ):

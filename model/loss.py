@@ -1,16 +1,21 @@
-"""The loss: cross-entropy, and what training may add to it.
+"""The loss and its gradient: cross-entropy, and what training may add to it, over a few windows at a time.
 
-Shape suffixes: B batch, T positions, V vocabulary.
+Logits are by far the largest tensors of a small model, V / D times as large as any other of their width, so they never
+stand whole: those of some windows are turned into their loss and its gradient before the next ones are made.
+
+Shape suffixes: P passes, B batch, T positions, D d_model, V vocabulary.
 """
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import TrainingConfig
-from model.precision import Precision
+from model.gpt import GPT
+from model.precision import LossScaler, Precision
+
+_LOGITS_AT_ONCE = {"cpu": 2**22, "cuda": 2**25}
+"""Elements: 16 MiB in fp32 on a CPU, so that caches hold much of them, 128 MiB on a GPU."""
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
@@ -20,16 +25,61 @@ def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     ).view_as(targets_BT)
 
 
-def training_loss(
-    model: Callable[[Tensor], Tensor],
+def windows_at_once(model: GPT, hidden_BTD: Tensor, *, passes: int = 1) -> int:
+    """Windows, at least one, whose logits are made together."""
+    logits = passes * hidden_BTD.shape[-2] * model.vocab_size
+    return max(1, _LOGITS_AT_ONCE[hidden_BTD.device.type] // logits)
+
+
+def add_gradient(
+    model: GPT,
     inputs_BT: Tensor,
     targets_BT: Tensor,
     settings: TrainingConfig,
     *,
     tokens: int,
     precision: Precision,
-) -> tuple[Tensor, Tensor]:
-    """What one micro-batch adds to the loss that is minimised, and to the cross-entropy in nats a token.
+    scaler: LossScaler,
+) -> Tensor:
+    """Add the gradient of one micro-batch to `.grad`; its cross-entropy in nats a token, without a graph.
+
+    Args:
+        model: gets the gradient of `summed_loss` over `tokens`.
+        inputs_BT: of the micro-batch.
+        targets_BT: likewise, all of them tokens.
+        settings: the section `training`.
+        tokens: of the whole batch. Dividing by them weights every token alike, also in a short last part.
+        precision: of the forward pass; the losses are computed in fp32.
+        scaler: of the loss.
+
+    Returns:
+        The cross-entropy over `tokens`; of two passes their mean.
+    """
+    passes = 2 if settings.r_drop else 1
+    # both passes as one batch: no two rows of it have the same dropout masks
+    with precision.autocast():
+        hidden_BTD = model.hidden(inputs_BT.repeat(passes, 1))
+    hidden_PBTD = hidden_BTD.view(passes, *inputs_BT.shape, -1)
+    rows = windows_at_once(model, hidden_BTD, passes=passes)
+    nats = torch.zeros((), device=inputs_BT.device)
+    gradients: list[Tensor] = []
+    for windows_PBTD, window_targets_BT in zip(
+        torch.split(hidden_PBTD.detach(), rows, dim=1), torch.split(targets_BT, rows), strict=True
+    ):
+        windows_PBTD.requires_grad_()
+        with precision.autocast():
+            logits_PBTV = model.logits(windows_PBTD)
+        loss, window_nats = summed_loss(logits_PBTV, window_targets_BT, settings)
+        scaler.scale_loss(loss / (passes * tokens)).backward()  # type: ignore[no-untyped-call]
+        nats += window_nats / (passes * tokens)
+        assert windows_PBTD.grad is not None
+        gradients.append(windows_PBTD.grad)
+    hidden_PBTD.backward(torch.cat(gradients, dim=1))  # type: ignore[no-untyped-call]
+    return nats
+
+
+def summed_loss(logits_PBTV: Tensor, targets_BT: Tensor, settings: TrainingConfig) -> tuple[Tensor, Tensor]:
+    """What is minimised, and the cross-entropy in nats, summed over the tokens of one or two passes.
 
     With logits z, probabilities p, and ln Z = ln Σ exp z, each token has the loss
 
@@ -41,31 +91,24 @@ def training_loss(
       so that `r_drop` is half of the paper's alpha).
 
     Args:
-        model: from tokens to logits, shape (B, T) to (B, T, V).
-        inputs_BT: of the micro-batch.
-        targets_BT: likewise, all of them tokens.
+        logits_PBTV: of one pass, or with `r_drop` of two.
+        targets_BT: all of them tokens.
         settings: the section `training`.
-        tokens: of the whole batch. Dividing by them weights every token alike, also in a short last part.
-        precision: of the forward pass; the losses are computed in fp32.
 
     Returns:
-        The loss with its graph, and the cross-entropy (mean of both passes) without one.
+        The loss with its graph, and the cross-entropy without one.
     """
-    if settings.r_drop:  # one pass over everything twice: no two rows have the same masks
-        inputs_BT, targets_BT, tokens = inputs_BT.repeat(2, 1), targets_BT.repeat(2, 1), 2 * tokens
-    with precision.autocast():
-        logits_BTV = model(inputs_BT)
-    logits_BTV = logits_BTV.float()
-    nats = cross_entropy(logits_BTV, targets_BT).sum() / tokens
+    logits_PBTV = logits_PBTV.float()
+    nats = cross_entropy(logits_PBTV.flatten(0, 1), targets_BT.repeat(len(logits_PBTV), 1)).sum()
     loss = nats
     if settings.label_smoothing or settings.z_loss:
-        log_z_BT = logits_BTV.logsumexp(dim=-1)
-        uniform = (log_z_BT - logits_BTV.mean(dim=-1)).sum() / tokens
+        log_z_PBT = logits_PBTV.logsumexp(dim=-1)
+        uniform = (log_z_PBT - logits_PBTV.mean(dim=-1)).sum()
         loss = torch.lerp(loss, uniform, settings.label_smoothing)
-        loss = loss + settings.z_loss * log_z_BT.square().sum() / tokens
+        loss = loss + settings.z_loss * log_z_PBT.square().sum()
     if settings.r_drop:
-        one_BTV, other_BTV = logits_BTV.log_softmax(dim=-1).chunk(2)
-        # Σ (p - q) (ln p - ln q) = KL(p‖q) + KL(q‖p), and there are tokens / 2 pairs
-        divergence = ((one_BTV.exp() - other_BTV.exp()) * (one_BTV - other_BTV)).sum() / tokens
+        one_BTV, other_BTV = logits_PBTV.log_softmax(dim=-1)
+        # Σ (p - q) (ln p - ln q) = KL(p‖q) + KL(q‖p); the halves of both are the mean, once for each pass
+        divergence = ((one_BTV.exp() - other_BTV.exp()) * (one_BTV - other_BTV)).sum()
         loss = loss + settings.r_drop * divergence
     return loss, nats.detach()

@@ -26,7 +26,7 @@ from model.diagnostics import Diagnostics, Record
 from model.errors import CheckpointError, Diverged
 from model.evaluation import Evaluation, SplitScore, official_loss, score_split
 from model.gpt import GPT
-from model.loss import training_loss
+from model.loss import add_gradient
 from model.schedule import learning_rate_factor
 from model.sharpness import take_step
 from model.tokenizer import TokenizedCorpus
@@ -157,11 +157,15 @@ class TrainingRun:
                 zip(torch.split(inputs_BT, micro), torch.split(targets_BT, micro), strict=True)
             ):
                 seed_step(config.seed, self.step, 2 * part + pass_)
-                loss, nats = training_loss(
-                    self.model, x_BT, y_BT, config.training, tokens=tokens, precision=self.precision
+                total += add_gradient(
+                    self.model,
+                    x_BT,
+                    y_BT,
+                    config.training,
+                    tokens=tokens,
+                    precision=self.precision,
+                    scaler=self.scaler,
                 )
-                self.scaler.scale_loss(loss).backward()  # type: ignore[no-untyped-call]
-                total += nats
             return total
 
         self._set_learning_rate(self.step)

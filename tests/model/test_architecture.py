@@ -258,23 +258,24 @@ def test_under_every_scheme_embeddings_have_their_own_deviation_and_vectors_none
     ],
 )
 def test_each_dropout_has_its_rate(rates, expected, monkeypatch):
-    calls, attention_rates = [], []
-    attend = F.scaled_dot_product_attention
+    calls = []
 
-    def recording_dropout(x, p, training):
-        calls.append(p)
+    def recording_dropout(x, p, *, training):
+        calls.append((tuple(x.shape), p, training))
         return x
 
-    def recording_attention(*tensors, dropout_p, **rest):
-        attention_rates.append(dropout_p)
-        return attend(*tensors, dropout_p=dropout_p, **rest)
-
-    monkeypatch.setattr(F, "dropout", recording_dropout)
-    monkeypatch.setattr(F, "scaled_dot_product_attention", recording_attention)
-    GPT(tiny_config(n_layer=1, **rates), seed=0).train()(stream(2, BLOCK))
+    for module in ("model.gpt", "model.attention"):
+        monkeypatch.setattr(f"{module}.dropout", recording_dropout)
+    model = GPT(tiny_config(n_layer=1, **rates), seed=0).train()
+    model(stream(2, BLOCK))
     embeddings, attention, outputs = expected
-    assert calls == [embeddings, outputs, outputs]
-    assert attention_rates == [attention]
+    width, heads = model.shape.d_model, model.shape.n_head
+    assert calls == [
+        ((2, BLOCK, width), embeddings, True),
+        ((2 * heads, BLOCK, BLOCK), attention, True),
+        ((2, BLOCK, width), outputs, True),
+        ((2, BLOCK, width), outputs, True),
+    ]
 
 
 def test_gradients_flow_through_every_parameter_of_every_kind_of_model():

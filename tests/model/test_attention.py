@@ -3,10 +3,17 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from model.architecture import ModelConfig
-from model.attention import Attention, document_mask, rotary_table, rotate, sinusoidal_table
+from model.attention import (
+    Attention,
+    _fused_attention,
+    _plain_attention,
+    document_mask,
+    rotary_table,
+    rotate,
+    sinusoidal_table,
+)
 from model.batches import evaluation_windows
 from model.gpt import GPT
 from model.tokenizer import Tokenizer, encode_split
@@ -141,7 +148,7 @@ def test_rotation_is_computed_in_fp32_and_returned_in_the_precision_of_the_produ
 
 def test_the_base_sets_the_slowest_rotation():
     table = rotary_table(2, width=8, base=81.0)
-    angles = torch.atan2(table[1, 1], table[0, 1]).tolist()
+    angles = torch.atan2(table[1, 1, 4:], table[0, 1, 4:]).tolist()
     assert angles == pytest.approx([1, 1 / 3, 1 / 9, 1 / 27])
     one, other = tiny_gpt(positions="rope"), tiny_gpt(positions="rope", rope_base=100.0)
     tokens = stream(1, BLOCK)
@@ -218,19 +225,31 @@ def test_inside_one_title_both_kinds_of_attention_are_the_same(attention):
     torch.testing.assert_close(one(tokens), other(tokens), rtol=0, atol=1e-12)
 
 
-def test_a_stream_is_attended_without_a_mask(monkeypatch):
-    given = []
-    attend = F.scaled_dot_product_attention
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.bfloat16, 0.03)])
+def test_plain_and_fused_attention_are_the_same(masked, dtype, atol):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, weights = torch.randn(4, 3, 2, 9, 4, generator=generator, dtype=torch.float64)
+    mask = document_mask(torch.randint(4, (3, 9), generator=generator), eos_id=0) if masked else None
+    found = []
+    for attend, precision in ((_plain_attention, dtype), (_fused_attention, torch.float64)):
+        inputs = [tensor.to(precision, copy=True).requires_grad_() for tensor in (q, k, v)]
+        output = attend(*inputs, mask, 0.0)
+        gradients = torch.autograd.grad((output * weights).sum(), inputs)
+        found.append([tensor.double() for tensor in (output, *gradients)])
+    for plain, fused in zip(*found, strict=True):
+        torch.testing.assert_close(plain, fused, rtol=0.03 if dtype is torch.bfloat16 else 1e-12, atol=atol)
 
-    def recording(*tensors, **arguments):
-        given.append((arguments["attn_mask"] is None, arguments["is_causal"]))
-        return attend(*tensors, **arguments)
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", recording)
-    tiny_gpt()(stream(1, BLOCK))
-    assert given == [(True, True)] * 2
-    tiny_gpt(attention="document")(stream(1, BLOCK))
-    assert given[2:] == [(False, False)] * 2
+def test_plain_attention_drops_weights_after_the_softmax():
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 8, 8)
+    values = torch.eye(8).view(1, 1, 8, 8)  # so that the mixture of values is the weights themselves
+    weights = _plain_attention(q, k, values, None, 0.0)
+    dropped = _plain_attention(q, k, values, None, 0.5)
+    kept = dropped != 0
+    assert 0 < kept.sum() < (weights != 0).sum()
+    torch.testing.assert_close(dropped[kept], 2 * weights[kept])
 
 
 def test_the_first_token_of_every_title_is_predicted_from_an_eos_that_sees_only_itself():

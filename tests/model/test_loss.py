@@ -13,7 +13,8 @@ from model import precision
 from model.config import TokenizerConfig, TrainConfig, TrainingConfig
 from model.corpus import Corpus
 from model.device import Device
-from model.loss import training_loss
+from model.gpt import GPT
+from model.loss import add_gradient, cross_entropy, summed_loss, windows_at_once
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
 
@@ -27,20 +28,14 @@ def draws(*shape, seed=0):
 
 TARGETS = torch.randint(V, (B, T), generator=torch.Generator().manual_seed(9))
 ONE, OTHER = draws(B, T, V, seed=1), draws(B, T, V, seed=2)
+EVERYTHING = {"label_smoothing": 0.2, "z_loss": 0.1, "r_drop": 2.0}
 
 
-def loss(logits, targets=TARGETS, *, tokens=None, **settings):
-    """Of a model that gives these logits, whatever its input."""
-    settings = TrainingConfig(epochs=1, **settings)
-    inputs = torch.zeros_like(targets)
-    return training_loss(
-        lambda seen: logits[: len(seen)],
-        inputs,
-        targets,
-        settings,
-        tokens=tokens or targets.numel(),
-        precision=FP32,
-    )
+def loss(*passes, targets=TARGETS, **settings):
+    """The loss and the cross-entropy a token of the logits of one or two passes."""
+    value, nats = summed_loss(torch.stack(passes), targets, TrainingConfig(epochs=1, **settings))
+    tokens = len(passes) * targets.numel()
+    return value / tokens, nats / tokens
 
 
 def mean_cross_entropy(logits, **rest):
@@ -65,7 +60,7 @@ def test_z_loss_is_the_squared_logarithm_of_the_softmaxs_denominator():
 
 
 def test_r_drop_is_the_mean_of_two_passes_and_their_symmetric_divergence():
-    value, nats = loss(torch.cat([ONE, OTHER]), r_drop=1.5)
+    value, nats = loss(ONE, OTHER, r_drop=1.5)
     p, q = (logits.log_softmax(-1).flatten(0, 1) for logits in (ONE, OTHER))
     divergence = F.kl_div(p, q, log_target=True, reduction="batchmean")
     divergence = (divergence + F.kl_div(q, p, log_target=True, reduction="batchmean")) / 2
@@ -74,20 +69,9 @@ def test_r_drop_is_the_mean_of_two_passes_and_their_symmetric_divergence():
     assert value.item() == pytest.approx((expected + 1.5 * divergence).item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.2, "z_loss": 0.1, "r_drop": 2.0}])
-def test_the_losses_of_the_parts_add_up_to_that_of_the_batch(settings):
-    whole, _ = loss(torch.cat([ONE, OTHER]), **settings)
-    parts = [
-        loss(torch.cat([ONE[rows], OTHER[rows]]), TARGETS[rows], tokens=B * T, **settings)[0]
-        for rows in (slice(0, 2), slice(2, 3))
-    ]
-    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-6)
-
-
 def test_short_floats_are_summed_in_fp32():
-    half = torch.cat([ONE, OTHER]).bfloat16()
-    settings = {"label_smoothing": 0.2, "z_loss": 0.1, "r_drop": 2.0}
-    assert torch.equal(loss(half, **settings)[0], loss(half.float(), **settings)[0])
+    half = [ONE.bfloat16(), OTHER.bfloat16()]
+    assert torch.equal(loss(*half, **EVERYTHING)[0], loss(*[z.float() for z in half], **EVERYTHING)[0])
 
 
 @pytest.fixture(scope="module")
@@ -152,19 +136,62 @@ def test_the_reported_loss_is_the_cross_entropy_of_both_passes(data):
     assert more.train_loss == pytest.approx(plain.train_loss, rel=1e-6)
 
 
-def test_autocast_is_around_the_model_alone():
-    seen = SimpleNamespace(dtype=None)
-    weight = torch.ones(V, 1, requires_grad=True)
+@pytest.mark.parametrize("settings", [{}, EVERYTHING])
+@pytest.mark.parametrize("shape", [{}, {"tied": False, "logit_softcap": 5.0}])
+@pytest.mark.parametrize("logits_at_once", [1, 3 * 8 * 300, 2**40])
+def test_the_gradient_does_not_depend_on_how_many_windows_it_takes_at_once(
+    monkeypatch, settings, shape, logits_at_once
+):
+    monkeypatch.setattr("model.loss._LOGITS_AT_ONCE", {"cpu": logits_at_once})
+    config = {"n_layer": 1, "n_head": 2, "d_model": 16, "block_size": 8, "dropout": 0.3, **shape}
+    config = TrainConfig.model_validate_json(
+        json.dumps(
+            {
+                "tokenizer": {"vocab_size": 300},
+                "model": config,
+                "training": {"epochs": 1},
+                "evaluation": {"block_size": 8},
+            }
+        )
+    )
+    inputs, targets = torch.randint(300, (2, 7, 8), generator=torch.Generator().manual_seed(3))
+    training = TrainingConfig(epochs=1, **settings)
+    model = GPT(config, seed=0).train()
 
-    def model(tokens):
-        logits = F.linear(tokens[..., None].float(), weight)
-        seen.dtype = logits.dtype
-        return logits
+    torch.manual_seed(4)  # of the masks
+    passes = 2 if training.r_drop else 1
+    logits = model(inputs.repeat(passes, 1)).view(passes, 7, 8, 300)
+    value, nats = (total / targets.numel() / passes for total in summed_loss(logits, targets, training))
+    expected = torch.autograd.grad(value, list(model.parameters()))
 
-    bf16 = precision.choose("bf16", torch.device("cpu"))
-    settings = TrainingConfig(epochs=1, r_drop=1.0)
-    value, nats = training_loss(model, TARGETS, TARGETS, settings, tokens=B * T, precision=bf16)
-    assert seen.dtype == torch.bfloat16
-    assert value.dtype == nats.dtype == torch.float32
-    assert value.requires_grad
-    assert not nats.requires_grad
+    torch.manual_seed(4)
+    found = add_gradient(
+        model,
+        inputs,
+        targets,
+        training,
+        tokens=targets.numel(),
+        precision=FP32,
+        scaler=precision.LossScaler(enabled=False),
+    )
+    assert found.item() == pytest.approx(nats.item(), rel=1e-6)
+    assert not found.requires_grad
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_so_many_windows_are_taken_at_once_that_their_logits_stay_small(monkeypatch):
+    monkeypatch.setattr("model.loss._LOGITS_AT_ONCE", {"cpu": 10_000})
+    model, hidden = SimpleNamespace(vocab_size=300), torch.zeros(64, 8, 16)
+    assert windows_at_once(model, hidden) == 10_000 // (8 * 300)
+    assert windows_at_once(model, hidden, passes=2) == 10_000 // (2 * 8 * 300)
+    assert windows_at_once(model, hidden, passes=5) == 1  # never none
+
+
+def test_targets_behind_the_end_have_no_loss():
+    targets = TARGETS.clone()
+    targets[1, 2:] = -1
+    losses = cross_entropy(ONE, targets)
+    assert (losses[1, 2:] == 0).all()
+    expected = F.cross_entropy(ONE.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+    assert losses.sum().item() == pytest.approx(expected.item(), rel=1e-6)
