@@ -99,15 +99,18 @@ def summed_loss(logits_PBTV: Tensor, targets_BT: Tensor, settings: TrainingConfi
         The loss with its graph, and the cross-entropy without one.
     """
     logits_PBTV = logits_PBTV.float()
-    nats = cross_entropy(logits_PBTV.flatten(0, 1), targets_BT.repeat(len(logits_PBTV), 1)).sum()
+    log_p_PBTV = logits_PBTV.log_softmax(dim=-1)
+    nats = F.nll_loss(
+        log_p_PBTV.flatten(0, 2), targets_BT.repeat(len(log_p_PBTV), 1).flatten(), reduction="sum"
+    )
     loss = nats
-    if settings.label_smoothing or settings.z_loss:
-        log_z_PBT = logits_PBTV.logsumexp(dim=-1)
-        uniform = (log_z_PBT - logits_PBTV.mean(dim=-1)).sum()
-        loss = torch.lerp(loss, uniform, settings.label_smoothing)
+    if settings.label_smoothing:
+        loss = torch.lerp(loss, -log_p_PBTV.mean(dim=-1).sum(), settings.label_smoothing)
+    if settings.z_loss:
+        log_z_PBT = logits_PBTV[..., 0] - log_p_PBTV[..., 0]
         loss = loss + settings.z_loss * log_z_PBT.square().sum()
     if settings.r_drop:
-        one_BTV, other_BTV = logits_PBTV.log_softmax(dim=-1)
+        one_BTV, other_BTV = log_p_PBTV
         # Σ (p - q) (ln p - ln q) = KL(p‖q) + KL(q‖p); the halves of both are the mean, once for each pass
         divergence = ((one_BTV.exp() - other_BTV.exp()) * (one_BTV - other_BTV)).sum()
         loss = loss + settings.r_drop * divergence
