@@ -83,16 +83,24 @@ def module_counts(config: "TrainConfig") -> tuple[ModuleCount, ...]:
     )
 
 
+def passes_per_token(config: "TrainConfig") -> int:
+    """Forward passes over each training token, and as many backward passes.
+
+    One of a plain step. SAM and ASAM take the gradient a second time, at the moved weights (Foret et al. 2021, arXiv
+    2010.01412, algorithm 1), and R-Drop passes every batch twice with different units dropped (Liang et al. 2021,
+    arXiv 2106.14448, algorithm 1): two each, four together.
+    """
+    gradients = 1 if config.optimizer.sharpness.method == "none" else 2
+    return gradients * (2 if config.training.r_drop else 1)
+
+
 def flops_per_token(config: "TrainConfig") -> int:
     """Operations behind one training token, forward and backward.
 
     For each token a forward pass costs F = 2 × (entries of all matrices, the output head among them) +
     4 × `n_layer` × `block_size` × `d_model`; the backward pass costs 2 F, for the gradients of inputs and of
     weights (Kaplan et al. 2020, arXiv 2001.08361, section 2.1; Chowdhery et al. 2022, arXiv 2204.02311,
-    appendix B): 3 F. SAM's step has two such passes, R-Drop has two for each of them: 6 F each, 12 F together.
-    The update itself is left out, and so are the losses.
+    appendix B): 3 F for each of `passes_per_token`. The update itself is left out, and so are the losses.
     """
     forward = sum(count.flops_per_token for count in module_counts(config))
-    gradients = 1 if config.optimizer.sharpness.method == "none" else 2
-    passes = 2 if config.training.r_drop else 1
-    return 3 * forward * gradients * passes
+    return 3 * forward * passes_per_token(config)

@@ -202,45 +202,25 @@ def status(study: str, watch: bool) -> None:
 
 @cli.command()
 @click.option("--study", default="hn", show_default=True, help="Its name in the storage.")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many of the best.")
-@click.option("--out", type=click.Path(file_okay=False), help="Folder for evaluation.md and evaluation.json.")
-def evaluate(study: str, top: int, out: str | None) -> None:
-    """Score a study's best checkpoints on held-out titles."""
-    from model import device
-    from service import held_out
-    from service.storage import corpus_facts, load_study, open_storage
-    from service.stores import open_store
-    from service.study_corpus import load_corpus
+@click.option("--top", type=click.IntRange(1), help="How many of the best.  [default: 5]")
+@click.option(
+    "--confirmed",
+    is_flag=True,
+    help="The confirmed winner and the baseline alone, over the confirmation's seeds.",
+)
+@click.option("--out", type=click.Path(file_okay=False), help="Folder for the Markdown and JSON files.")
+def evaluate(study: str, top: int | None, confirmed: bool, out: str | None) -> None:
+    """Score a study's best checkpoints, or its confirmed winner and baseline, on held-out titles."""
+    if confirmed and top is not None:
+        raise UserError(f"--top: given {top}, has no effect with --confirmed: winner and baseline are scored")
+    from service import scoring  # imports torch
 
-    settings = Settings.from_environment()
+    settings, folder = Settings.from_environment(), _reports_folder(study, out)
     console = Console(highlight=False)
-    loaded, _ = load_study(open_storage(settings), study, settings)
-    folder = _reports_folder(study, out)
-    facts = corpus_facts(loaded)
-    scores = held_out.evaluate(
-        loaded,
-        open_store(settings.artifacts),
-        load_corpus(loaded, settings),
-        top=top,
-        device=device.choose(settings.device),
-    )
-    console.print(held_out.table(scores).as_rich(f"study {study}, held-out titles, nats per character"))
-    for score in scores:
-        console.print(f"\ntitles drawn from trial {score.trial}:")
-        for title in score.titles:
-            console.print(f"  {title}", markup=False, soft_wrap=True)
-    reads = len(loaded.user_attrs[held_out.READS])
-    times = "once" if reads == 1 else f"{reads} times"
-    console.print(f"\nthe held-out split of this study has now been read {times}")
-    description = {
-        "study": study,
-        "source": facts["source"],
-        "corpus_fingerprint": facts["fingerprint"],
-        "held_out_documents": facts["documents"][2],
-        "held_out_reads": reads,
-    }
-    for path in held_out.write(scores, folder, description):
-        console.print(f"written: {path}", soft_wrap=True)
+    if confirmed:
+        scoring.score_confirmed(settings, study, folder=folder, console=console)
+    else:
+        scoring.score_best(settings, study, top=top or 5, folder=folder, console=console)
 
 
 @cli.command()

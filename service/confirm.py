@@ -1,8 +1,8 @@
 """A confirmation: a search's best configurations and its baseline, run again on seeds that the search never used.
 
 It is a study of its own in the same storage, a design of named arms and seeds over the search's corpus, so that
-workers anywhere run it as any other one. Seeds are the outer loop, and nothing is pruned. What the search is told of it
-is the winner.
+workers anywhere run it as any other one. Seeds are the outer loop, and nothing is pruned. The baseline is
+the search's base file as it is, whether or not the search has run it. What the search is told of it is the winner.
 """
 
 import contextlib
@@ -71,15 +71,14 @@ def prepare(
         Its name in the storage and its definition.
 
     Raises:
-        StudyError: there is no such study, it has no baseline or nothing to confirm, or the confirmation was made
-            differently.
+        StudyError: there is no such study, it has nothing to confirm, or the confirmation was made differently.
     """
     given_name, name = name, checked_name(name or f"{study}-confirm")
     with creation_lock(settings), contextlib.ExitStack() as stack:
         storage = open_storage(settings)
         stack.callback(storage.engine.dispose)
         search, definition = load_study(storage, study, settings)
-        _refuse_unfit(search, definition)
+        _refuse_confirmation(search)
         found = find_study(storage, name)
         if found is not None and DEFINITION not in found.user_attrs:
             optuna.delete_study(study_name=name, storage=storage)  # its making was cut off
@@ -138,15 +137,10 @@ def arm_of(trial: FrozenTrial) -> str:
     return f"trial {trial.number}"
 
 
-def _refuse_unfit(search: optuna.Study, definition: StudyDefinition) -> None:
-    name = search.study_name
+def _refuse_confirmation(search: optuna.Study) -> None:
     if CONFIRMS in search.user_attrs:
-        of = search.user_attrs[CONFIRMS]["study"]
+        name, of = search.study_name, search.user_attrs[CONFIRMS]["study"]
         raise StudyError(f"study {name!r} is a confirmation itself; give the study that it confirms: {of}")
-    if not definition.baseline:
-        raise StudyError(
-            f"study {name!r} has no baseline to compare with: its file must have `baseline: true`, given false"
-        )
 
 
 def _refuse_other(
@@ -227,7 +221,7 @@ def _finalists(search: optuna.Study, definition: StudyDefinition, top: int) -> l
 
 
 def _start(search: optuna.Study, definition: StudyDefinition) -> TrainConfig:
-    """What the baseline trained, its budget in tokens as the trials have it stored."""
+    """What the baseline trains, its budget in tokens as the trials have it stored."""
     return definition.base_config.with_tokens(corpus_facts(search)["budget_tokens"])
 
 

@@ -15,11 +15,13 @@ from optuna_dashboard._note import note_ver_key, split_body
 from optuna_dashboard.artifact import get_artifact_path
 
 from model.config import TrainConfig
+from model.counts import flops_per_token, passes_per_token
 from model.training import TrainingRun
 from service import artifacts, logs
 from service.curve import curve_svg
 from service.held_out import TITLES, generate_titles
 from service.notes import trial_note
+from service.shown import shown_operations
 from service.stores import Store
 
 
@@ -58,6 +60,11 @@ def show(
         rows = {"parameters": f"{config.parameter_count:,}", "device": device}
         if run:
             rows["device"] += f", {run.precision.name}"
+            passes, operations = (
+                passes_per_token(config),
+                shown_operations(flops_per_token(config) * run.tokens),
+            )
+            rows["compute"] = f"{operations} FLOPs; {passes} forward, {passes} backward passes a token"
         rows["memory"] = _shown_memory([evaluation.peak_memory_bytes for evaluation in evaluations])
         if "goes_on_with" in trial.user_attrs:
             rows["goes on with"] = f"trial {trial.user_attrs['goes_on_with']}"

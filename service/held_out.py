@@ -1,4 +1,4 @@
-"""Scoring a study's best checkpoints on the held-out titles."""
+"""Scoring a study's best checkpoints on the held-out titles; `held_out_confirmed` scores its confirmed winner."""
 
 import itertools
 import json
@@ -13,6 +13,7 @@ import optuna
 from numpy.typing import NDArray
 
 from model import precision
+from model.checkpoint import Checkpoint
 from model.corpus import Corpus
 from model.device import Device
 from model.evaluation import SplitScore, score_split
@@ -68,18 +69,10 @@ def evaluate(
             "or point HPTUNE_ARTIFACTS to where they are"
         )
     checkpoints = [read_checkpoint(store, trial) for trial in finalists]
-    reads = [*study.user_attrs.get(READS, []), _reading(finalists)]
-    study.set_user_attr(READS, reads)
+    record_reading(study, trials=[trial.number for trial in finalists])
     scores = []
     for trial, checkpoint in zip(finalists, checkpoints, strict=True):
-        model = checkpoint.model().to(device.torch_device)
-        score = score_split(
-            model,
-            encode_split(checkpoint.tokenizer, corpus.held_out),
-            eos_id=checkpoint.tokenizer.eos_id,
-            evaluation=checkpoint.config.evaluation,
-            precision=precision.choose("fp32", device.torch_device),
-        )
+        model, score = score_checkpoint(checkpoint, corpus, device)
         assert trial.value is not None
         scores.append(
             HeldOutScore(
@@ -87,7 +80,7 @@ def evaluate(
                 parameters=checkpoint.config.parameter_count,
                 val_loss=trial.value,
                 held_out_loss=score.loss_per_character,
-                interval=bootstrap_interval(score),
+                interval=bootstrap_interval(score.title_nats, score.title_characters),
                 perplexity_per_char=float(np.exp(score.loss_per_character)),
                 bits_per_byte=score.bits_per_byte,
                 titles=generate_titles(model, checkpoint.tokenizer, TITLES),
@@ -96,8 +89,30 @@ def evaluate(
     return scores
 
 
+def record_reading(study: optuna.Study, **of: Any) -> None:
+    """Enter into the study that its held-out split is read now, and for what."""
+    reading = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **of}
+    study.set_user_attr(READS, [*study.user_attrs.get(READS, []), reading])
+
+
+def score_checkpoint(checkpoint: Checkpoint, corpus: Corpus, device: Device) -> tuple[GPT, SplitScore]:
+    """The model on the device, and its exact pass over the held-out split in fp32."""
+    model = checkpoint.model().to(device.torch_device)
+    return model, score_split(
+        model,
+        encode_split(checkpoint.tokenizer, corpus.held_out),
+        eos_id=checkpoint.tokenizer.eos_id,
+        evaluation=checkpoint.config.evaluation,
+        precision=precision.choose("fp32", device.torch_device),
+    )
+
+
 def bootstrap_interval(
-    score: SplitScore, *, resamples: int = RESAMPLES, seed: int = 0
+    title_nats: NDArray[np.float64],
+    title_characters: NDArray[np.int64],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """The 2.5 % and 97.5 % quantiles of the loss over samples of titles drawn with replacement.
 
@@ -105,11 +120,11 @@ def bootstrap_interval(
     13.3). It covers the choice of titles, not of seeds or configurations.
     """
     generator = np.random.default_rng(seed)
-    titles = len(score.title_nats)
+    titles = len(title_nats)
     losses: NDArray[np.float64] = np.empty(resamples)
     for i in range(resamples):
         drawn = generator.integers(titles, size=titles)
-        losses[i] = score.title_nats[drawn].sum() / score.title_characters[drawn].sum()
+        losses[i] = title_nats[drawn].sum() / title_characters[drawn].sum()
     low, high = np.quantile(losses, (0.025, 0.975))
     return float(low), float(high)
 
@@ -156,10 +171,3 @@ def write(scores: Sequence[HeldOutScore], folder: Path, facts: dict[str, Any]) -
     content = {**facts, "checkpoints": [asdict(score) for score in scores]}
     paths[1].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return paths
-
-
-def _reading(finalists: Sequence[optuna.trial.FrozenTrial]) -> dict[str, Any]:
-    return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "trials": [trial.number for trial in finalists],
-    }

@@ -1,7 +1,8 @@
 """The best trials of a study, as a table for the terminal and for Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -10,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from service.shown import shown_params, shown_seconds
+from service.shown import shown_operations, shown_params, shown_seconds
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Grid:
 
 
 def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
-    """One row a trial, in the order given: loss, model parameters, speed and what was searched."""
-    headings = ("trial", "val_loss", "bits/byte", "size", "time", "tokens/s")
+    """One row a trial, in the order given: loss, model parameters, compute, speed and what was searched."""
+    headings = ("trial", "val_loss", "bits/byte", "size", "FLOPs", "time", "tokens/s")
     rows = []
     for trial in trials:
         facts = trial.user_attrs
@@ -51,11 +52,18 @@ def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
                 f"{trial.value:.4f}",
                 f"{facts['bits_per_byte']:.4f}",
                 f"{facts['parameters']:,}",
+                _operations(facts),
                 shown_seconds(facts["train_seconds"] + facts["evaluation_seconds"]),
                 f"{facts['tokens_per_second']:,.0f}",
             )
         )
     return Grid(headings, tuple(rows), tuple(map(_configuration, trials)))
+
+
+def _operations(facts: Mapping[str, Any]) -> str:
+    """Of the whole training; not known of a trial that was made before they were recorded."""
+    each = facts.get("flops_per_token")
+    return "–" if each is None else shown_operations(each * facts["tokens"])
 
 
 def _configuration(trial: optuna.trial.FrozenTrial) -> str:

@@ -8,7 +8,7 @@ import structlog
 from optuna.trial import TrialState
 
 from model.config import TrainConfig
-from service import elimination, objective
+from service import audit, elimination, objective
 from service.slots import Slot, Slots
 from service.storage import CONFIRMS
 from service.stores import Store
@@ -88,9 +88,8 @@ class Lineages:
     def _new_trial(self, slot: Slot, previous: optuna.trial.FrozenTrial | None) -> optuna.Trial:
         arm = {"arm": self._definition.arms[slot.index]} if self._definition.arms else {}
         if previous is not None:
-            kept = {
-                key: previous.user_attrs[key] for key in (objective.STATES,) if key in previous.user_attrs
-            }
+            handed_on = (objective.STATES, audit.MARK)
+            kept = {key: previous.user_attrs[key] for key in handed_on if key in previous.user_attrs}
             attributes = {**arm, **kept, "goes_on_with": previous.number}
             return self._create(previous.params, previous.distributions, attributes)
         values = self._definition.fixed_values(slot.index)

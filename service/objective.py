@@ -16,13 +16,14 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from model.config import TrainConfig
 from model.corpus import Corpus
+from model.counts import flops_per_token, passes_per_token
 from model.device import Device
 from model.diagnostics import as_lines
 from model.errors import CheckpointError
 from model.sinks import Curves
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
-from service import artifacts, display, provenance
+from service import artifacts, audit, display, provenance
 from service.failures import Interrupted, classify
 from service.patience import StorageAwayError
 from service.slots import LeaseLost
@@ -42,7 +43,7 @@ class Outcome:
     val_loss: float
     pruned: bool
     ended: str
-    """For people: `complete`, `pruned at rung 4 of 8`."""
+    """For people: `complete`, `pruned at rung 4 of 8`, `complete, audited: ...`."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Custody:
     """Called when a state has been saved from which the trial can be gone on with."""
     keeps_weights: Callable[[float], bool]
     """Whether a finished trial of this loss is good enough for its weights to be stored."""
+    audited: bool
+    """The pruner's verdict is noted and not carried out."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ class TrialRunner:
         config = run.config
         trial.set_user_attr("config", config.model_dump(mode="json"))
         trial.set_user_attr("parameters", config.parameter_count)
+        trial.set_user_attr("passes_per_token", passes_per_token(config))
+        trial.set_user_attr("flops_per_token", flops_per_token(config))
         facts = provenance.collect(
             device=self.device.description,
             corpus_fingerprint=self.corpus.fingerprint,
@@ -135,18 +140,29 @@ class TrialRunner:
                     tokens=run.tokens,
                     budget_tokens=config.budget_tokens,
                 )
-                if not run.finished and trial.should_prune():
+                if not run.finished and self._is_stopped(trial, run, audited=custody.audited):
                     pruned = True
                     break
         custody.check_lease()
         if not run.finished and not pruned:
             self._save_state(trial, run)
             raise Interrupted
-        ended = f"pruned at rung {len(run.evaluations)} of {rungs}" if pruned else "complete"
+        ended = f"pruned at rung {len(run.evaluations)} of {rungs}" if pruned else _complete(trial)
         with_weights = not pruned and custody.keeps_weights(run.evaluations[-1].val_loss)
         self._record(trial, run, ended, facts, with_weights=with_weights)
         self._show(trial, run, config, ended, with_titles=with_weights)
         return Outcome(run.evaluations[-1].val_loss, pruned, ended)
+
+    def _is_stopped(self, trial: optuna.Trial, run: TrainingRun, *, audited: bool) -> bool:
+        """Ask the pruner, of an audited trial until its first verdict, which is noted."""
+        if audit.MARK in trial.user_attrs or not trial.should_prune():
+            return False
+        if audited:
+            rung, last = len(run.evaluations), run.evaluations[-1]
+            where = {"rung": rung, "rungs": len(run.config.rungs), "tokens": last.rung_tokens}
+            trial.set_user_attr(audit.MARK, {**where, "val_loss": last.val_loss})
+            self.log.info("audited", rung=rung, val_loss=last.val_loss)
+        return not audited
 
     def _drawn(self, trial: optuna.Trial, run: TrainingRun) -> Curves:
         return Curves(
@@ -238,6 +254,13 @@ class TrialRunner:
             reason = f"{', '.join(missing)} not saved: {error.strerror or error}"
             trial.set_user_attr("artifacts", reason)
             self.log.warning("artifacts not saved", reason=reason)
+
+
+def _complete(trial: optuna.Trial) -> str:
+    mark = trial.user_attrs.get(audit.MARK)
+    if mark is None:
+        return "complete"
+    return f"complete, audited: the pruner said stop at rung {mark['rung']} of {mark['rungs']}"
 
 
 def drop_states(store: Store, trial: optuna.trial.FrozenTrial) -> None:

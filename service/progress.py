@@ -170,6 +170,8 @@ class LiveTable:
                 f"val_loss {event['val_loss']:.4f}  {event['tokens_per_second']:,.0f} tokens/s  "
                 f"{self._time_left()}"
             )
+        elif name == "audited":
+            self.say(f"trial {event['trial']} to be pruned at rung {event['rung']}, runs on for the audit")
         elif name == "trial ended":
             loss = "" if event["val_loss"] is None else f"  val_loss {event['val_loss']:.4f}"
             # `complete`, `pruned at rung 2 of 4`; a failure's reason does not name its state

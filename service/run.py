@@ -117,6 +117,7 @@ def confirm(
     _say(console, f"\n{verdict_page.sentence(verdict)}")
     for path in verdict_page.write(verdict, definition, confirms, folder):
         _say(console, f"written: {path}")
+    _say(console, f"winner and baseline on held-out titles: python evaluate.py --study {study} --confirmed")
 
 
 def _finish(

@@ -13,6 +13,12 @@ def shown_number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def shown_operations(count: float) -> str:
+    """A number of floating-point operations, `1.234e15`."""
+    digits, _, power = f"{count:.3e}".partition("e")
+    return f"{digits}e{int(power)}"
+
+
 def shown_seconds(seconds: float) -> str:
     """A duration as `45 s`, `3 min 20 s` or `2 h 05 min`."""
     if seconds < 60:

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from service import audit
 from service.leaderboard import count_states, leaderboard, ranked_trials
 from service.patience import first_line, is_outage
 from service.roster import AliveWorker, Roster
@@ -119,7 +120,7 @@ def page(snapshot: Snapshot) -> Group:
             since = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
             table.add_row(
                 str(trial.number),
-                f"{len(reports)}/{rungs}",
+                f"{len(reports)}/{rungs}" + (" audited" if audit.MARK in trial.user_attrs else ""),
                 f"{reports[-1][1]:.4f}" if reports else "–",
                 shown_seconds(since),
                 shown_params(trial.params),

@@ -9,14 +9,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Annotated, Literal, assert_never
+from typing import Annotated, ClassVar, Literal, assert_never
 
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from model.yaml_tree import Section
+from service.audit import AuditedSection
 from service.pruner import WarmUpFirstPruner
 from service.search_space import Distribution
 
@@ -77,19 +78,20 @@ class NoPrunerConfig(Section):
     """Every trial runs to its end."""
 
     name: Literal["none"] = "none"
+    audit: ClassVar[float] = 0.0
 
 
-class MedianConfig(Section):
+class MedianConfig(AuditedSection):
     """Stops a trial whose best loss so far is worse than the median of finished trials at the same rung."""
 
     name: Literal["median"]
     warmup_fraction: float = Field(0.5, ge=0, lt=1)
-    """Share of the budget before which nothing is pruned."""
+    """Share of the budget before which nothing is pruned. `studies/hn/README.md` has what speaks for 0.5."""
     startup_trials: int = Field(5, ge=0)
     """Complete trials before which nothing is pruned; pruned ones do not count."""
 
 
-class PercentileConfig(Section):
+class PercentileConfig(AuditedSection):
     """As `median`, with another share of trials kept."""
 
     name: Literal["percentile"]
@@ -99,7 +101,7 @@ class PercentileConfig(Section):
     startup_trials: int = Field(5, ge=0)
 
 
-class PatientConfig(Section):
+class PatientConfig(AuditedSection):
     """Stops a trial that has not improved for some rungs; with `then`, only if that pruner agrees."""
 
     name: Literal["patient"]
@@ -110,8 +112,14 @@ class PatientConfig(Section):
     then: Annotated[MedianConfig | PercentileConfig, Field(discriminator="name")] | None = None
     """Pruner that has the last word; null for none."""
 
+    @model_validator(mode="after")
+    def _audits_once(self) -> "PatientConfig":
+        if self.then is not None and self.then.audit:
+            raise ValueError(f"audit has no effect inside then, given {self.then.audit}; it stands beside it")
+        return self
 
-class ThresholdConfig(Section):
+
+class ThresholdConfig(AuditedSection):
     """Stops a trial whose loss is NaN or above a limit. Without `upper` it is a guard against NaN alone."""
 
     name: Literal["threshold"]
@@ -121,14 +129,14 @@ class ThresholdConfig(Section):
     """Share of the budget before which nothing is pruned."""
 
 
-class SuccessiveHalvingConfig(Section):
+class SuccessiveHalvingConfig(AuditedSection):
     """Asynchronous successive halving (Li et al. 2020): the best 1/`reduction_factor` run on."""
 
     name: Literal["successive_halving"]
     reduction_factor: int = Field(4, ge=2)
 
 
-class HyperbandConfig(Section):
+class HyperbandConfig(AuditedSection):
     """Successive halving with several first resources side by side (Li et al. 2018)."""
 
     name: Literal["hyperband"]
@@ -189,8 +197,7 @@ def pruner_misfit(section: PrunerConfig, rungs: int) -> str | None:
     waits = [getattr(part, "warmup_fraction", 0.0) for part in (section, getattr(section, "then", None))]
     # A patient pruner compares the last rungs with the ones before, of which there must be at least one.
     first = section.patience_rungs + 2 if isinstance(section, PatientConfig) else 1
-    last = rungs - 1
-    if first > last or Fraction(str(max(waits))) > Fraction(last, rungs):
+    if first >= rungs or Fraction(str(max(waits))) > Fraction(rungs - 1, rungs):
         return f"{section.name} could stop no trial before its end with training.rungs {rungs}"
     return None
 

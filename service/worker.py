@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from model import device
 from model.errors import UserError
 from model.training import TrainingRun
-from service import artifacts, objective
+from service import artifacts, audit, objective
 from service.failures import Failure, classify
 from service.leaderboard import ranked_trials
 from service.lease import Lease
@@ -195,7 +195,10 @@ class Worker:
         try:
             config = self._lineages.config_for(trial, slot)
             log.info("trial started", params=trial.params, slot=slot.index)
-            custody = objective.Custody(watch, lease.check, saved, self._is_among_best)
+            audited = audit.is_drawn(
+                self._definition.pruner.audit, study_seed=self._definition.seed, slot=slot.index
+            )
+            custody = objective.Custody(watch, lease.check, saved, self._is_among_best, audited)
             outcome = dataclasses.replace(self._runner, log=log).run(trial, config, custody)
             state = TrialState.PRUNED if outcome.pruned else TrialState.COMPLETE
             ended, value = outcome.ended, None if outcome.pruned else outcome.val_loss

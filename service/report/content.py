@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from service.report import tables
+from service.report import budgets, pruning_page, tables
 from service.report.claims import CheckedClaim, check
-from service.report.comparison import AXES
 from service.report.numbers import number
 from service.report.published import Published
 from service.report.record import StudyRecord
@@ -35,8 +34,9 @@ def build(record: StudyRecord, published: Published | None) -> Content:
         *(tables.published_table(table, record) for table in (published.tables if published else ())),
         tables.claims(checked) if checked else None,
         tables.defects(published) if published else None,
-        *(tables.at_equal(record, axis) for axis in AXES),
+        *budgets.tables(record),
         *tables.further_metrics(record),
+        *pruning_page.tables(record),
         tables.runs(record),
         tables.definitions(record, published),
     ]

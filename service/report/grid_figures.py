@@ -147,7 +147,7 @@ def _at(record: StudyRecord, axis: comparison.Axis) -> tuple[str, str, Figure] |
         return None
 
     def of(arm: Arm) -> float | None:
-        found = estimate(list(comparison.losses_at(arm, axis, point.x).values()))
+        found = estimate(list(comparison.losses_within(arm, axis, point.x).values()))
         return found.mean if found else None
 
     return f"At equal {axis}: {number(point.x)}", "val_loss, nats per character", of

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from model.config import TrainConfig
-from model.counts import flops_per_token
+from model.counts import flops_per_token, passes_per_token
 from model.yaml_tree import Document, validate
 from service.report.metrics import FAMILIES, FIGURES
 
@@ -116,8 +116,11 @@ def _of_settings(config: Record, last: Record) -> dict[str, float | None]:
     if not config:
         return {}
     block = config["model"]["block_size"]
-    flops = flops_per_token(validate(Document("a trial's configuration", dict(config)), TrainConfig))
+    checked = validate(Document("a trial's configuration", dict(config)), TrainConfig)
+    flops = flops_per_token(checked)
     return {
+        "passes_per_token": passes_per_token(checked),
+        "flops_per_token": flops,
         "train_flops": flops * last["tokens"] if "tokens" in last else None,
         "tokens_per_step": config["training"]["batch_size"] * block,
         "loss_per_million_tokens": _ratio(last.get("train_loss"), last.get("tokens", 0) / 1e6),

@@ -53,6 +53,19 @@ def _of_run() -> list[Metric]:
         of("total_tokens", "training tokens seen", "tokens", exact=True),
         of("epochs", "training tokens seen ÷ tokens of the train split", "passes", exact=True),
         of(
+            "passes_per_token",
+            "forward passes over each training token, and as many backward: 1, of SAM, ASAM or R-Drop 2, of both 4",
+            instant="",
+            exact=True,
+        ),
+        of(
+            "flops_per_token",
+            "floating-point operations behind one training token, in closed form",
+            "FLOP",
+            instant="",
+            exact=True,
+        ),
+        of(
             "train_flops",
             "floating-point operations of training, in closed form",
             "FLOP",

@@ -12,6 +12,7 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import FrozenTrial, TrialState
 
+from service import audit
 from service.design import BASELINE
 from service.report import measured
 from service.storage import StudyError, corpus_facts
@@ -47,6 +48,8 @@ class Run:
     """Diagnostics of the evaluations; empty where they were off."""
     parameters: int | None
     device: str | None
+    audit: Mapping[str, Any] | None = None
+    """Where the pruner would have stopped it (`service.audit`); None where it was not audited."""
 
     @property
     def complete(self) -> bool:
@@ -253,6 +256,7 @@ def _run(
         evaluations=evaluations,
         parameters=parameters,
         device=attributes.get("provenance", {}).get("device"),
+        audit=attributes.get(audit.MARK),
     )
 
 

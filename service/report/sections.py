@@ -9,7 +9,7 @@ import optuna
 from model.config import TokenizerConfig
 from model.corpus import Corpus
 from model.tokenizer import TokenizedCorpus
-from service.report import model_page, tokenizer_page, tuned
+from service.report import budgets, model_page, pruning_page, tokenizer_page, tuned
 from service.report.content import Content
 from service.report.numbers import mean_and_sd, seeds, with_interval
 from service.report.page import Section
@@ -46,16 +46,25 @@ def of_study(content: Content, study: optuna.Study, plots: Sequence[Plot]) -> li
         also = (tables["defects"],) if "defects" in tables else ()
         text = (f"Rebuilt from: {published.source}",)
         found.append(Section("published", "Published tables, rebuilt", texts=text, tables=(*quoted, *also)))
+    costs = tuple(table for table in content.tables if budgets.has(table))
+    pruning = tuple(table for table in content.tables if pruning_page.has(table))
     statistics = tuple(
-        table for table in content.tables if table.id not in _ELSEWHERE and table not in quoted
+        table
+        for table in content.tables
+        if table.id not in _ELSEWHERE and table not in (*quoted, *costs, *pruning)
     )
     found.append(Section("statistics", "Statistics", tables=statistics))
+    if costs:
+        curves = budgets.plot(record)
+        found.append(Section("budgets", "Equal budgets", tables=costs, plots=(curves,) if curves else ()))
     found.append(Section("figures", "Figures", plots=tuple(plots)))
     if content.claims:
         counts = (f"{verdicts(content)}.",)
         found.append(Section("claims", "Claims", texts=counts, claims=content.claims))
     if record.tuned:
         found.append(_search(record, study))
+    if pruning:
+        found.append(pruning_page.section(pruning))
     found += [
         Section("model", "Models", tables=model_page.tables(record)),
         _failed(record),
@@ -135,7 +144,6 @@ def _search(record: StudyRecord, study: optuna.Study) -> Section:
         warnings=found.warnings if found else (),
         texts=tuple(texts),
         plots=tuned.plots(record, study, found),
-        tables=(tuned.pruning_table(record),),
     )
 
 

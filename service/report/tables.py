@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from service.report import comparison
 from service.report.claims import CheckedClaim
-from service.report.comparison import Axis
 from service.report.metrics import FIGURES
 from service.report.numbers import NONE, interval, mean_and_sd, number
 from service.report.published import Published, PublishedTable
@@ -52,7 +51,7 @@ def summary(record: StudyRecord) -> Table:
         arms = best_arms(record)[:TUNED_ROWS]
         notes.append(f"The best {len(arms)} of {len(record.arms)} configurations, each with one seed.")
     else:
-        together = [f"equal {axis}" for axis in comparison.AXES if _end_together(record, axis)]
+        together = [f"equal {axis}" for axis in comparison.AXES if comparison.end_together(record, axis)]
         if together:
             notes.append(f"All arms end together, so that these are the losses at {' and '.join(together)}.")
     for arm in arms:
@@ -92,47 +91,6 @@ def paired_differences(record: StudyRecord) -> Table | None:
             "with a probability of 80 %; a spread known from few seeds makes it a rough guess.",
         ),
     )
-
-
-def at_equal(record: StudyRecord, axis: Axis) -> Table | None:
-    """Losses at the farthest point of the axis that all arms reach, beside those at each arm's own end.
-
-    None where all arms end there: `summary` says so.
-    """
-    point = comparison.common_point(record, axis)
-    baseline = record.arm(record.baseline or "")
-    if point is None or baseline is None or record.tuned or _end_together(record, axis):
-        return None
-    theirs = comparison.losses_at(baseline, axis, point.x)
-    rows = []
-    for arm in record.arms:
-        ends = estimate([comparison.end(run, axis) for run in arm.complete if run.has_curve])
-        losses = comparison.losses_at(arm, axis, point.x)
-        against = estimate(list(differences(losses, theirs).values())) if arm is not baseline else None
-        mark = " *" if comparison.is_unfinished(arm, point) else ""
-        rows.append(
-            (
-                arm.name,
-                _middle(ends),
-                mean_and_sd(estimate(list(arm.values(LOSS).values()))),
-                mean_and_sd(estimate(list(losses.values()))) + mark,
-                *_difference(against)[1:3],
-            )
-        )
-    unit = {"tokens": "training tokens", "steps": "steps", "seconds": "seconds of training"}[axis]
-    notes = [
-        f"{number(point.x)} {unit}, where the shortest run ends, one of {point.shortest}; linear between rungs."
-    ]
-    if any(" *" in row[3] for row in rows):
-        notes.append("* In the middle of its schedule: its learning rate has not come down yet.")
-    if axis == "seconds":
-        notes.append(
-            "Seconds are of this machine, under the load of the other workers on it; evaluations not counted."
-        )
-    headings = ("arm", f"its own end, {axis}", "val_loss there", f"val_loss at equal {axis}")
-    title = f"val_loss at equal {axis}"
-    differences_ = (f"minus {baseline.name}", "95 % interval")
-    return Table(f"equal-{axis}", title, (*headings, *differences_), tuple(rows), tuple(notes))
 
 
 def further_metrics(record: StudyRecord) -> list[Table]:
@@ -219,11 +177,6 @@ def definitions(record: StudyRecord, published: Published | None) -> Table:
     )
     headings = ("metric", "definition", "unit", "split", "measured")
     return Table("definitions", "Metrics", headings, rows)
-
-
-def _end_together(record: StudyRecord, axis: Axis) -> bool:
-    point = comparison.common_point(record, axis)
-    return point is not None and not any(comparison.goes_on(arm, point) for arm in record.arms)
 
 
 def _difference(found: Estimate | None) -> tuple[str, str, str, str]:

@@ -1,4 +1,4 @@
-"""What a search found: its history, which parameters mattered, and what pruning saved."""
+"""What a search found: its history, and which parameters mattered."""
 
 import math
 import warnings
@@ -11,8 +11,7 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.trial import FrozenTrial, TrialState
 
 from service.report.plots import Axis, Chart, Plot, Series
-from service.report.record import Run, StudyRecord
-from service.report.tables import Table
+from service.report.record import StudyRecord
 from service.shown import shown_number
 
 FEWEST = 5
@@ -80,37 +79,6 @@ def plots(record: StudyRecord, study: optuna.Study, found: Importances | None) -
         _parallel_coordinates(complete) if len(complete) > 1 else None,
     )
     return tuple(plot for plot in drawn if plot)
-
-
-def pruning_table(record: StudyRecord) -> Table:
-    """Tokens that trials would have cost to their ends, and did cost."""
-    trained = [run for run in record.runs if run.state in ("complete", "pruned")]
-    pruned = [run for run in trained if run.state == "pruned"]
-    whole = sum(_budget(run, record) for run in trained)
-    saved = sum(_budget(run, record) - _reached(run) for run in pruned)
-    share = saved / whole if whole else 0.0
-    row = (
-        f"{len(trained)}",
-        f"{len(pruned)}",
-        f"{whole:,}",
-        f"{whole - saved:,}",
-        f"{saved:,}",
-        f"{share:.1%}",
-    )
-    headings = (
-        "trials", "of them pruned", "tokens of their budgets", "tokens trained", "tokens saved", "share saved",
-    )  # fmt: skip
-    note = "Training tokens alone. Trials that diverged, failed or were handed on are not counted."
-    return Table("pruning", "What pruning saved", headings, (row,), (note,))
-
-
-def _budget(run: Run, record: StudyRecord) -> int:
-    tokens: int | None = run.config.get("training", {}).get("tokens")
-    return tokens or record.budget_tokens
-
-
-def _reached(run: Run) -> int:
-    return int(run.curve[-1]["rung_tokens"]) if run.curve else 0
 
 
 def _history(record: StudyRecord) -> Plot | None:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model import precision
 from model.config import TrainConfig
-from model.counts import flops_per_token, module_counts
+from model.counts import flops_per_token, module_counts, passes_per_token
 from model.gpt import GPT
 from model.loss import add_gradient, cross_entropy
 
@@ -153,6 +153,21 @@ def test_both_passes_of_r_drop_are_those_that_torch_counts(sharpness):
 @pytest.mark.parametrize("method", ["sam", "asam"])
 def test_the_second_pass_of_sharpness_is_counted(method):
     assert flops_per_token(config(sharpness=method)) == 2 * flops_per_token(config())
+
+
+@pytest.mark.parametrize(
+    ("method", "r_drop", "passes"),
+    [("none", 0.0, 1), ("sam", 0.0, 2), ("asam", 0.0, 2), ("none", 1.0, 2), ("sam", 1.0, 4)],
+)
+def test_a_second_gradient_and_r_drop_each_double_the_passes(method, r_drop, passes):
+    run = TrainConfig(
+        model={"dropout": 0.1, "n_layer": 1, "d_model": 16, "n_head": 1, "block_size": BLOCK},
+        tokenizer={"vocab_size": VOCAB},
+        optimizer={"sharpness": {"method": method}},
+        training={"tokens": 1000, "r_drop": r_drop},
+        evaluation={"block_size": BLOCK},
+    )
+    assert passes_per_token(run) == passes
 
 
 def test_large_models_cost_six_operations_for_each_parameter_of_a_matrix():

@@ -12,6 +12,14 @@ FACTS = {
 }
 
 
+def test_the_operations_of_the_whole_training_stand_beside_the_loss():
+    counted = {**FACTS, "flops_per_token": 3_000_000, "tokens": 2_000}
+    trials = [optuna.trial.create_trial(value=1.5, user_attrs=facts) for facts in (counted, FACTS)]
+    grid = leaderboard(trials)
+    column = grid.headings.index("FLOPs")
+    assert [row[column] for row in grid.rows] == ["6.000e9", "–"]
+
+
 @pytest.mark.parametrize(
     ("params", "arm", "shown"),
     [

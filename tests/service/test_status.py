@@ -23,7 +23,9 @@ def test_a_finished_study_is_shown_in_eighty_columns(finished):
     assert "study tiny: 3 complete" in text
     assert "3 of 3 trials finished, 0 workers alive, best " in text
     assert "left" not in text
-    assert re.search(r"^ +\d +\d\.\d{4} +\d\.\d{4} +[\d,]+ +\d s +[\d,]+ *$", text, re.MULTILINE)
+    assert re.search(
+        r"^ +\d +\d\.\d{4} +\d\.\d{4} +[\d,]+ +\d\.\d{3}e\d+ +\d s +[\d,]+ *$", text, re.MULTILINE
+    )
     assert max(map(len, text.splitlines())) <= 80
 
 

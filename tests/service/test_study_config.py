@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import subprocess
@@ -456,6 +457,7 @@ PARTS = {
         STUDY.replace("seed: 3", "seed: 4"),
         STUDY.replace("startup_trials: 5", "startup_trials: 6"),
         STUDY.replace("{name: median}", "{name: none}"),
+        STUDY.replace("{name: median}", "{name: median, audit: 0.05}"),
     ],
     "baseline": [STUDY + "baseline: false\n"],
 }
@@ -482,12 +484,33 @@ def test_the_identity_of_a_design_is_its_cells(root):
         STUDY.replace("keep_checkpoints: 2", "keep_checkpoints: 5"),
         STUDY + "baseline: true\nbase: train_config.yaml\n",
         STUDY.replace("{name: median}", "{name: median, startup_trials: 5, warmup_fraction: 0.5}"),
+        STUDY.replace("{name: median}", "{name: median, audit: 0}"),
         STUDY.replace("type: categorical, choices: [64, 128]", "choices: [64, 128], type: categorical"),
     ],
 )
 def test_the_identity_does_not_change_with_formatting_and_what_makes_no_difference(root, text):
     assert text != STUDY
     assert define(root, text).identity() == define(root, STUDY).identity()
+
+
+def test_the_identity_is_that_of_studies_made_before_pruning_was_audited(root):
+    tpe = {"name": "tpe", "startup_trials": 5, "candidates": 24}
+    median = {"name": "median", "warmup_fraction": 0.5, "startup_trials": 5}
+    before = hashlib.sha256(json.dumps([tpe, median, 3], sort_keys=True).encode()).hexdigest()[:12]
+    assert define(root, STUDY).identity()["strategy"] == before
+
+
+@pytest.mark.parametrize(
+    ("pruner", "message"),
+    [
+        ("{name: none, audit: 0.1}", "pruner.audit: unknown key, allowed: name"),
+        ("{name: median, audit: 1.5}", "pruner.audit: .*less than or equal to 1"),
+        ("{name: patient, then: {name: median, audit: 0.1}}", "audit has no effect inside then, given 0.1"),
+    ],
+)
+def test_an_audit_that_cannot_be_is_refused(root, pruner, message):
+    with pytest.raises(ConfigError, match=message):
+        define(root, STUDY.replace("{name: median}", pruner))
 
 
 def test_an_override_changes_the_identity_as_the_file_would(root):

@@ -26,9 +26,10 @@ design:
 """
 VOID = {"meta", "br", "rect", "circle", "path", "line"}
 TUNED_SECTIONS = [
-    "setting", "answer", "statistics", "figures", "search", "tokenizer", "model", "failed", "runs", "repeat",
+    "setting", "answer", "statistics", "budgets", "figures", "search", "pruning", "tokenizer", "model", "failed",
+    "runs", "repeat",
 ]  # fmt: skip
-DESIGN_SECTIONS = [name for name in TUNED_SECTIONS if name != "search"]
+DESIGN_SECTIONS = [name for name in TUNED_SECTIONS if name not in ("search", "pruning")]
 
 
 class Reader(HTMLParser):
@@ -104,7 +105,15 @@ def test_a_tuned_study_has_every_section(tuned):
 def test_a_design_has_every_section_but_the_search(designed):
     reader = read((designed / "report.html").read_text())
     assert reader.sections == DESIGN_SECTIONS
-    for figure in ("val-loss-curves", "final", "dynamics", "calibration", "loss-by-position", "stack"):
+    for figure in (
+        "equal-budgets",
+        "val-loss-curves",
+        "final",
+        "dynamics",
+        "calibration",
+        "loss-by-position",
+        "stack",
+    ):
         assert f'id="figure-{figure}"' in (designed / "report.html").read_text()
 
 
@@ -195,7 +204,7 @@ def test_a_lost_corpus_costs_the_report_its_tokenizer_alone(tmp_path):
     status, output = report(tiny, "tiny", "--out", tmp_path / "report")
     assert status == 0, output
     reader = read((tmp_path / "report" / "report.html").read_text())
-    assert reader.sections == TUNED_SECTIONS
+    assert reader.sections == [name for name in TUNED_SECTIONS if name != "budgets"]  # there is one trial
     assert "Not measured: study 'tiny': the corpus is not there" in reader.text
 
 

@@ -4,8 +4,6 @@ import pytest
 
 from service.report import tables
 from service.report.published import PublishedTable
-from service.report.record import Arm
-from tests.service.report.conftest import evaluation, run_of
 
 
 def rows(table):
@@ -76,31 +74,10 @@ def test_a_metric_that_some_runs_lack_says_of_how_many_it_is(record):
     assert rows(speed)["slow"]["tokens_per_second, tokens/s"] == "1,000"
 
 
-def test_losses_at_equal_tokens_say_where_a_schedule_is_unfinished(record):
-    def arm(name, losses, rungs):
-        runs = [
-            run_of(name, seed, {"val_loss": losses[-1] + seed},
-                   curve=tuple(evaluation(r, loss + seed) for r, loss in zip(rungs, losses, strict=True)))
-            for seed in (1, 2)
-        ]  # fmt: skip
-        return Arm(name, tuple(runs))
-
-    arms = (arm("short", (3.0, 2.5), (1280, 2560)), arm("long", (2.9, 2.7, 2.0), (1280, 2560, 5120)))
-    found = tables.at_equal(replace(record, arms=arms, baseline="short"), "tokens")
-    assert rows(found) == {
-        "short": {"arm": "short", "its own end, tokens": "2,560", "val_loss there": "4.00 ± 0.71",
-                  "val_loss at equal tokens": "4.00 ± 0.71", "minus short": "–", "95 % interval": "–"},
-        "long": {"arm": "long", "its own end, tokens": "5,120", "val_loss there": "3.50 ± 0.71",
-                 "val_loss at equal tokens": "4.20 ± 0.71 *", "minus short": "0.2", "95 % interval": "0.2 to 0.2"},
-    }  # fmt: skip
-    assert "2,560 training tokens, where the shortest run ends, one of short" in found.notes[0]
-    assert any("middle of its schedule" in note for note in found.notes)
-
-
-def test_arms_that_end_together_need_no_such_table(record):
-    assert [tables.at_equal(record, axis) for axis in ("tokens", "steps", "seconds")] == [None] * 3
+def test_arms_that_end_together_are_said_to(record):
     assert tables.summary(record).notes == (
-        "All arms end together, so that these are the losses at equal tokens and equal steps and equal seconds.",
+        "All arms end together, so that these are the losses at equal tokens and equal steps and equal FLOPs and "
+        "equal seconds.",
     )
 
 
@@ -120,7 +97,6 @@ def test_a_tuned_study_shows_its_best_and_no_differences(record_of, record):
     assert [row[0] for row in found.rows] == [f"trial {i}" for i in range(24, 4, -1)]
     assert found.notes == ("The best 20 of 25 configurations, each with one seed.",)
     assert tables.paired_differences(tuned) is None
-    assert tables.at_equal(tuned, "tokens") is None
 
 
 @pytest.mark.parametrize("of", [tables.summary, tables.runs])

@@ -1,4 +1,4 @@
-"""What is said of a search: which parameters matter, where two methods disagree, what pruning saved."""
+"""What is said of a search: which parameters matter, and where two methods disagree."""
 
 import random
 from dataclasses import replace
@@ -81,15 +81,6 @@ def trained(trial, *losses, state="complete"):
     config = {"training": {"tokens": 4000}}
     figures = {"val_loss": losses[-1]} if losses else {}
     return run_of(f"trial {trial}", 0, figures, trial=trial, curve=curve, config=config, state=state)
-
-
-def test_pruning_saved_the_rest_of_the_budgets(record):
-    study = search_record(
-        record, trained(0, 4, 3, 2, 1), trained(1, 5, state="pruned"), trained(2, 5, 4, state="pruned"),
-        trained(3, 9, state="diverged"), trained(4, state="failed"),
-    )  # fmt: skip
-    (row,) = tuned.pruning_table(study).rows
-    assert row == ("3", "2", "12,000", "7,000", "5,000", "41.7%")
 
 
 def test_the_history_has_every_trial_and_the_best_so_far(record):

@@ -1,0 +1,124 @@
+"""What `evaluate.py` does: a study's best checkpoints, or its confirmed winner and the baseline, on held-out titles."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from rich.console import Console
+
+from model import device
+from model.errors import UserError
+from service import held_out, held_out_confirmed
+from service.confirm import CONFIRMED
+from service.settings import Settings
+from service.storage import CONFIRMS, StudyError, corpus_facts, load_study, open_storage
+from service.stores import open_store
+from service.study_corpus import load_corpus
+
+
+def score_best(settings: Settings, study: str, *, top: int, folder: Path, console: Console) -> None:
+    """Show and write the best `top` checkpoints of a study on its held-out titles.
+
+    Raises:
+        UserError: there is nothing to score, or no place to write it to.
+    """
+    loaded, _ = load_study(open_storage(settings), study, settings)
+    scores = held_out.evaluate(
+        loaded,
+        open_store(settings.artifacts),
+        load_corpus(loaded, settings),
+        top=top,
+        device=device.choose(settings.device),
+    )
+    console.print(held_out.table(scores).as_rich(f"study {study}, held-out titles, nats per character"))
+    for score in scores:
+        _show_titles(console, f"trial {score.trial}", score.titles)
+    console.print(f"\n{_times_read(loaded)}")
+    advice = _advice(loaded)
+    if advice:
+        console.print(advice, markup=False, soft_wrap=True)
+    facts = _facts(loaded)
+    _say_written(console, folder, lambda: held_out.write(scores, folder, facts))
+
+
+def score_confirmed(settings: Settings, study: str, *, folder: Path, console: Console) -> None:
+    """Show and write the confirmed winner of a study and its baseline on the held-out titles.
+
+    Raises:
+        UserError: the study has no confirmation, or its checkpoints cannot be read, or there is no place to write to.
+    """
+    storage = open_storage(settings)
+    search, _ = load_study(storage, study, settings)
+    if CONFIRMS in search.user_attrs:
+        of = search.user_attrs[CONFIRMS]["study"]
+        raise StudyError(f"study {study!r} is a confirmation itself; give the study that it confirms: {of}")
+    if CONFIRMED not in search.user_attrs:
+        raise StudyError(f"study {study!r} has no confirmed winner; first: {_confirm(study)}")
+    confirmed: Mapping[str, Any] = search.user_attrs[CONFIRMED]
+    confirmation, _ = load_study(storage, confirmed["study"], settings)
+    scores = held_out_confirmed.evaluate(
+        search,
+        confirmation,
+        confirmed,
+        open_store(settings.artifacts),
+        load_corpus(search, settings),
+        device=device.choose(settings.device),
+    )
+    for title, grid in held_out_confirmed.tables(scores).items():
+        console.print(grid.as_rich(title))
+    for arm in scores.arms:
+        _show_titles(console, arm.arm, arm.titles)
+    console.print(f"\n{held_out_confirmed.sentence(scores)}", markup=False, soft_wrap=True)
+    console.print(_times_read(search))
+    facts = _facts(search) | {"confirmation": confirmation.study_name}
+    _say_written(console, folder, lambda: held_out_confirmed.write(scores, folder, facts))
+
+
+def _advice(study: optuna.Study) -> str | None:
+    """What to do before the best of a search is called a winner; None for a confirmation."""
+    name = study.study_name
+    if CONFIRMS in study.user_attrs:
+        return None
+    if CONFIRMED not in study.user_attrs:
+        return f"the winner of study {name} is not confirmed, and may be a lucky one: {_confirm(name)}"
+    winner = study.user_attrs[CONFIRMED]["arm"]
+    command = f"python evaluate.py --study {shlex.quote(name)} --confirmed"
+    return f"confirmed winner: {winner}; it and the baseline alone, over seeds: {command}"
+
+
+def _confirm(study: str) -> str:
+    return f"python -m service confirm {shlex.quote(study)}"
+
+
+def _times_read(study: optuna.Study) -> str:
+    reads = len(study.user_attrs[held_out.READS])
+    times = "once" if reads == 1 else f"{reads} times"
+    return f"the held-out split of this study has now been read {times}"
+
+
+def _show_titles(console: Console, of: str, titles: Sequence[str]) -> None:
+    console.print(f"\ntitles drawn from {of}:", markup=False)
+    for title in titles:
+        console.print(f"  {title}", markup=False, soft_wrap=True)
+
+
+def _facts(study: optuna.Study) -> dict[str, Any]:
+    facts = corpus_facts(study)
+    return {
+        "study": study.study_name,
+        "source": facts["source"],
+        "corpus_fingerprint": facts["fingerprint"],
+        "held_out_documents": facts["documents"][2],
+        "held_out_reads": len(study.user_attrs[held_out.READS]),
+    }
+
+
+def _say_written(console: Console, folder: Path, write: Callable[[], tuple[Path, Path]]) -> None:
+    try:
+        paths = write()
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
+    for path in paths:
+        console.print(f"written: {path}", markup=False, soft_wrap=True)
