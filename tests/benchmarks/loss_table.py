@@ -1,0 +1,163 @@
+"""Searches replayed on a table of recorded losses: in milliseconds, and every loss in them was measured.
+
+A table has every combination of a few hyperparameters, each trained once to its end. A replayed search asks a real
+sampler and a real pruner of this project; a trial's losses, and what it costs, are looked up. A cell that is asked for
+again gives the same losses and costs its tokens again, as in a real study, which trains what it is told to.
+"""
+
+import bisect
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from service.search_space import Distribution
+from service.strategy import PrunerConfig, SamplerConfig, build_pruner, build_sampler, worker_seed
+
+
+@dataclass(frozen=True)
+class LossTable:
+    """The losses of every combination."""
+
+    axes: Mapping[str, tuple[Any, ...]]
+    """Values by dotted key, numbers ascending."""
+    rungs: tuple[int, ...]
+    """Training tokens at which every cell was evaluated; the last is its budget."""
+    losses: Mapping[tuple[int, ...], tuple[float, ...]]
+    """At each rung, by the cell's position on every axis; a cell that diverged has fewer than there are rungs."""
+
+    @property
+    def cell_tokens(self) -> int:
+        """What one cell costs that runs to its end."""
+        return self.rungs[-1]
+
+    def ranked(self) -> list[float]:
+        """The final loss of every cell, the best first; infinite where it diverged."""
+        whole = len(self.rungs)
+        return sorted(curve[-1] if len(curve) == whole else math.inf for curve in self.losses.values())
+
+    def random_best(self, trials: int) -> float:
+        """The median of the best final loss of so many cells drawn at random, with replacement: exact."""
+        ranked = self.ranked()
+        return next(loss for rank, loss in enumerate(ranked, 1) if (1 - rank / len(ranked)) ** trials <= 0.5)
+
+    def random_trials(self, target: float) -> int:
+        """The median number of cells drawn at random, with replacement, until one has that final loss: exact."""
+        ranked = self.ranked()
+        miss = 1 - bisect.bisect_right(ranked, target) / len(ranked)
+        return 1 if miss <= 0.5 else math.ceil(math.log(0.5) / math.log(miss))
+
+    def space(self, *, numbers_only: bool) -> dict[str, Distribution]:
+        """What a sampler is offered: positions, which have an order where the values are numbers.
+
+        Positions rather than values, so that each is one cell; the values are spaced as a search would space them.
+
+        Args:
+            numbers_only: also those of values without an order, for a sampler that has no categories.
+        """
+        return {
+            key: IntDistribution(0, len(values) - 1)
+            if numbers_only or all(isinstance(value, Real) for value in values)
+            else CategoricalDistribution(range(len(values)))
+            for key, values in self.axes.items()
+        }
+
+
+def read(path: Path) -> LossTable:
+    """A table from its file. Raises ValueError: a combination is missing, or is there twice."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    axes = {key: tuple(values) for key, values in found["axes"].items()}
+    losses: dict[tuple[int, ...], tuple[float, ...]] = {}
+    for *values, curve in found["cells"]:
+        position = tuple(choices.index(value) for choices, value in zip(axes.values(), values, strict=True))
+        if position in losses:
+            raise ValueError(f"{path}: a table has each combination once, given {values} twice")
+        losses[position] = tuple(curve)
+    whole = math.prod(map(len, axes.values()))
+    if len(losses) != whole:
+        raise ValueError(f"{path}: a table has all {whole} combinations, given {len(losses)}")
+    return LossTable(axes, tuple(found["rungs"]), losses)
+
+
+@dataclass
+class Search:
+    """One search, as far as it came."""
+
+    tokens: list[int] = field(default_factory=list)
+    """Spent by all trials, when one ran to its end with a loss below all before."""
+    best: list[float] = field(default_factory=list)
+    """That loss."""
+    trials: int = 0
+    pruned: int = 0
+    """Trials that the pruner stopped."""
+    repeats: int = 0
+    """Trials of a cell that an earlier one had."""
+
+    def at(self, tokens: float) -> float:
+        """The lowest final loss seen for so many tokens, infinite before the first."""
+        passed = bisect.bisect_right(self.tokens, tokens)
+        return self.best[passed - 1] if passed else math.inf
+
+    def reached(self, target: float) -> float:
+        """Tokens spent when a final loss of at most `target` was first seen, infinite if it never was."""
+        found = (spent for spent, loss in zip(self.tokens, self.best, strict=True) if loss <= target)
+        return next(found, math.inf)
+
+
+def search(
+    table: LossTable, sampler: SamplerConfig, pruner: PrunerConfig, *, seed: int, budget_tokens: int
+) -> Search:
+    """Search the table with one worker until the budget is spent; a trial that ends after that does not count.
+
+    Args:
+        table: what is searched.
+        sampler: its section in a study's file.
+        pruner: likewise.
+        seed: a study's; of the sampler.
+        budget_tokens: of all trials together.
+    """
+    space = table.space(numbers_only=sampler.name == "cmaes")
+    study = optuna.create_study(
+        study_name=f"table {seed}",  # decides the brackets of hyperband
+        sampler=build_sampler(sampler, seed=worker_seed(seed, 0), space=space),
+        pruner=build_pruner(pruner, rungs=table.rungs),
+    )
+    found, spent, seen = Search(), 0, set()
+    while spent < budget_tokens:
+        trial = study.ask(space)
+        position = tuple(trial.params[key] for key in table.axes)
+        tokens, loss, stopped = _look_up(trial, table, position)
+        study.tell(trial, loss, state=TrialState.PRUNED if loss is None else TrialState.COMPLETE)
+        spent += tokens
+        found.trials += 1
+        found.pruned += stopped
+        found.repeats += position in seen
+        seen.add(position)
+        if loss is not None and loss < found.at(math.inf) and spent <= budget_tokens:
+            found.tokens.append(spent)
+            found.best.append(loss)
+    return found
+
+
+def _look_up(
+    trial: optuna.Trial, table: LossTable, position: tuple[int, ...]
+) -> tuple[int, float | None, bool]:
+    """What a trial of that cell costs, its final loss if it comes so far, and whether the pruner stops it.
+
+    One that diverges ends as pruned, as a study's does, and costs the tokens of the rung that it did not reach as well.
+    """
+    curve = table.losses[position]
+    for tokens, loss in zip(table.rungs, curve, strict=False):
+        trial.report(loss, tokens)
+        if tokens < table.cell_tokens and trial.should_prune():
+            return tokens, None, True
+    if len(curve) < len(table.rungs):
+        return table.rungs[len(curve)], None, False
+    return table.cell_tokens, curve[-1], False

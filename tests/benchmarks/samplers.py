@@ -1,0 +1,272 @@
+"""How good the searches are: best loss against tokens spent, for samplers with and without pruners.
+
+    ./hptune.sh --study samplers --workers 2            records every cell of studies/samplers, in half an hour
+    .venv/bin/python -m tests.benchmarks.samplers --record      writes them to studies/samplers/table.json
+    .venv/bin/python -m tests.benchmarks.samplers [--repeats 20] [--trials 100]
+
+The last one replays each search on the table, from several seeds and at equal tokens: minutes, most of them for the
+Gaussian process. Writes tests/benchmarks/results/samplers.md with its figure, as PNG and SVG.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import optuna
+import scipy.stats
+
+from service.design import arm_name
+from service.report import record, static
+from service.report.plots import Axis, Chart, Plot, Series
+from service.search_space import leaves
+from service.settings import ROOT, Settings
+from service.storage import corpus_facts, load_study, open_storage
+from service.stores import open_store
+from service.strategy import (
+    CmaEsConfig,
+    GpConfig,
+    HyperbandConfig,
+    MedianConfig,
+    NoPrunerConfig,
+    RandomConfig,
+    SuccessiveHalvingConfig,
+    TpeConfig,
+)
+from tests.benchmarks import loss_table
+from tests.benchmarks.loss_table import LossTable, Search
+
+TABLE = ROOT / "studies" / "samplers" / "table.json"
+RESULT = Path(__file__).parent / "results" / "samplers.md"
+SAMPLERS = {
+    "random": RandomConfig(name="random"),
+    "TPE": TpeConfig(),
+    "GP": GpConfig(name="gp"),
+    "CMA-ES": CmaEsConfig(name="cmaes"),
+}
+PRUNERS = {
+    "none": NoPrunerConfig(),
+    "median, from 1/2": MedianConfig(name="median", warmup_fraction=0.5),
+    "median, from 1/4": MedianConfig(name="median", warmup_fraction=0.25),
+    "successive halving": SuccessiveHalvingConfig(name="successive_halving"),
+    "hyperband": HyperbandConfig(name="hyperband"),
+}
+SHARES = (0.1, 0.25, 0.5, 1.0)
+"""Of the budget, at which losses are compared; random search's losses at the last three are the targets."""
+
+
+def write_table(settings: Settings, study_name: str, path: Path) -> None:
+    """Write the recorded cells of a grid study: one a line, its values and its losses at every rung."""
+    study, definition = load_study(open_storage(settings), study_name, settings)
+    found = record.read(study, definition, open_store(settings.artifacts))
+    axes = definition.tree["design"]["grid"]
+    ended = [run for run in found.runs if run.state in (record.COMPLETE, record.DIVERGED)]
+    cells = math.prod(map(len, axes.values()))
+    if len(ended) != cells:
+        raise SystemExit(f"study {study_name}: of {cells} cells {len(ended)} have ended")
+    rungs = next([row["rung_tokens"] for row in run.curve] for run in ended if run.complete)
+    facts = corpus_facts(study)
+    head = {
+        "study": study_name,
+        "corpus": {key: facts[key] for key in ("source", "fingerprint", "documents", "train_tokens")},
+        "devices": found.devices,
+        "axes": axes,
+        "rungs": rungs,
+    }
+    lines = []
+    for run in ended:
+        config = dict(leaves(run.config))
+        losses = [round(row["val_loss"], 5) for row in run.curve]
+        lines.append(json.dumps([*(config[key] for key in axes), losses]))
+    texts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    path.write_text(
+        "{" + ",\n".join([*texts, '"cells": [\n' + ",\n".join(lines)]) + "\n]}\n", encoding="utf-8"
+    )
+
+
+def run_search(job: tuple[LossTable, str, str, int, int]) -> Search:
+    """One search: a table, the names of a sampler and a pruner, a seed and a budget in tokens."""
+    table, sampler, pruner, seed, budget_tokens = job
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return loss_table.search(
+        table, SAMPLERS[sampler], PRUNERS[pruner], seed=seed, budget_tokens=budget_tokens
+    )
+
+
+def search_all(table: LossTable, *, repeats: int, budget_tokens: int) -> dict[tuple[str, str], list[Search]]:
+    """Every sampler with every pruner, from the seeds 0, 1, 2, ..."""
+    pairs = list(product(SAMPLERS, PRUNERS))
+    jobs = [(table, *pair, seed, budget_tokens) for pair in pairs for seed in range(repeats)]
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the Gaussian process; the searches are many
+    with ProcessPoolExecutor() as pool:
+        ended = pool.map(run_search, jobs)
+        found = {}
+        for pair in pairs:
+            found[pair] = [next(ended) for _ in range(repeats)]
+            print(", ".join(pair), flush=True)
+    return found
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median and third as values that occur, the worse one of two: some may be infinite."""
+    ordered, n = sorted(values), len(values)
+    return ordered[n // 4], ordered[n // 2], ordered[-1 - n // 4]
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """A 95 % interval of the median, from the binomial distribution of ranks: it assumes no shape."""
+    ordered = sorted(values)
+    rank = max(1, int(scipy.stats.binom.ppf(0.025, len(values), 0.5)))
+    return ordered[rank - 1], ordered[-rank]
+
+
+def loss_rows(table: LossTable, searches: dict[tuple[str, str], list[Search]], budget_tokens: int) -> str:
+    best = table.ranked()[0]
+    rows = ""
+    for (sampler, pruner), found in searches.items():
+        regrets = (quartiles([one.at(share * budget_tokens) - best for one in found]) for share in SHARES)
+        shown = [f"{middle:.4f} ({low:.4f} to {high:.4f})" for low, middle, high in regrets]
+        trials, pruned, repeats = (
+            statistics.mean(getattr(one, name) for one in found) for name in ("trials", "pruned", "repeats")
+        )
+        counts = f"{trials:.0f} | {pruned / trials:.0%} | {repeats / trials:.0%}"
+        rows += f"| {sampler} | {pruner} | {' | '.join(shown)} | {counts} |\n"
+    return rows
+
+
+def speed_rows(
+    table: LossTable, searches: dict[tuple[str, str], list[Search]], targets: Sequence[float]
+) -> str:
+    rows = ""
+    for (sampler, pruner), found in searches.items():
+        shown = []
+        for target in targets:
+            random_tokens = table.random_trials(target) * table.cell_tokens
+            ratios = [one.reached(target) / random_tokens for one in found]
+            low, high = median_interval(ratios)
+            reached = sum(map(math.isfinite, ratios)) / len(ratios)
+            middle = statistics.median_high(ratios)
+            shown.append(f"{as_ratio(middle)} ({as_ratio(low)} to {as_ratio(high)}) | {reached:.0%}")
+        rows += f"| {sampler} | {pruner} | {' | '.join(shown)} |\n"
+    return rows
+
+
+def as_ratio(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "never"
+
+
+def figure(table: LossTable, searches: dict[tuple[str, str], list[Search]], trials: int) -> Plot:
+    """Best loss against tokens, without pruning and with the first of the pruners."""
+    panels = []
+    for pruner in list(PRUNERS)[:2]:
+        series = []
+        for style, sampler in enumerate(SAMPLERS):
+            found = searches[sampler, pruner]
+            points = [
+                (n, *quartiles([one.at(n * table.cell_tokens) for one in found]))
+                for n in range(3, trials + 1)
+            ]
+            points = [point for point in points if all(map(math.isfinite, point))]
+            counts, low, middle, high = zip(*points, strict=True)
+            tokens = tuple(float(n * table.cell_tokens) for n in counts)
+            series.append(Series(sampler, tokens, middle, low=low, high=high, style=style))
+        expected = tuple(table.random_best(n) for n in counts)
+        series.append(Series("random, exact", tokens, expected, style=6, dashed=True))
+        axes = Axis("training tokens of all trials"), Axis("best val_loss, nats per character")
+        panels.append(Chart(*axes, tuple(series), title=f"pruner: {pruner}"))
+    return Plot("samplers", "Best loss against tokens", "", tuple(panels))
+
+
+def page(
+    table: LossTable, searches: dict[tuple[str, str], list[Search]], *, repeats: int, trials: int
+) -> str:
+    ranked = table.ranked()
+    budget_tokens = trials * table.cell_tokens
+    counts = [round(share * trials) for share in SHARES]
+    targets = [table.random_best(count) for count in counts[1:]]
+    best = next(cell for cell, curve in table.losses.items() if curve[-1] == ranked[0])
+    values = {key: choices[i] for (key, choices), i in zip(table.axes.items(), best, strict=True)}
+    whole = [curve for curve in table.losses.values() if len(curve) == len(table.rungs)]
+    ends = [curve[-1] for curve in whole]
+    ranks = [
+        scipy.stats.spearmanr([curve[i] for curve in whole], ends).statistic
+        for i in range(len(table.rungs) - 1)
+    ]
+    at = " | ".join(f"{share:.0%} ({count} runs)" for share, count in zip(SHARES, counts, strict=True))
+    reach = " | ".join(
+        f"{target:.4f}, random's in {table.random_trials(target)} runs | reached" for target in targets
+    )
+    return f"""# How good the searches are
+
+Replayed on `studies/samplers/table.json`: {len(ranked)} real training runs of {table.cell_tokens:,} tokens, one for
+every combination of {len(table.axes)} hyperparameters, on one seed. A search has one worker and {budget_tokens:,}
+tokens, {trials} whole runs; a pruned trial costs what it trained, and a cell that is asked for again costs its tokens
+again. {repeats} searches each, seeds 0 to {repeats - 1}; from one seed, all samplers but CMA-ES begin with the same ten
+draws. Samplers see positions on an axis, in order. Made by `python -m tests.benchmarks.samplers`.
+
+The best cell has {ranked[0]:.4f} nats per character ({arm_name(values)}), the tenth best {ranked[9]:.4f}, the
+median one {statistics.median(ranked):.4f}. Rank correlation of the loss at a rung with that at the end, over all cells:
+{", ".join(f"{rank:.2f}" for rank in ranks)}.
+
+![best loss against tokens](samplers.png)
+
+## Best loss against tokens
+
+Best final loss so far minus that of the best cell, in nats per character, at shares of the budget: median and
+quartiles. Then trials begun, the share of them that was pruned, and the share that repeated a cell.
+
+| sampler | pruner | {at} | trials | pruned | repeats |
+|---|---|{"---:|" * (len(SHARES) + 3)}
+{loss_rows(table, searches, budget_tokens)}
+## Tokens until random search's loss is reached
+
+As a ratio to random search without pruning, whose medians are exact (draws with replacement from the table): median and
+its 95 % interval, and the share of searches that got there. Columns: the median best loss of random search after
+{", ".join(map(str, counts[1:-1]))} and {counts[-1]} whole runs.
+
+| sampler | pruner | {reach} |
+|---|---|{"---:|---:|" * len(targets)}
+{speed_rows(table, searches, targets)}
+## What this can show
+
+- A table has a best cell, which every search may find and none can beat; near it differences are those of single runs
+  on one seed, whose noise a search takes for gain.
+- Samplers draw cells again, more so late in a search. Between cells there is nothing to be found here; a search over
+  ranges would draw near neighbours in their place, and pay for them as well.
+- Optuna's GP learns from complete trials alone. Under a pruner it may ask for the same stopped cell again and again,
+  as the shares of repeats show; a search over ranges would ask for its neighbourhood.
+- One worker: in parallel, samplers know less when they draw.
+"""
+
+
+def main() -> None:
+    """Record the table, or replay it, print the page and write it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--record", action="store_true", help="write the table from the storage, and no more")
+    parser.add_argument("--study", default="samplers", help="its name in the storage")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=100, help="the budget, in whole runs")
+    arguments = parser.parse_args()
+    if arguments.record:
+        write_table(Settings.from_environment(), arguments.study, arguments.table)
+        return
+    table = loss_table.read(arguments.table)
+    searches = search_all(
+        table, repeats=arguments.repeats, budget_tokens=arguments.trials * table.cell_tokens
+    )
+    arguments.out.write_text(page(table, searches, repeats=arguments.repeats, trials=arguments.trials))
+    static.write(figure(table, searches, arguments.trials), arguments.out.parent)
+    print(arguments.out.read_text())
+
+
+if __name__ == "__main__":
+    main()
