@@ -1,6 +1,7 @@
-.PHONY: test integration check lock
+.PHONY: test integration check bench bench-gpu transformers lock
 
 python := .venv/bin/python
+beside := /tmp/hptune-bench
 
 test:  ## what needs no server, with the set-up it takes
 	./hptune.sh --prepare --with-tests
@@ -17,6 +18,17 @@ check:  ## lint, types, import contracts, shell scripts
 	$(python) -m mypy
 	.venv/bin/lint-imports
 	shellcheck hptune.sh docker/run.sh .ci/run .ci/engine
+
+bench: transformers  ## speed of training on the CPU; BENCH='--parts speed --threads 2' and the like choose
+	$(python) -m tests.benchmarks.training --device cpu --transformers $(beside)/bin/python $(BENCH)
+
+bench-gpu: transformers  ## the same on a GPU, all shapes
+	$(python) -m tests.benchmarks.training --device cuda --transformers $(beside)/bin/python $(BENCH)
+
+transformers:  # to compare with, in an environment of its own; without it the comparison says that it is not installed
+	./hptune.sh --prepare --with-tests
+	-test -e $(beside)/installed || { rm -rf $(beside) && python3 -m venv $(beside) && \
+	  $(beside)/bin/pip install -q torch==2.13.0 transformers==5.23.0 && touch $(beside)/installed; }
 
 lock:  ## both lock files anew from the ranges in pyproject.toml
 	rm -rf /tmp/hptune-lock && python3 -m venv /tmp/hptune-lock
