@@ -1,4 +1,7 @@
 import os
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
@@ -71,3 +74,23 @@ def test_a_name_that_is_no_device_here_is_refused_in_one_line(name):
         choose(name)
     assert repr(name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_on_a_cpu_memory_that_was_freed_is_used_again(chosen):
+    # faults of the last of many tensors of 64 MiB, 16,384 pages, each freed before the next one
+    program = f"""
+        import resource, torch
+        from model import device
+        if {chosen}:
+            device.choose("cpu", threads=1)
+        for _ in range(60):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(16 * 2**20)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    faults = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    if not chosen and faults < 16_000:
+        pytest.skip("this C library keeps freed memory by itself")
+    assert (faults < 100) == chosen
