@@ -10,7 +10,7 @@ import transformers
 from torch.profiler import record_function
 
 from tests.benchmarks.speed.seeds_way import AdaptiveAscent, Stream
-from tests.benchmarks.speed.shapes import RECIPE
+from tests.benchmarks.speed.shapes import ADAMW, CLIP_NORM
 
 
 class Way:
@@ -39,13 +39,7 @@ class Way:
         )
         self.model = transformers.GPT2LMHeadModel(config).to(self.device).train()
         self.stream = Stream(shape, tokens["train"], self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=RECIPE["lr"],
-            betas=RECIPE["betas"],
-            weight_decay=RECIPE["weight_decay"],
-            fused=True,
-        )
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), **ADAMW, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda _: 1.0)
         self.ascent = AdaptiveAscent(self.model.parameters()) if method == "asam" else None
         self.loss = torch.zeros((), device=self.device)
@@ -63,7 +57,7 @@ class Way:
                 with record_function("optimizer"):
                     self.ascent.come_back()
             with record_function("optimizer"):
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), RECIPE["clip_norm"])
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
                 self.optimizer.step()
                 self.schedule.step()
                 self.model.zero_grad()

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import record_function
 
-from tests.benchmarks.speed.shapes import RECIPE, RHO
+from tests.benchmarks.speed.shapes import ADAMW, CLIP_NORM, RHO
 
 
 class Attention(nn.Module):
@@ -131,14 +131,7 @@ class Way:
         self.device = torch.device(device)
         self.model = Model(shape).to(self.device)
         self.stream = Stream(shape, tokens["train"], self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=RECIPE["lr"],
-            betas=RECIPE["betas"],
-            weight_decay=RECIPE["weight_decay"],
-            foreach=False,
-            fused=False,
-        )
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), **ADAMW, foreach=False, fused=False)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda _: 1.0)
         self.ascent = AdaptiveAscent(self.model.parameters()) if method == "asam" else None
 
@@ -157,7 +150,7 @@ class Way:
                 with record_function("optimizer"):
                     self.ascent.come_back()
             with record_function("optimizer"):
-                nn.utils.clip_grad_norm_(self.model.parameters(), RECIPE["clip_norm"], foreach=False)
+                nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM, foreach=False)
                 self.optimizer.step()
                 self.schedule.step()
             fetched = loss.item()

@@ -48,7 +48,8 @@ class Shape:
                 "dropout": self.dropout,
             },
             "optimizer": {
-                **RECIPE,
+                **ADAMW,
+                "clip_norm": CLIP_NORM,
                 "weight_decay_on": "all",
                 "sharpness": {"method": "none" if method == "adamw" else method, "rho": RHO},
             },
@@ -58,7 +59,8 @@ class Shape:
         }
 
 
-RECIPE = {"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.01, "clip_norm": 1.0}
+ADAMW = {"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.01}
+CLIP_NORM = 1.0
 RHO = 0.05
 SHAPES = {
     shape.name: shape
