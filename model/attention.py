@@ -123,12 +123,12 @@ def _plain_attention(
     shape = (B * H, T, K)  # one batch of products that lie together in memory
     if mask_B1TT is None:
         mask_B1TT = torch.ones(1, 1, T, T, dtype=torch.bool, device=q_BHTK.device).tril()
-    hidden = torch.zeros(mask_B1TT.shape, dtype=q_BHTK.dtype, device=q_BHTK.device)
-    hidden = hidden.masked_fill_(~mask_B1TT, -math.inf)
-    if len(hidden) > 1:
-        hidden = hidden.expand(B, H, T, T).reshape(B * H, T, T)
+    bias = torch.zeros(mask_B1TT.shape, dtype=q_BHTK.dtype, device=q_BHTK.device)
+    bias = bias.masked_fill_(~mask_B1TT, -math.inf)
+    if len(bias) > 1:
+        bias = bias.expand(B, H, T, T).reshape(B * H, T, T)
     scores = torch.baddbmm(
-        hidden.view(-1, T, T), q_BHTK.reshape(shape), k_BHTK.reshape(shape).mT, alpha=1 / math.sqrt(K)
+        bias.view(-1, T, T), q_BHTK.reshape(shape), k_BHTK.reshape(shape).mT, alpha=1 / math.sqrt(K)
     )
     weights = dropout(scores.softmax(dim=-1), weights_dropout, training=True).to(v_BHTK.dtype)
     return torch.bmm(weights, v_BHTK.reshape(shape)).view(B, H, T, K)

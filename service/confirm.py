@@ -78,7 +78,7 @@ def prepare(
         storage = open_storage(settings)
         stack.callback(storage.engine.dispose)
         search, definition = load_study(storage, study, settings)
-        _refuse_confirmation(search)
+        refuse_confirmation(search)
         found = find_study(storage, name)
         if found is not None and DEFINITION not in found.user_attrs:
             optuna.delete_study(study_name=name, storage=storage)  # its making was cut off
@@ -137,7 +137,8 @@ def arm_of(trial: FrozenTrial) -> str:
     return f"trial {trial.number}"
 
 
-def _refuse_confirmation(search: optuna.Study) -> None:
+def refuse_confirmation(search: optuna.Study) -> None:
+    """Raises StudyError where the study is a confirmation, and no search that could have one."""
     if CONFIRMS in search.user_attrs:
         name, of = search.study_name, search.user_attrs[CONFIRMS]["study"]
         raise StudyError(f"study {name!r} is a confirmation itself; give the study that it confirms: {of}")

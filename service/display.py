@@ -60,10 +60,8 @@ def show(
         rows = {"parameters": f"{config.parameter_count:,}", "device": device}
         if run:
             rows["device"] += f", {run.precision.name}"
-            passes, operations = (
-                passes_per_token(config),
-                shown_operations(flops_per_token(config) * run.tokens),
-            )
+            passes = passes_per_token(config)
+            operations = shown_operations(flops_per_token(config) * run.tokens)
             rows["compute"] = f"{operations} FLOPs; {passes} forward, {passes} backward passes a token"
         rows["memory"] = _shown_memory([evaluation.peak_memory_bytes for evaluation in evaluations])
         if "goes_on_with" in trial.user_attrs:

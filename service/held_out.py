@@ -1,8 +1,9 @@
 """Scoring a study's best checkpoints on the held-out titles; `held_out_confirmed` scores its confirmed winner."""
 
+import contextlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,10 +60,8 @@ def evaluate(
         CheckpointError: one is truncated or foreign.
     """
     with_weights = (trial for trial in ranked_trials(study) if has_weights(store, trial))
-    try:
+    with looking_into(store):
         finalists = list(itertools.islice(with_weights, top))
-    except OSError as error:
-        raise StudyError(f"{store}: checkpoints cannot be read: {error.strerror or error}") from None
     if not finalists:
         raise StudyError(
             f"study {study.study_name!r} has no checkpoint in {store}; run trials first, "
@@ -87,6 +86,19 @@ def evaluate(
             )
         )
     return scores
+
+
+@contextlib.contextmanager
+def looking_into(store: Store) -> Iterator[None]:
+    """Where checkpoints are looked for: says it in the user's words if the store cannot be read.
+
+    Raises:
+        StudyError: in the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StudyError(f"{store}: checkpoints cannot be read: {error.strerror or error}") from None
 
 
 def record_reading(study: optuna.Study, **of: Any) -> None:

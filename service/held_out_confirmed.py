@@ -20,7 +20,14 @@ from model.device import Device
 from model.evaluation import SplitScore
 from service.artifacts import has_weights, read_checkpoint
 from service.design import BASELINE
-from service.held_out import TITLES, bootstrap_interval, generate_titles, record_reading, score_checkpoint
+from service.held_out import (
+    TITLES,
+    bootstrap_interval,
+    generate_titles,
+    looking_into,
+    record_reading,
+    score_checkpoint,
+)
 from service.leaderboard import Grid
 from service.notes import escaped
 from service.report import numbers
@@ -161,7 +168,7 @@ def sentence(scores: ConfirmedScores) -> str:
     low, high = difference.over_titles
     shown = (
         f"{numbers.with_interval(difference.over_seeds)} against the baseline; "
-        f"over titles {_signed(low)} to {_signed(high)}"
+        f"over titles {low:.4f} to {high:.4f}"
     )
     if difference.holds:
         return f"the advantage of {winner}{tied} holds on held-out titles: {shown}"
@@ -180,9 +187,9 @@ def tables(scores: ConfirmedScores) -> dict[str, Grid]:
     }
     if scores.difference:
         seeds, validation = scores.difference.over_seeds, scores.difference.on_validation
-        over_titles = " to ".join(map(_signed, scores.difference.over_titles))
+        low, high = scores.difference.over_titles
         rows = (
-            ("held-out", numbers.mean_and_sd(seeds), numbers.interval(seeds), over_titles),
+            ("held-out", numbers.mean_and_sd(seeds), numbers.interval(seeds), f"{low:.4f} to {high:.4f}"),
             ("validation", numbers.mean_and_sd(validation), numbers.interval(validation), numbers.NONE),
         )
         found[f"{scores.winner.arm} minus the baseline, 95 % intervals"] = Grid(
@@ -224,12 +231,10 @@ def _with_weights(
     """The arm's complete runs whose weights are in the store, by seed."""
     complete = confirmation.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     by_seed = {t.user_attrs["config"]["seed"]: t for t in complete if t.user_attrs["arm"] == arm}
-    try:
+    with looking_into(store):
         return {
             seed: by_seed[seed] for seed in seeds if seed in by_seed and has_weights(store, by_seed[seed])
         }
-    except OSError as error:
-        raise StudyError(f"{store}: checkpoints cannot be read: {error.strerror or error}") from None
 
 
 def _score(
@@ -288,7 +293,3 @@ def _costs(arm: ArmScore) -> tuple[str, ...]:
         f"{np.exp(np.mean(list(arm.held_out_losses.values()))):.4f}",
         f"{arm.bits_per_byte:.4f}",
     )
-
-
-def _signed(difference: float) -> str:
-    return f"{difference:.4f}"

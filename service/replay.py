@@ -6,7 +6,7 @@ sampler would have suggested after a trial that was stopped is not known, so tha
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -69,18 +69,31 @@ def _shown(curve: Curve, study: optuna.Study) -> Curve:
     """The curve up to where the study's pruner stops it."""
     assert curve.ended != "pruned", "what a pruner has cut cannot be shown to another one"
     trial = study.ask()
-    seen: dict[int, float] = {}
-    for tokens, loss in sorted(curve.losses.items()):
-        seen[tokens] = loss
-        trial.report(loss, tokens)
-        if tokens < curve.budget_tokens and trial.should_prune():
-            study.tell(trial, state=TrialState.PRUNED)
-            return replace(curve, losses=seen, ended="pruned", audit_tokens=None)
+    at = stopped_at(trial, sorted(curve.losses.items()), curve.budget_tokens)
+    if at is not None:
+        study.tell(trial, state=TrialState.PRUNED)
+        seen = {tokens: loss for tokens, loss in curve.losses.items() if tokens <= at}
+        return replace(curve, losses=seen, ended="pruned", audit_tokens=None)
     if curve.ended == "diverged":
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, curve.final)
     return replace(curve, audit_tokens=None)
+
+
+def stopped_at(trial: optuna.Trial, losses: Iterable[tuple[int, float]], budget_tokens: int) -> int | None:
+    """Where the pruner stops a trial, in tokens; None where it lets it run to its end.
+
+    Args:
+        trial: a running one, to which the losses are reported as far as it comes.
+        losses: tokens and loss of each rung, ascending.
+        budget_tokens: of the trial; at its end a pruner is not asked.
+    """
+    for tokens, loss in losses:
+        trial.report(loss, tokens)
+        if tokens < budget_tokens and trial.should_prune():
+            return tokens
+    return None
 
 
 def replay(orders: Sequence[Sequence[Curve]], pruner: PrunerConfig, *, study_name: str = "replay") -> Replay:

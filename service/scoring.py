@@ -11,7 +11,7 @@ from rich.console import Console
 from model import device
 from model.errors import UserError
 from service import held_out, held_out_confirmed
-from service.confirm import CONFIRMED
+from service.confirm import CONFIRMED, refuse_confirmation
 from service.settings import Settings
 from service.storage import CONFIRMS, StudyError, corpus_facts, load_study, open_storage
 from service.stores import open_store
@@ -51,9 +51,7 @@ def score_confirmed(settings: Settings, study: str, *, folder: Path, console: Co
     """
     storage = open_storage(settings)
     search, _ = load_study(storage, study, settings)
-    if CONFIRMS in search.user_attrs:
-        of = search.user_attrs[CONFIRMS]["study"]
-        raise StudyError(f"study {study!r} is a confirmation itself; give the study that it confirms: {of}")
+    refuse_confirmation(search)
     if CONFIRMED not in search.user_attrs:
         raise StudyError(f"study {study!r} has no confirmed winner; first: {_confirm(study)}")
     confirmed: Mapping[str, Any] = search.user_attrs[CONFIRMED]

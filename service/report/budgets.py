@@ -12,7 +12,7 @@ from service.report.plots import Axis as PlotAxis
 from service.report.plots import Chart, Plot, Series, plot_of
 from service.report.record import Arm, StudyRecord
 from service.report.series import MOST_TRIALS, drawn_arms, field, lines
-from service.report.statistics import differences, estimate
+from service.report.statistics import differences, estimate, mean
 from service.report.tables import LOSS, TUNED_ROWS, Table, best_arms
 from service.shown import shown_operations
 
@@ -202,13 +202,11 @@ def _chart(record: StudyRecord, axis: Axis) -> Chart | None:
 
 
 def _mean_within(arm: Arm, point: Point) -> float | None:
-    found = estimate(list(comparison.losses_within(arm, point.axis, point.x).values()))
-    return found.mean if found else None
+    return mean(comparison.losses_within(arm, point.axis, point.x).values())
 
 
 def _mean(arm: Arm, metric: str) -> float | None:
-    found = estimate(list(arm.values(metric).values()))
-    return found.mean if found else None
+    return mean(arm.values(metric).values())
 
 
 def _shown(axis: Axis, x: float) -> str:

@@ -11,7 +11,7 @@ from service.report import comparison
 from service.report.numbers import number
 from service.report.plots import Axis, HeatMap, Plot, plot_of
 from service.report.record import Arm, StudyRecord
-from service.report.statistics import estimate
+from service.report.statistics import mean
 from service.search_space import leaves
 from service.shown import shown_number
 
@@ -130,8 +130,7 @@ def _written(value: Any) -> str:
 
 def _mean(metric: str) -> Figure:
     def of(arm: Arm) -> float | None:
-        found = estimate(list(arm.values(metric).values()))
-        return found.mean if found else None
+        return mean(arm.values(metric).values())
 
     return of
 
@@ -147,8 +146,7 @@ def _at(record: StudyRecord, axis: comparison.Axis) -> tuple[str, str, Figure] |
         return None
 
     def of(arm: Arm) -> float | None:
-        found = estimate(list(comparison.losses_within(arm, axis, point.x).values()))
-        return found.mean if found else None
+        return mean(comparison.losses_within(arm, axis, point.x).values())
 
     return f"At equal {axis}: {number(point.x)}", "val_loss, nats per character", of
 

@@ -11,7 +11,7 @@ from service.report import metrics
 from service.report.plots import Axis, Chart, Series
 from service.report.published import Published
 from service.report.record import Arm, Run, StudyRecord
-from service.report.statistics import estimate
+from service.report.statistics import estimate, mean
 
 MOST_ARMS, MOST_TRIALS = 24, 10
 """Arms of a design, and trials of a search, that one figure can show."""
@@ -43,8 +43,8 @@ def drawn_arms(record: StudyRecord) -> tuple[DrawnArm, ...]:
 
 
 def _final_loss(arm: Arm) -> float:
-    found = estimate(list(arm.values("val_loss").values()))
-    return found.mean if found else math.inf
+    loss = mean(arm.values("val_loss").values())
+    return math.inf if loss is None else loss
 
 
 def field(name: str) -> Value:

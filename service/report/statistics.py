@@ -5,7 +5,7 @@ dropout), on the same corpus and machine, and nothing else.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,12 @@ def estimate(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Esti
     sd = 0.0 if len(set(values)) == 1 else float(np.std(values, ddof=1))
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
     return Estimate(n, mean, sd, (mean - half, mean + half))
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """Of one value a seed; None without a value."""
+    found = estimate(list(values))
+    return found.mean if found else None
 
 
 def differences(values: Mapping[int, float], others: Mapping[int, float]) -> dict[int, float]:

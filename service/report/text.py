@@ -34,7 +34,7 @@ def markdown(content: Content) -> str:
 
 def table_markdown(table: Table) -> str:
     """A table under its title, with its notes."""
-    lines = [table.headings, tuple("---" for _ in table.headings), *table.rows]
+    lines = [table.headings, tuple("---" for _ in table.headings), *table.rows] if table.rows else []
     rows = "".join(f"| {' | '.join(map(_line, line))} |\n" for line in lines)
     notes = "".join(f"\n{_line(note)}\n" for note in table.notes)
     return f"## {_line(table.title)}\n\n{rows}{notes}"

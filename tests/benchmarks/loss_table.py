@@ -18,6 +18,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from service.replay import stopped_at
 from service.search_space import Distribution
 from service.strategy import PrunerConfig, SamplerConfig, build_pruner, build_sampler, worker_seed
 
@@ -154,10 +155,9 @@ def _look_up(
     One that diverges ends as pruned, as a study's does, and costs the tokens of the rung that it did not reach as well.
     """
     curve = table.losses[position]
-    for tokens, loss in zip(table.rungs, curve, strict=False):
-        trial.report(loss, tokens)
-        if tokens < table.cell_tokens and trial.should_prune():
-            return tokens, None, True
+    stopped = stopped_at(trial, zip(table.rungs, curve, strict=False), table.cell_tokens)
+    if stopped is not None:
+        return stopped, None, True
     if len(curve) < len(table.rungs):
         return table.rungs[len(curve)], None, False
     return table.cell_tokens, curve[-1], False

@@ -1,15 +1,17 @@
-"""An S3 server that can be broken."""
+"""An S3 server that can be broken, and training that can be interrupted."""
 
 import http.client
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+
+from model.training import TrainingRun
 
 KEY, SECRET = "AKIDNOBODYMAYSEE", "secret-nobody-may-see"
 
@@ -108,3 +110,22 @@ def bucket(gate) -> str:
     name = f"bucket-{uuid.uuid4()}"
     boto3.Session().client("s3").create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture
+def at_step(monkeypatch) -> Callable[[dict[int, Callable[[], None]]], list[int]]:
+    """Does things after steps of a training run, by their number, and lists the steps that are made."""
+    train_step = TrainingRun._train_step
+
+    def set_up(acts: dict[int, Callable[[], None]]) -> list[int]:
+        steps: list[int] = []
+
+        def step(run: TrainingRun) -> None:
+            train_step(run)
+            steps.append(run.step)
+            acts.get(run.step, lambda: None)()
+
+        monkeypatch.setattr(TrainingRun, "_train_step", step)
+        return steps
+
+    return set_up

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from rich.console import Console
 
-from model.training import TrainingRun
 from service import audit, status
 from service.progress import LiveTable
 from tests.service.test_notes import note_of
@@ -81,20 +80,12 @@ def test_a_trial_that_the_pruner_leaves_alone_is_not_marked(tiny):
     assert "audit" not in trial.user_attrs
 
 
-def test_a_trial_that_is_gone_on_with_keeps_its_mark(tiny, monkeypatch):
+def test_a_trial_that_is_gone_on_with_keeps_its_mark(tiny, at_step):
     audited_study(tiny, 1.0)
     tiny.create(1)
     worker = tiny.worker()
-    train_step = TrainingRun._train_step
-
-    def stop_between_rungs(run):
-        train_step(run)
-        if run.step == 30:  # 8 × 16 tokens a step: rungs after 24, 47 and 70 steps
-            worker.stop()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_train_step", stop_between_rungs)
-        worker.work()
+    at_step({30: worker.stop})  # 8 × 16 tokens a step: rungs after 24, 47 and 70 steps
+    worker.work()
     tiny.worker().work()
     first, second = tiny.trials()
     assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
@@ -102,19 +93,12 @@ def test_a_trial_that_is_gone_on_with_keeps_its_mark(tiny, monkeypatch):
     assert second.user_attrs["audit"]["rung"] == 1
 
 
-def test_a_successor_decides_as_its_predecessor_would_have(tiny, monkeypatch):
+def test_a_successor_decides_as_its_predecessor_would_have(tiny, at_step):
     audited_study(tiny, 0.5)
     tiny.create(6)
     worker = tiny.worker()
-    train_step = TrainingRun._train_step
-
-    def stop_before_the_first_rung(run):
-        train_step(run)
-        worker.stop()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_train_step", stop_before_the_first_rung)
-        worker.work()
+    at_step({1: worker.stop})  # before the first rung
+    worker.work()
     tiny.worker().work()
     failed, *others = tiny.trials()  # from here on, a trial's number is not its slot's
     assert failed.state == TrialState.FAIL

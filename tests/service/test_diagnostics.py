@@ -5,7 +5,6 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
-from model.training import TrainingRun
 from service.storage import load_study, open_storage
 from service.stores import open_store
 
@@ -82,20 +81,12 @@ def test_a_trial_that_diverges_keeps_its_records(tiny, worked):
     assert last["nonfinite_events"] == 1
 
 
-def test_an_interrupted_trial_goes_on_with_its_records(tiny, monkeypatch):
+def test_an_interrupted_trial_goes_on_with_its_records(tiny, at_step):
     tiny.write(BODY, **ON)
     tiny.create(1)
     worker = tiny.worker()
-    step = TrainingRun._train_step
-
-    def stop_at_step_45(run):
-        step(run)
-        if run.step == 45:
-            worker.stop()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_train_step", stop_at_step_45)
-        worker.work()
+    at_step({45: worker.stop})
+    worker.work()
     tiny.worker().work()
     first, second = tiny.trials()
     assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)

@@ -10,7 +10,6 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
-from model.training import TrainingRun
 from service import artifacts
 from service.storage import open_storage
 from service.stores import StoreError, open_store
@@ -96,25 +95,6 @@ def cutting(tiny, bucket, gate) -> Breakable:
 @pytest.fixture(params=["filled", "read_only", "refusing", "cutting"])
 def breakable(request) -> Breakable:
     return request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-def at_step(monkeypatch) -> Callable[[dict[int, Callable[[], None]]], list[int]]:
-    """Does things after steps of a training run, and lists the steps that were made."""
-    train_step = TrainingRun._train_step
-
-    def set_up(acts: dict[int, Callable[[], None]]) -> list[int]:
-        steps: list[int] = []
-
-        def step(run: TrainingRun) -> None:
-            train_step(run)
-            steps.append(run.step)
-            acts.get(run.step, lambda: None)()
-
-        monkeypatch.setattr(TrainingRun, "_train_step", step)
-        return steps
-
-    return set_up
 
 
 def test_a_store_that_fails_costs_a_trial_its_files_and_not_its_loss(breakable, at_step, finished):

@@ -88,32 +88,16 @@ baseline: false
     assert other.state == TrialState.COMPLETE
 
 
-def test_an_interrupted_trial_is_gone_on_with_and_ends_with_the_same_bits(
-    tiny, monkeypatch, undisturbed_loss
-):
+def test_an_interrupted_trial_is_gone_on_with_and_ends_with_the_same_bits(tiny, at_step, undisturbed_loss):
     tiny.create(1)
     worker = tiny.worker()
-    train_step = TrainingRun._train_step
-
-    def stop_between_rungs(run):
-        train_step(run)
-        if run.step == 30:  # 8 × 16 tokens a step: rungs after 24, 47 and 70 steps
-            worker.stop()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_train_step", stop_between_rungs)
-        worker.work()
+    at_step({30: worker.stop})  # 8 × 16 tokens a step: rungs after 24, 47 and 70 steps
+    worker.work()
     assert states(tiny) == [TrialState.FAIL]
     assert tiny.trials()[0].user_attrs["ended"] == "interrupted"
     assert tiny.slots() == {"open": 1, "leased": 0, "held": 0, "closed": 0}
 
-    steps = []
-
-    def count(run):
-        train_step(run)
-        steps.append(run.step)
-
-    monkeypatch.setattr(TrainingRun, "_train_step", count)
+    steps = at_step({})
     tiny.worker().work()
     first, second = tiny.trials()
     assert steps[0] == 31
@@ -152,19 +136,12 @@ def test_arms_have_their_names_their_seeds_and_their_budgets(tiny):
     assert coarse[-1] == trials[2].user_attrs["config"]["training"]["tokens"] > 9000
 
 
-def test_a_trial_that_is_taken_over_stays_in_its_arm(tiny, monkeypatch):
+def test_a_trial_that_is_taken_over_stays_in_its_arm(tiny, at_step):
     tiny.write("design:\n  list: [{arm: A, optimizer.lr: 2.0e-3}]\nbaseline: false\n")
     tiny.create(1)
-    train_step = TrainingRun._train_step
     worker = tiny.worker()
-
-    def stop_at_once(run):
-        train_step(run)
-        worker.stop()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_train_step", stop_at_once)
-        worker.work()
+    at_step({1: worker.stop})
+    worker.work()
     tiny.worker().work()
     assert states(tiny) == [TrialState.FAIL, TrialState.COMPLETE]
     assert [trial.user_attrs["arm"] for trial in tiny.trials()] == ["A", "A"]
