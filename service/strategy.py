@@ -86,7 +86,8 @@ class MedianConfig(AuditedSection):
 
     name: Literal["median"]
     warmup_fraction: float = Field(0.5, ge=0, lt=1)
-    """Share of the budget before which nothing is pruned. `studies/hn/README.md` has what speaks for 0.5."""
+    """Share of the budget before which nothing is pruned. 0.5 suits cosine (`studies/hn/README.md`), wsd
+    needs 0.75 (`studies/champion-ablation/README.md`)."""
     startup_trials: int = Field(5, ge=0)
     """Complete trials before which nothing is pruned; pruned ones do not count."""
 

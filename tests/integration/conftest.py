@@ -135,7 +135,8 @@ class Project:
 
         def find() -> tuple[Container, FrozenTrial] | None:
             try:
-                trials, slots = self.trials(), self.slots()
+                slots = self.slots()  # first: the trial of every slot read here is among the trials read after it
+                trials = self.trials()
             except (UserError, sa.exc.OperationalError):  # the storage or the study is not there yet
                 return None
             for slot in slots:
