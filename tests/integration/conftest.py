@@ -135,8 +135,8 @@ class Project:
 
         def find() -> tuple[Container, FrozenTrial] | None:
             try:
-                slots = self.slots()  # first: the trial of every slot read here is among the trials read after it
-                trials = self.trials()
+                slots = self.slots()
+                trials = self.trials()  # after the slots, so that every slot's trial is among them
             except (UserError, sa.exc.OperationalError):  # the storage or the study is not there yet
                 return None
             for slot in slots:
