@@ -14,7 +14,7 @@ from model import corpus as corpora
 from model.config import TokenizerConfig, TrainConfig
 from model.errors import CorpusError
 from model.tokenizer import TokenizedCorpus
-from service import study_config
+from service import strategy, study_config
 from service.settings import Settings
 from service.slots import Slots
 from service.storage import (
@@ -118,6 +118,8 @@ def _make(
     train_tokens = len(tokenized.split("train").tokens)
     budget = definition.base_config.with_token_budget(train_tokens).budget_tokens
     say(f"tokens: {train_tokens:,} in the train split; budget of a trial {budget:,}")
+    if misfit := strategy.pair_misfit(definition.sampler, definition.pruner):
+        say(misfit)
     _refuse_large_windows(definition, corpus, settings)
     path = settings.cache / f"corpus-{corpus.fingerprint}.json.gz"
     corpora.write(corpus, path)

@@ -39,7 +39,7 @@ class RandomConfig(Section):
 
 
 class GpConfig(Section):
-    """Gaussian process with log expected improvement."""
+    """Gaussian process with log expected improvement. It learns from complete trials alone."""
 
     name: Literal["gp"]
     startup_trials: int = Field(10, ge=1)
@@ -200,6 +200,16 @@ def pruner_misfit(section: PrunerConfig, rungs: int) -> str | None:
     first = section.patience_rungs + 2 if isinstance(section, PatientConfig) else 1
     if first >= rungs or Fraction(str(max(waits))) > Fraction(rungs - 1, rungs):
         return f"{section.name} could stop no trial before its end with training.rungs {rungs}"
+    return None
+
+
+def pair_misfit(sampler: SamplerConfig, pruner: PrunerConfig) -> str | None:
+    """What to know before a search with this sampler under this pruner, or None."""
+    if sampler.name == "gp" and pruner.name not in ("none", "threshold"):
+        return (
+            f"sampler gp does not learn from what pruner {pruner.name} stops, and may ask for it again and again; "
+            "pruner none, or sampler tpe, finds more (studies/samplers)"
+        )
     return None
 
 

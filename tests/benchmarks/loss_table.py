@@ -6,9 +6,10 @@ again gives the same losses and costs its tokens again, as in a real study, whic
 """
 
 import bisect
+import heapq
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -113,51 +114,85 @@ class Search:
 
 
 def search(
-    table: LossTable, sampler: SamplerConfig, pruner: PrunerConfig, *, seed: int, budget_tokens: int
+    table: LossTable,
+    sampler: SamplerConfig,
+    pruner: PrunerConfig,
+    *,
+    seed: int,
+    budget_tokens: int,
+    workers: int = 1,
 ) -> Search:
-    """Search the table with one worker until the budget is spent; a trial that ends after that does not count.
+    """Search the table until the budget is spent; a trial that ends after that does not count.
 
     Args:
         table: what is searched.
         sampler: its section in a study's file.
         pruner: likewise.
-        seed: a study's; of the sampler.
+        seed: a study's; of the samplers.
         budget_tokens: of all trials together.
+        workers: side by side, each with a sampler of its own, all at the same tokens a second; a pruner and a sampler
+            know what all of them have reported until then.
     """
     space = table.space(numbers_only=sampler.name == "cmaes")
-    study = optuna.create_study(
-        study_name=f"table {seed}",  # decides the brackets of hyperband
-        sampler=build_sampler(sampler, seed=worker_seed(seed, 0), space=space),
-        pruner=build_pruner(pruner, rungs=table.rungs),
-    )
-    found, spent, seen = Search(), 0, set()
-    while spent < budget_tokens:
-        trial = study.ask(space)
-        position = tuple(trial.params[key] for key in table.axes)
-        tokens, loss, stopped = _look_up(trial, table, position)
-        study.tell(trial, loss, state=TrialState.PRUNED if loss is None else TrialState.COMPLETE)
-        spent += tokens
-        found.trials += 1
-        found.pruned += stopped
-        found.repeats += position in seen
-        seen.add(position)
-        if loss is not None and loss < found.at(math.inf) and spent <= budget_tokens:
-            found.tokens.append(spent)
-            found.best.append(loss)
+    storage = optuna.storages.InMemoryStorage()
+    name = f"table {seed}"  # decides the brackets of hyperband
+    optuna.create_study(study_name=name, storage=storage)
+    studies = [
+        optuna.load_study(
+            study_name=name,
+            storage=storage,
+            sampler=build_sampler(sampler, seed=worker_seed(seed, worker), space=space),
+            pruner=build_pruner(pruner, rungs=table.rungs),
+        )
+        for worker in range(workers)
+    ]
+    found, seen = Search(), set()
+    nothing: Iterator[int] = iter(())
+    busy = [(0, worker, nothing) for worker in range(workers)]
+    """When each worker will have something to report, in tokens of its own, and the trial it is in."""
+    while busy and busy[0][0] * workers <= budget_tokens:
+        clock, worker, running = heapq.heappop(busy)
+        cost = next(running, None)
+        if cost is None and clock * workers < budget_tokens:
+            trial = studies[worker].ask(space)
+            position = tuple(trial.params[key] for key in table.axes)
+            found.trials += 1
+            found.repeats += position in seen
+            seen.add(position)
+            running = _trial(
+                trial, table, position, found, lambda tokens, begun=clock: (begun + tokens) * workers
+            )
+            cost = next(running)
+        if cost is not None:
+            heapq.heappush(busy, (clock + cost, worker, running))
     return found
 
 
-def _look_up(
-    trial: optuna.Trial, table: LossTable, position: tuple[int, ...]
-) -> tuple[int, float | None, bool]:
-    """What a trial of that cell costs, its final loss if it comes so far, and whether the pruner stops it.
+def _trial(
+    trial: optuna.Trial,
+    table: LossTable,
+    position: tuple[int, ...],
+    found: Search,
+    spent: Callable[[int], int],
+) -> Iterator[int]:
+    """A trial of that cell: what each rung costs, in tokens; then its loss there is reported, at the last one told.
 
     One that diverges ends as pruned, as a study's does, and costs the tokens of the rung that it did not reach as well.
+    `spent` is what all trials have cost when this one has come so far.
     """
-    curve = table.losses[position]
-    stopped = stopped_at(trial, zip(table.rungs, curve, strict=False), table.cell_tokens)
-    if stopped is not None:
-        return stopped, None, True
+    curve, before = table.losses[position], 0
+    for tokens, loss in zip(table.rungs, curve, strict=False):
+        yield tokens - before
+        before = tokens
+        if stopped_at(trial, [(tokens, loss)], table.cell_tokens) is not None:
+            trial.study.tell(trial, state=TrialState.PRUNED)
+            found.pruned += 1
+            return
     if len(curve) < len(table.rungs):
-        return table.rungs[len(curve)], None, False
-    return table.cell_tokens, curve[-1], False
+        yield table.rungs[len(curve)] - before
+        trial.study.tell(trial, state=TrialState.PRUNED)
+        return
+    trial.study.tell(trial, curve[-1])
+    if curve[-1] < found.at(math.inf):
+        found.tokens.append(spent(table.cell_tokens))
+        found.best.append(curve[-1])

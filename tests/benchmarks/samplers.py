@@ -49,6 +49,8 @@ SAMPLERS = {
     "GP": GpConfig(name="gp"),
     "CMA-ES": CmaEsConfig(name="cmaes"),
 }
+STARTS = {f"TPE, {n} at random": TpeConfig(startup_trials=n) for n in (5, 20, 40)}
+"""What the random start is worth: 10 by default."""
 PRUNERS = {
     "none": NoPrunerConfig(),
     "median, from 1/2": MedianConfig(name="median", warmup_fraction=0.5),
@@ -56,6 +58,15 @@ PRUNERS = {
     "successive halving": SuccessiveHalvingConfig(name="successive_halving"),
     "hyperband": HyperbandConfig(name="hyperband"),
 }
+WORKERS = 8
+"""Of the searches in parallel."""
+ALONE = [(sampler, pruner, 1) for sampler, pruner in product(SAMPLERS, PRUNERS)]
+BESIDE = [
+    *product(SAMPLERS, list(PRUNERS)[:2], (WORKERS,)),
+    *product(STARTS, list(PRUNERS)[:2], (1, WORKERS)),
+]
+"""Samplers, pruners and workers of every search."""
+Searches = dict[tuple[str, str, int], list[Search]]
 SHARES = (0.1, 0.25, 0.5, 1.0)
 """Of the budget, at which losses are compared; random search's losses at the last three are the targets."""
 
@@ -89,26 +100,31 @@ def write_table(settings: Settings, study_name: str, path: Path) -> None:
     )
 
 
-def run_search(job: tuple[LossTable, str, str, int, int]) -> Search:
-    """One search: a table, the names of a sampler and a pruner, a seed and a budget in tokens."""
-    table, sampler, pruner, seed, budget_tokens = job
+def run_search(job: tuple[LossTable, tuple[str, str, int], int, int]) -> Search:
+    """One search: a table, sampler, pruner and workers, a seed and a budget in tokens."""
+    table, (sampler, pruner, workers), seed, budget_tokens = job
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return loss_table.search(
-        table, SAMPLERS[sampler], PRUNERS[pruner], seed=seed, budget_tokens=budget_tokens
+        table,
+        (SAMPLERS | STARTS)[sampler],
+        PRUNERS[pruner],
+        seed=seed,
+        budget_tokens=budget_tokens,
+        workers=workers,
     )
 
 
-def search_all(table: LossTable, *, repeats: int, budget_tokens: int) -> dict[tuple[str, str], list[Search]]:
-    """Every sampler with every pruner, from the seeds 0, 1, 2, ..."""
-    pairs = list(product(SAMPLERS, PRUNERS))
-    jobs = [(table, *pair, seed, budget_tokens) for pair in pairs for seed in range(repeats)]
+def search_all(table: LossTable, *, repeats: int, budget_tokens: int) -> Searches:
+    """Every search, from the seeds 0, 1, 2, ..."""
+    searches = [*ALONE, *BESIDE]
+    jobs = [(table, search, seed, budget_tokens) for search in searches for seed in range(repeats)]
     os.environ["OMP_NUM_THREADS"] = "1"  # of the Gaussian process; the searches are many
     with ProcessPoolExecutor() as pool:
         ended = pool.map(run_search, jobs)
         found = {}
-        for pair in pairs:
-            found[pair] = [next(ended) for _ in range(repeats)]
-            print(", ".join(pair), flush=True)
+        for search in searches:
+            found[search] = [next(ended) for _ in range(repeats)]
+            print(*search, sep=", ", flush=True)
     return found
 
 
@@ -125,10 +141,11 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[rank - 1], ordered[-rank]
 
 
-def loss_rows(table: LossTable, searches: dict[tuple[str, str], list[Search]], budget_tokens: int) -> str:
+def loss_rows(table: LossTable, searches: Searches, budget_tokens: int) -> str:
+    """Of searches with one worker."""
     best = table.ranked()[0]
     rows = ""
-    for (sampler, pruner), found in searches.items():
+    for (sampler, pruner, _), found in searches.items():
         regrets = (quartiles([one.at(share * budget_tokens) - best for one in found]) for share in SHARES)
         shown = [f"{middle:.4f} ({low:.4f} to {high:.4f})" for low, middle, high in regrets]
         trials, pruned, repeats = (
@@ -139,11 +156,9 @@ def loss_rows(table: LossTable, searches: dict[tuple[str, str], list[Search]], b
     return rows
 
 
-def speed_rows(
-    table: LossTable, searches: dict[tuple[str, str], list[Search]], targets: Sequence[float]
-) -> str:
+def speed_rows(table: LossTable, searches: Searches, targets: Sequence[float]) -> str:
     rows = ""
-    for (sampler, pruner), found in searches.items():
+    for (sampler, pruner, workers), found in searches.items():
         shown = []
         for target in targets:
             random_tokens = table.random_trials(target) * table.cell_tokens
@@ -152,7 +167,7 @@ def speed_rows(
             reached = sum(map(math.isfinite, ratios)) / len(ratios)
             middle = statistics.median_high(ratios)
             shown.append(f"{as_ratio(middle)} ({as_ratio(low)} to {as_ratio(high)}) | {reached:.0%}")
-        rows += f"| {sampler} | {pruner} | {' | '.join(shown)} |\n"
+        rows += f"| {sampler} | {pruner} | {workers} | {' | '.join(shown)} |\n"
     return rows
 
 
@@ -160,13 +175,13 @@ def as_ratio(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "never"
 
 
-def figure(table: LossTable, searches: dict[tuple[str, str], list[Search]], trials: int) -> Plot:
-    """Best loss against tokens, without pruning and with the first of the pruners."""
+def figure(table: LossTable, searches: Searches, trials: int) -> Plot:
+    """Best loss against tokens with one worker, without pruning and with the first of the pruners."""
     panels = []
     for pruner in list(PRUNERS)[:2]:
         series = []
         for style, sampler in enumerate(SAMPLERS):
-            found = searches[sampler, pruner]
+            found = searches[sampler, pruner, 1]
             points = [
                 (n, *quartiles([one.at(n * table.cell_tokens) for one in found]))
                 for n in range(3, trials + 1)
@@ -182,9 +197,7 @@ def figure(table: LossTable, searches: dict[tuple[str, str], list[Search]], tria
     return Plot("samplers", "Best loss against tokens", "", tuple(panels))
 
 
-def page(
-    table: LossTable, searches: dict[tuple[str, str], list[Search]], *, repeats: int, trials: int
-) -> str:
+def page(table: LossTable, searches: Searches, *, repeats: int, trials: int) -> str:
     ranked = table.ranked()
     budget_tokens = trials * table.cell_tokens
     counts = [round(share * trials) for share in SHARES]
@@ -197,15 +210,18 @@ def page(
         scipy.stats.spearmanr([curve[i] for curve in whole], ends).statistic
         for i in range(len(table.rungs) - 1)
     ]
+    alone = {search: searches[search] for search in ALONE}
+    beside = {search: searches[search] for search in BESIDE}
     at = " | ".join(f"{share:.0%} ({count} runs)" for share, count in zip(SHARES, counts, strict=True))
     reach = " | ".join(
         f"{target:.4f}, random's in {table.random_trials(target)} runs | reached" for target in targets
     )
+    speed_head = f"| sampler | pruner | workers | {reach} |\n|---|---|---:|{'---:|---:|' * len(targets)}"
     return f"""# How good the searches are
 
 Replayed on `studies/samplers/table.json`: {len(ranked)} real training runs of {table.cell_tokens:,} tokens, one for
-every combination of {len(table.axes)} hyperparameters, on one seed. A search has one worker and {budget_tokens:,}
-tokens, {trials} whole runs; a pruned trial costs what it trained, and a cell that is asked for again costs its tokens
+every combination of {len(table.axes)} hyperparameters, on one seed. A search has {budget_tokens:,} tokens, {trials}
+whole runs, and one worker; a pruned trial costs what it trained, and a cell that is asked for again costs its tokens
 again. {repeats} searches each, seeds 0 to {repeats - 1}; from one seed, all samplers but CMA-ES begin with the same ten
 draws. Samplers see positions on an axis, in order. Made by `python -m tests.benchmarks.samplers`.
 
@@ -222,16 +238,23 @@ quartiles. Then trials begun, the share of them that was pruned, and the share t
 
 | sampler | pruner | {at} | trials | pruned | repeats |
 |---|---|{"---:|" * (len(SHARES) + 3)}
-{loss_rows(table, searches, budget_tokens)}
+{loss_rows(table, alone, budget_tokens)}
 ## Tokens until random search's loss is reached
 
 As a ratio to random search without pruning, whose medians are exact (draws with replacement from the table): median and
 its 95 % interval, and the share of searches that got there. Columns: the median best loss of random search after
 {", ".join(map(str, counts[1:-1]))} and {counts[-1]} whole runs.
 
-| sampler | pruner | {reach} |
-|---|---|{"---:|---:|" * len(targets)}
-{speed_rows(table, searches, targets)}
+{speed_head}
+{speed_rows(table, alone, targets)}
+## With {WORKERS} workers, and with other random starts
+
+The same ratios, in tokens of all workers together. They train side by side at one speed, so that a sampler and a pruner
+know what the others have reported by then and no more. The number is that of TPE's first trials, which it draws at
+random; it is 10 above.
+
+{speed_head}
+{speed_rows(table, beside, targets)}
 ## What this can show
 
 - A table has a best cell, which every search may find and none can beat; near it differences are those of single runs
@@ -240,7 +263,6 @@ its 95 % interval, and the share of searches that got there. Columns: the median
   ranges would draw near neighbours in their place, and pay for them as well.
 - Optuna's GP learns from complete trials alone. Under a pruner it may ask for the same stopped cell again and again,
   as the shares of repeats show; a search over ranges would ask for its neighbourhood.
-- One worker: in parallel, samplers know less when they draw.
 """
 
 

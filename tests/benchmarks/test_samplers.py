@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from service.strategy import NoPrunerConfig, RandomConfig, ThresholdConfig
+from service.strategy import MedianConfig, NoPrunerConfig, RandomConfig, ThresholdConfig
 from tests.benchmarks import loss_table, samplers
 from tests.benchmarks.loss_table import LossTable, Search
 
@@ -121,22 +121,38 @@ def test_a_cell_that_was_drawn_before_is_counted():
     assert search.tokens == [40]  # an equal loss is no improvement
 
 
-@pytest.mark.parametrize("pruner", samplers.PRUNERS)
-@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
-def test_every_search_repeats_and_its_best_loss_falls(sampler, pruner):
-    job = (bowl(), sampler, pruner, 0, 15 * 40)
-    search = samplers.run_search(job)
-    assert search == samplers.run_search(job)
-    assert search.tokens == sorted(set(search.tokens))
-    assert search.tokens[-1] <= 15 * 40
-    assert search.best == sorted(set(search.best), reverse=True)
-    assert (search.pruned > 0) <= (pruner != "none")
+def test_workers_side_by_side_share_the_budget_and_what_they_have_seen():
+    # two cells, of which the pruner stops the second wherever a better one has been seen at that rung
+    table = LossTable({"x": (0, 1)}, RUNGS, {(0,): (3.0, 2.0, 1.0), (1,): (6.0, 5.0, 4.0)})
+    median = MedianConfig(name="median", warmup_fraction=0, startup_trials=0)
+    search = loss_table.search(table, RANDOM, median, seed=3, budget_tokens=480, workers=4)
+    # four begin at 0 and nobody has finished before they do, at 40 tokens each
+    assert search.tokens[0] == 160
+    assert search.pruned > 0
+    kept = search.trials - search.pruned
+    assert 480 - 4 * 40 < 40 * kept + 10 * search.pruned < 480 + 4 * 40
+    alone = loss_table.search(table, RANDOM, median, seed=3, budget_tokens=480)
+    assert alone.tokens[0] == 40 < search.tokens[0]
+    assert alone.pruned > search.pruned  # it knew the better cell's end when it began the second trial
+
+
+@pytest.mark.parametrize(
+    "search", [*samplers.ALONE, *((sampler, "median, from 1/2", 3) for sampler in samplers.SAMPLERS)]
+)
+def test_every_search_repeats_and_its_best_loss_falls(search):
+    job = (bowl(), search, 0, 15 * 40)
+    found = samplers.run_search(job)
+    assert found == samplers.run_search(job)
+    assert found.tokens == sorted(found.tokens)  # workers side by side may end together
+    assert found.tokens[-1] <= 15 * 40
+    assert found.best == sorted(set(found.best), reverse=True)
+    assert (found.pruned > 0) <= (search[1] != "none")
 
 
 @pytest.mark.parametrize("sampler", ["TPE", "GP", "CMA-ES"])
 def test_a_sampler_that_learns_finds_the_bottom_sooner_than_random_search(sampler):
     table = bowl()
-    searches = [samplers.run_search((table, sampler, "none", seed, 50 * 40)) for seed in range(5)]
+    searches = [samplers.run_search((table, (sampler, "none", 1), seed, 50 * 40)) for seed in range(5)]
     median = sorted(search.reached(1.0) for search in searches)[2]
     assert median < table.random_trials(1.0) * 40  # 56 draws for the one best of 81
 
@@ -154,24 +170,27 @@ def test_the_rows_say_losses_and_tokens_relative_to_the_best_cell_and_to_random_
     found = [Search([40, 80], [4.0, 1.0], trials=4, pruned=1, repeats=2)] * 3 + [
         Search([40], [3.0], trials=4)
     ] * 2
-    searches = {("TPE", "none"): found}
+    searches = {("TPE", "none", 1): found}
     losses = samplers.loss_rows(COLUMN, searches, 400)
     once = "3.0000 (2.0000 to 3.0000)"  # at a tenth
     later = "0.0000 (0.0000 to 2.0000)"
     assert losses == f"| TPE | none | {once} | {later} | {later} | {later} | 4 | 15% | 30% |\n"
     # random search needs 7 draws for a loss of 1 and 2 for one of 3
     ratios = samplers.speed_rows(COLUMN, searches, [1.0, 3.0])
-    assert ratios == "| TPE | none | 0.29 (0.29 to never) | 60% | 1.00 (0.50 to 1.00) | 100% |\n"
+    assert ratios == "| TPE | none | 1 | 0.29 (0.29 to never) | 60% | 1.00 (0.50 to 1.00) | 100% |\n"
 
 
 def test_the_page_and_its_figure_have_every_search():
     table = bowl()
     searches = {
-        pair: [loss_table.search(table, RANDOM, NO_PRUNER, seed=seed, budget_tokens=400) for seed in range(4)]
-        for pair in product(samplers.SAMPLERS, samplers.PRUNERS)
+        search: [
+            loss_table.search(table, RANDOM, NO_PRUNER, seed=seed, budget_tokens=400) for seed in range(4)
+        ]
+        for search in [*samplers.ALONE, *samplers.BESIDE]
     }
     page = samplers.page(table, searches, repeats=4, trials=10)
     assert page.count("| successive halving |") == 2 * len(samplers.SAMPLERS)
+    assert page.count("| 8 |") == 2 * len([*samplers.SAMPLERS, *samplers.STARTS])
     assert "81 real training runs of 40 tokens" in page
     assert "best cell has 1.0000 nats per character (x 6, y 2), the tenth best 1.4000" in page
     plot = samplers.figure(table, searches, 10)

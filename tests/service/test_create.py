@@ -33,6 +33,18 @@ def test_a_study_is_made_with_all_that_a_worker_needs(tiny):
     assert tiny.slots()["open"] == 4
 
 
+def test_a_sampler_that_learns_nothing_from_pruning_is_said_once(tiny, capsys):
+    warned = "sampler gp does not learn from what pruner median stops"
+    tiny.write(OTHER_SPACE.replace("random", "gp") + "pruner: {name: median}\n")
+    tiny.create(1)
+    assert warned in capsys.readouterr().out
+    tiny.create(1)
+    assert warned not in capsys.readouterr().out
+    tiny.write(OTHER_SPACE.replace("random", "gp"))
+    tiny.create(1, name="tiny-2")
+    assert "sampler gp" not in capsys.readouterr().out
+
+
 def test_the_same_definition_goes_on(tiny):
     tiny.create(2)
     before = facts(tiny)
