@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -73,6 +74,8 @@ class Project:
             env=self.environment,
             **PIPED,
             start_new_session=True,
+            # a shell cannot trap what it was started to ignore, as everything in the background of a script is
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def compose(
