@@ -6,7 +6,7 @@ they hold for every budget.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Annotated, ClassVar, Literal, assert_never
@@ -81,13 +81,20 @@ class NoPrunerConfig(Section):
     audit: ClassVar[float] = 0.0
 
 
+WARMUP_FRACTION = 0.5
+"""From where on a median pruner lost no best run under a constant rate and under cosine: `studies/hn/README.md`."""
+WSD_WARMUP_FRACTION = 0.75
+"""The same for wsd, whose losses fall at its end: `studies/champion-ablation/README.md`, decays over 0.4."""
+
+_Warmup = Annotated[float, Field(ge=0, lt=1)] | None
+
+
 class MedianConfig(AuditedSection):
     """Stops a trial whose best loss so far is worse than the median of finished trials at the same rung."""
 
     name: Literal["median"]
-    warmup_fraction: float = Field(0.5, ge=0, lt=1)
-    """Share of the budget before which nothing is pruned. 0.5 suits cosine (`studies/hn/README.md`), wsd
-    needs 0.75 (`studies/champion-ablation/README.md`)."""
+    warmup_fraction: _Warmup = None
+    """Share of the budget before which nothing is pruned; null: by the schedules in the study (`with_warmup`)."""
     startup_trials: int = Field(5, ge=0)
     """Complete trials before which nothing is pruned; pruned ones do not count."""
 
@@ -98,7 +105,7 @@ class PercentileConfig(AuditedSection):
     name: Literal["percentile"]
     percentile: float = Field(25.0, gt=0, lt=100)
     """Share of trials kept, in percent; 50 is the median."""
-    warmup_fraction: float = Field(0.5, ge=0, lt=1)
+    warmup_fraction: _Warmup = None
     startup_trials: int = Field(5, ge=0)
 
 
@@ -154,6 +161,16 @@ PrunerConfig = Annotated[
     | HyperbandConfig,
     Field(discriminator="name"),
 ]
+
+
+def with_warmup(section: PrunerConfig, decays: Collection[str]) -> PrunerConfig:
+    """The section with the warm-up that its study leaves open, the longest that one of the `schedule.decay` needs."""
+    if isinstance(section, PatientConfig) and section.then is not None:
+        return section.model_copy(update={"then": with_warmup(section.then, decays)})
+    if isinstance(section, MedianConfig | PercentileConfig) and section.warmup_fraction is None:
+        fraction = WSD_WARMUP_FRACTION if "wsd" in decays else WARMUP_FRACTION
+        return section.model_copy(update={"warmup_fraction": fraction})
+    return section
 
 
 def worker_seed(study_seed: int, worker_index: int) -> int:
@@ -264,6 +281,7 @@ def build_pruner(section: PrunerConfig, *, rungs: tuple[int, ...]) -> optuna.pru
         case NoPrunerConfig():
             return optuna.pruners.NopPruner()
         case MedianConfig() | PercentileConfig():
+            assert section.warmup_fraction is not None, "filled in when the study was loaded"
             return WarmUpFirstPruner(
                 section.percentile if isinstance(section, PercentileConfig) else 50.0,
                 n_startup_trials=section.startup_trials,

@@ -236,6 +236,8 @@ def _definition(
         space = _space(study, document)
     else:
         space = space_of(values, dict(leaves(base_config.model_dump(mode="json"))))
+    varied = space.parameters.get("schedule.decay")
+    decays = {base_config.schedule.decay, *(varied.corners() if varied else ())}
     return StudyDefinition(
         name=name,
         question=study.question,
@@ -247,7 +249,7 @@ def _definition(
         own_budgets=study.design is not None and study.pruner.name == "none",
         sampler=study.sampler
         or (strategy.TpeConfig() if study.space else strategy.RandomConfig(name="random")),
-        pruner=study.pruner,
+        pruner=strategy.with_warmup(study.pruner, decays),
         seed=study.seed,
         trials=len(cells) or study.trials,
         keep_checkpoints=study.keep_checkpoints,

@@ -18,6 +18,7 @@ from service.strategy import (
     build_sampler,
     pruner_misfit,
     sampler_misfit,
+    with_warmup,
     worker_seed,
 )
 
@@ -38,7 +39,7 @@ def sampler(**section):
 
 
 def pruner(**section):
-    return PRUNER.validate_json(json.dumps(section))
+    return with_warmup(PRUNER.validate_json(json.dumps(section)), {"cosine"})
 
 
 # Samplers
@@ -210,6 +211,21 @@ def test_median_waits_for_its_share_of_the_budget(fraction, rung):
         pruned_at(pruner(name="median", warmup_fraction=fraction, startup_trials=4), BAD, FINISHED[:4])
         == rung
     )
+
+
+@pytest.mark.parametrize(
+    ("decays", "rung"),
+    [({"cosine"}, 200), ({"linear", "constant"}, 200), ({"wsd"}, 300), ({"cosine", "wsd"}, 300)],
+)
+def test_a_warm_up_that_is_left_open_follows_from_the_schedules(decays, rung):
+    def open_section(**section):
+        return with_warmup(PRUNER.validate_json(json.dumps(section)), decays)
+
+    assert pruned_at(open_section(name="median"), BAD, FINISHED) == rung
+    assert pruned_at(open_section(name="percentile", percentile=50.0), BAD, FINISHED) == rung
+    flat, then = [3.0, 3.5, 3.5, 3.5], {"name": "median", "startup_trials": 1}
+    assert pruned_at(open_section(name="patient", patience_rungs=0, then=then), flat, [GOOD]) == rung
+    assert pruned_at(open_section(name="median", warmup_fraction=0.25), BAD, FINISHED) == 100
 
 
 def test_percentile_keeps_its_share():

@@ -98,6 +98,22 @@ def test_defaults_are_tpe_without_pruner_and_the_repositorys_base_file(root):
     assert study.base_config == validate(read(root / "train_config.yaml"), TrainConfig)
 
 
+@pytest.mark.parametrize(
+    ("key", "given", "warmup"),
+    [
+        ("fixed", "schedule.floor_fraction: 0", 0.5),
+        ("fixed", "schedule.decay: wsd", 0.75),
+        ("space", "schedule.decay: {type: categorical, choices: [cosine, wsd]}", 0.75),
+        ("space", "schedule.decay: {type: categorical, choices: [cosine, linear]}", 0.5),
+    ],
+)
+def test_a_pruner_warms_up_as_the_slowest_schedule_asks(root, key, given, warmup):
+    definition = define(root, STUDY.replace(f"{key}:\n", f"{key}:\n  {given}\n"))
+    assert definition.pruner.warmup_fraction == warmup
+    stored = StudyDefinition.from_snapshot(json.loads(json.dumps(definition.snapshot())))
+    assert stored.identity() == definition.identity()
+
+
 def test_another_base_file_may_be_named(root):
     text = (root / "train_config.yaml").read_text(encoding="utf-8").replace("n_layer: 4", "n_layer: 2")
     (root / "other.yaml").write_text(text, encoding="utf-8")
