@@ -224,8 +224,8 @@ def pair_misfit(sampler: SamplerConfig, pruner: PrunerConfig) -> str | None:
     """What to know before a search with this sampler under this pruner, or None."""
     if sampler.name == "gp" and pruner.name not in ("none", "threshold"):
         return (
-            f"sampler gp does not learn from what pruner {pruner.name} stops, and may ask for it again and again; "
-            "pruner none, or sampler tpe, finds more (studies/samplers)"
+            f"sampler gp does not learn from what pruner {pruner.name} stops, and with few workers asks for it again "
+            "and again; pruner none, or sampler tpe, then finds more (studies/samplers)"
         )
     return None
 
