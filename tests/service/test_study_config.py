@@ -425,6 +425,12 @@ def test_the_sampler_models_all_parameters_jointly_beside_a_baseline(root):
     assert set(joint) == set(space.parameters) - space.conditional
 
 
+def test_the_best_recipe_as_a_file_is_that_of_its_study():
+    study = load("champion-follow-up")
+    cell = study.cells[study.arms.index("ours with BPE and biases")]
+    assert validate(read(ROOT / "studies/champion/best.yaml"), TrainConfig) == study.config_for(cell)
+
+
 def test_a_search_leaves_other_slots_to_the_sampler(root):
     study = define(root, STUDY)
     assert study.fixed_values(1) is None
