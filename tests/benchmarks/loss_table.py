@@ -9,7 +9,7 @@ import bisect
 import heapq
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -159,9 +159,7 @@ def search(
             found.trials += 1
             found.repeats += position in seen
             seen.add(position)
-            running = _trial(
-                trial, table, position, found, lambda tokens, begun=clock: (begun + tokens) * workers
-            )
+            running = _trial(trial, table, position, found, spent=(clock + table.cell_tokens) * workers)
             cost = next(running)
         if cost is not None:
             heapq.heappush(busy, (clock + cost, worker, running))
@@ -169,16 +167,12 @@ def search(
 
 
 def _trial(
-    trial: optuna.Trial,
-    table: LossTable,
-    position: tuple[int, ...],
-    found: Search,
-    spent: Callable[[int], int],
+    trial: optuna.Trial, table: LossTable, position: tuple[int, ...], found: Search, *, spent: int
 ) -> Iterator[int]:
     """A trial of that cell: what each rung costs, in tokens; then its loss there is reported, at the last one told.
 
     One that diverges ends as pruned, as a study's does, and costs the tokens of the rung that it did not reach as well.
-    `spent` is what all trials have cost when this one has come so far.
+    `spent` is what all trials have cost when this one runs to its end.
     """
     curve, before = table.losses[position], 0
     for tokens, loss in zip(table.rungs, curve, strict=False):
@@ -194,5 +188,5 @@ def _trial(
         return
     trial.study.tell(trial, curve[-1])
     if curve[-1] < found.at(math.inf):
-        found.tokens.append(spent(table.cell_tokens))
+        found.tokens.append(spent)
         found.best.append(curve[-1])

@@ -58,12 +58,14 @@ PRUNERS = {
     "successive halving": SuccessiveHalvingConfig(name="successive_halving"),
     "hyperband": HyperbandConfig(name="hyperband"),
 }
+FIRST_PRUNERS = list(PRUNERS)[:2]
+"""None, and the one of `studies/hn`: for what is not shown of all of them."""
 WORKERS = 8
 """Of the searches in parallel."""
 ALONE = [(sampler, pruner, 1) for sampler, pruner in product(SAMPLERS, PRUNERS)]
 BESIDE = [
-    *product(SAMPLERS, list(PRUNERS)[:2], (WORKERS,)),
-    *product(STARTS, list(PRUNERS)[:2], (1, WORKERS)),
+    *product(SAMPLERS, FIRST_PRUNERS, (WORKERS,)),
+    *product(STARTS, FIRST_PRUNERS, (1, WORKERS)),
 ]
 """Samplers, pruners and workers of every search."""
 Searches = dict[tuple[str, str, int], list[Search]]
@@ -178,7 +180,7 @@ def as_ratio(value: float) -> str:
 def figure(table: LossTable, searches: Searches, trials: int) -> Plot:
     """Best loss against tokens with one worker, without pruning and with the first of the pruners."""
     panels = []
-    for pruner in list(PRUNERS)[:2]:
+    for pruner in FIRST_PRUNERS:
         series = []
         for style, sampler in enumerate(SAMPLERS):
             found = searches[sampler, pruner, 1]
