@@ -2,11 +2,18 @@
 
 import ctypes
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from model.errors import ConfigError
+
+_WARM_UP_CALLS = 3
+"""Before a capture, as torch's own `make_graphed_callables` makes them: libraries set themselves up at first use."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +23,9 @@ class Device:
     torch_device: torch.device
     threads: int
     """CPU threads of this process."""
+    runs_ahead: bool = False
+    """Gradients are recorded as CUDA graphs, and the host queues a step while the device is at work on the one before.
+    Of GPUs alone."""
 
     @property
     def description(self) -> str:
@@ -23,6 +33,50 @@ class Device:
         if self.torch_device.type == "cuda":
             return torch.cuda.get_device_name(self.torch_device)
         return f"CPU, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The generator of random numbers that its operators draw from."""
+        if self.torch_device.type != "cuda":
+            return torch.default_generator
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        index = self.torch_device.index
+        return torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
+
+    def upload(self, array: NDArray[Any]) -> Tensor:
+        """The array as a tensor there; the host does not wait for the copy to a GPU."""
+        tensor = torch.from_numpy(array)
+        if self.torch_device.type == "cuda":  # a copy from other memory than pinned one is waited for
+            tensor = tensor.pin_memory()
+        return tensor.to(self.torch_device, non_blocking=True)
+
+    def capture(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """A CUDA graph of `compute`, which is called a few times.
+
+        Returns:
+            What replays it, and the tensor that holds the result of the last replay.
+
+        Raises:
+            RuntimeError: `compute` waits for the device, or does something else that no graph can.
+        """
+        with torch.cuda.device(self.torch_device):
+            here = torch.cuda.current_stream()
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(here)
+            with torch.cuda.stream(aside):
+                for _ in range(_WARM_UP_CALLS):
+                    compute()
+                graph = torch.cuda.CUDAGraph()
+                try:
+                    with torch.cuda.graph(graph, stream=aside):
+                        result = compute()
+                except RuntimeError:
+                    # one that breaks off leaves the generator's state bound to it, and no operator could draw from it
+                    unbound = torch.Generator(self.torch_device).graphsafe_get_state()
+                    self.generator.graphsafe_set_state(unbound)
+                    raise
+            here.wait_stream(aside)
+        return graph.replay, result
 
     def synchronize(self) -> None:
         """Wait for the queued work, so that a clock read after it is true."""
@@ -45,7 +99,7 @@ def choose(name: str = "auto", *, threads: int | None = None) -> Device:
     same number.
 
     Raises:
-        ConfigError: the name is not a device of this machine.
+        ConfigError: the name is not a device of this machine, or HPTUNE_CUDA_GRAPHS is neither 0 nor 1.
     """
     # OpenMP takes a list, one number a nesting level
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
@@ -63,9 +117,12 @@ def choose(name: str = "auto", *, threads: int | None = None) -> Device:
         raise ConfigError(
             f"HPTUNE_DEVICE: given {name!r}, this machine has {torch.cuda.device_count()} CUDA devices"
         )
+    graphs = os.environ.get("HPTUNE_CUDA_GRAPHS") or "1"
+    if graphs not in ("0", "1"):
+        raise ConfigError(f"HPTUNE_CUDA_GRAPHS: given {graphs!r}, allowed: 0, 1")
     if device.type == "cpu":
         _keep_freed_memory()
-    return Device(device, count)
+    return Device(device, count, runs_ahead=device.type == "cuda" and graphs == "1")
 
 
 def _keep_freed_memory() -> None:

@@ -66,7 +66,8 @@ class Diagnostics:
     """Follows one run, measures every `diagnostics.every`-th step and, where asked to, every evaluation.
 
     For each step, in this order: `start`, `data_ready`, `before_update` if there is an update, and `finish` or
-    `diverged`. On other steps than the measured ones they do next to nothing.
+    `diverged`. On other steps than the measured ones they do next to nothing, `before_update` may be left out, and
+    `finish` may come when the next such step has begun.
 
     Args:
         config: of the run.
@@ -98,11 +99,15 @@ class Diagnostics:
         self._values: measurements.Values = {}
         self._memory: dict[str, int] = {}
 
+    def measures(self, step: int) -> bool:
+        """Whether that step, counted from 1, is one of the measured ones."""
+        every = self._config.diagnostics.every
+        return every > 0 and step % every == 0
+
     def start(self, step: int) -> None:
         """Step number `step` begins, counted from 1; its batch comes next."""
         self._step = step
-        every = self._config.diagnostics.every
-        self._measured = every > 0 and step % every == 0
+        self._measured = self.measures(step)
         if self._measured:
             self._values, self._weights, self._memory = {}, [], {}
             self._seconds = {"diagnostics": 0.0}

@@ -24,6 +24,9 @@ from model.loss import cross_entropy, windows_at_once
 from model.precision import Precision
 from model.tokenizer import EncodedSplit
 
+_GPU_TOKENS_AT_ONCE = 2**16
+"""Windows of a batch come to at least so many tokens on a GPU, which 64 short windows would leave idle."""
+
 
 @dataclass(frozen=True)
 class SplitScore:
@@ -131,14 +134,18 @@ def score_split(
     """
     was_training = model.training
     model.eval()
-    nats: list[NDArray[np.float32]] = []
-    for inputs_BT, targets_BT in evaluation_windows(
-        split.tokens, eos_id=eos_id, block_size=evaluation.block_size, batch_size=evaluation.batch_size
-    ):
-        losses_BT = _losses(model, inputs_BT, targets_BT, precision, observe)
-        nats.append(losses_BT.cpu().numpy().ravel()[targets_BT.ravel() >= 0])
+    batch_size = evaluation.batch_size
+    if model.token_embedding.weight.is_cuda:
+        batch_size = max(batch_size, _GPU_TOKENS_AT_ONCE // evaluation.block_size)
+    losses = [
+        _losses(model, inputs_BT, targets_BT, precision, observe)
+        for inputs_BT, targets_BT in evaluation_windows(
+            split.tokens, eos_id=eos_id, block_size=evaluation.block_size, batch_size=batch_size
+        )
+    ]
     model.train(was_training)
-    token_nats = np.concatenate(nats).astype(np.float64)
+    # what fills up the last window is behind the split's last token; this is the one wait for the device
+    token_nats = torch.cat(losses).flatten()[: len(split.tokens)].cpu().numpy().astype(np.float64)
     return SplitScore(
         title_nats=np.add.reduceat(token_nats, split.starts[:-1]),
         title_characters=split.characters,
@@ -161,12 +168,12 @@ def official_loss(
     """
     was_training = model.training
     model.eval()
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=model.token_embedding.weight.device)
     for inputs_BT, targets_BT in official_windows(split.tokens, block_size=block_size, batch_size=batch_size):
-        total += float(_losses(model, inputs_BT, targets_BT, precision).double().sum())
+        total += _losses(model, inputs_BT, targets_BT, precision).double().sum()
     model.train(was_training)
     coverage = official_coverage(len(split.tokens), block_size=block_size, batch_size=batch_size)
-    return total / float(split.characters.sum()), coverage
+    return total.item() / float(split.characters.sum()), coverage
 
 
 def _losses(

@@ -14,8 +14,8 @@ from model.config import TrainingConfig
 from model.gpt import GPT
 from model.precision import LossScaler, Precision
 
-_LOGITS_AT_ONCE = {"cpu": 2**22, "cuda": 2**25}
-"""Elements: 16 MiB in fp32 on a CPU, so that caches hold much of them, 128 MiB on a GPU."""
+_LOGITS_ON_CPU, _LOGITS_ON_GPU = 2**22, 2**25
+"""Elements at once: 16 MiB in fp32 on a CPU, so that caches hold much of them, 128 MiB on a GPU."""
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
@@ -27,8 +27,8 @@ def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 
 def windows_at_once(model: GPT, hidden_BTD: Tensor, *, passes: int = 1) -> int:
     """Windows, at least one, whose logits are made together."""
-    logits = passes * hidden_BTD.shape[-2] * model.vocab_size
-    return max(1, _LOGITS_AT_ONCE[hidden_BTD.device.type] // logits)
+    at_once = _LOGITS_ON_CPU if hidden_BTD.device.type == "cpu" else _LOGITS_ON_GPU
+    return max(1, at_once // (passes * hidden_BTD.shape[-2] * model.vocab_size))
 
 
 def add_gradient(

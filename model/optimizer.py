@@ -32,6 +32,7 @@ class Optimizers:
         """Every parameter once."""
         self.learning_rate: float = self.groups[0]["lr"]
         """That of the first group: of the matrices, where the model has any."""
+        self._ended: Tensor | None = None
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -42,6 +43,26 @@ class Optimizers:
         """Update every parameter from its gradient; those without one stay."""
         for optimizer in self._optimizers:
             optimizer.step()
+
+    @property
+    def can_end_unseen(self) -> bool:
+        """Whether `end_unless_finite` is to be had: with torch's fused kernels of Adam and AdamW."""
+        return all(
+            isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["fused"]
+            for optimizer in self._optimizers
+        )
+
+    def end_unless_finite(self, values: Tensor) -> None:
+        """Unless all `values` are finite, this and every later step leaves parameters and state as they are.
+
+        The device decides it by itself, and nothing waits for it.
+        """
+        if self._ended is None:
+            self._ended = torch.zeros((), device=values.device)
+            for optimizer in self._optimizers:
+                optimizer.found_inf = self._ended  # type: ignore[attr-defined]  # where GradScaler puts its own
+        # sets it to 1 for what is not finite, and never back; multiplies by 1
+        torch._amp_foreach_non_finite_check_and_unscale_([values], self._ended, torch.ones_like(self._ended))
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

@@ -32,7 +32,8 @@ class Sharpness:
         self.rho = rho
         self._parameters = tuple(parameters)
         self._moved: list[Tensor] = []
-        self._saved: list[Tensor] = []
+        self._copies: dict[Tensor, Tensor] = {}
+        """By parameter; kept between steps, since one copy of a list is a few kernels and clones are one each."""
 
     @torch.no_grad()
     def ascend(self) -> None:
@@ -42,18 +43,20 @@ class Sharpness:
         """
         assert not self._moved, "restore() comes between two ascents"
         self._moved = [p for p in self._parameters if p.grad is not None]
-        self._saved = [p.detach().clone() for p in self._moved]
         if not self._moved:
             return
+        self._copies |= {p: torch.empty_like(p) for p in self._moved if p not in self._copies}
+        saved = self._saved()
+        torch._foreach_copy_(saved, self._moved)
         gradients = [p.grad for p in self._moved if p.grad is not None]
         if self.method == "sam":
             norm = torch.nn.utils.get_total_norm(gradients)
             ascent = torch._foreach_mul(gradients, self.rho / (norm + 1e-12))
         else:
             # ‖|w| g‖ = ‖w g‖
-            weighted = torch._foreach_mul(self._saved, gradients)
+            weighted = torch._foreach_mul(saved, gradients)
             norm = torch.nn.utils.get_total_norm(weighted)
-            ascent = torch._foreach_mul(self._saved, weighted)
+            ascent = torch._foreach_mul(saved, weighted)
             torch._foreach_mul_(ascent, self.rho / (norm + 1e-12))
         torch._foreach_add_(self._moved, ascent)
 
@@ -61,8 +64,11 @@ class Sharpness:
     def restore(self) -> None:
         """Put the weights back as they were before `ascend`, bit for bit."""
         if self._moved:
-            torch._foreach_copy_(self._moved, self._saved)
-        self._moved, self._saved = [], []
+            torch._foreach_copy_(self._moved, self._saved())
+        self._moved = []
+
+    def _saved(self) -> list[Tensor]:
+        return [self._copies[p] for p in self._moved]
 
 
 def build(model: nn.Module, config: SharpnessConfig) -> Sharpness | None:
@@ -110,10 +116,73 @@ def take_step(
         Diverged: loss or gradient are not finite in fp32 or bf16, or in fp16 even at loss scale 1. Weights
             and optimizer state are those before the step.
     """
-    parameters = optimizers.parameters
+    loss_and_norm, finite = _gradient(compute_gradient, optimizers, sharpness, scaler)
+    loss, grad_norm = loss_and_norm.tolist()  # the one wait of an fp32 step
+    if scaler.enabled and not (finite and math.isfinite(loss) and math.isfinite(grad_norm)):
+        scaler.update(overflowed=True)
+        return StepResult(loss, math.nan, skipped=True)
+    result = _result(loss, grad_norm)
+    if before_update is not None:
+        before_update()
+    _update(optimizers, loss_and_norm[1], clip_norm)
+    scaler.update(overflowed=False)
+    return result
+
+
+class QueuedStep:
+    """A step as `take_step` makes it, whose outcome has not been waited for; in fp32 and bf16.
+
+    While a GPU is at work on it the host prepares the next one. Should this one diverge, neither it nor any later step
+    changes weights and optimizer state. Its optimizers need to be able to (`Optimizers.can_end_unseen`).
+
+    Args: those of `take_step`.
+    """
+
+    def __init__(
+        self,
+        compute_gradient: Callable[[bool], Tensor],
+        optimizers: Optimizers,
+        *,
+        sharpness: Sharpness | None,
+        scaler: LossScaler,
+        clip_norm: float | None,
+    ) -> None:
+        loss_and_norm, _ = _gradient(compute_gradient, optimizers, sharpness, scaler)
+        self._values = loss_and_norm.to(
+            "cpu", non_blocking=True
+        )  # into pinned memory, where it comes from a GPU
+        self._copied: torch.cuda.Event | None = None
+        if loss_and_norm.is_cuda:
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record(torch.cuda.current_stream(loss_and_norm.device))
+        optimizers.end_unless_finite(loss_and_norm)
+        _update(optimizers, loss_and_norm[1], clip_norm)
+
+    def result(self) -> StepResult:
+        """What it did, waiting for it and for nothing that was queued later.
+
+        Raises:
+            Diverged: loss or gradient are not finite.
+        """
+        if self._copied is not None:
+            self._copied.synchronize()
+        return _result(*self._values.tolist())
+
+
+def _gradient(
+    compute_gradient: Callable[[bool], Tensor],
+    optimizers: Optimizers,
+    sharpness: Sharpness | None,
+    scaler: LossScaler,
+) -> tuple[Tensor, bool]:
+    """Put the gradient that is to be applied, unscaled, into `.grad`.
+
+    Returns:
+        The loss and the gradient's norm, shape (2,), and false where the scaler has seen an overflow.
+    """
     optimizers.zero_grad()
     loss = compute_gradient(False)
-    finite = scaler.unscale(parameters)
+    finite = scaler.unscale(optimizers.parameters)
     if finite and sharpness is not None:
         sharpness.ascend()
         try:
@@ -121,20 +190,18 @@ def take_step(
             compute_gradient(True)
         finally:  # running out of memory or an interrupt must not leave the moved weights behind
             sharpness.restore()
-        finite = scaler.unscale(parameters)
+        finite = scaler.unscale(optimizers.parameters)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in optimizers.parameters if p.grad is not None])
+    return torch.stack([loss.to(norm), norm]), finite
 
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    loss_nats, grad_norm = torch.stack([loss.to(norm), norm]).tolist()  # the one wait of an fp32 step
-    if not (finite and math.isfinite(loss_nats) and math.isfinite(grad_norm)):
-        if not scaler.enabled:
-            raise Diverged(f"non-finite step: loss {loss_nats:g}, gradient norm {grad_norm:g}")
-        scaler.update(overflowed=True)
-        return StepResult(loss_nats, math.nan, skipped=True)
 
-    if before_update is not None:
-        before_update()
+def _result(loss: float, grad_norm: float) -> StepResult:
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise Diverged(f"non-finite step: loss {loss:g}, gradient norm {grad_norm:g}")
+    return StepResult(loss, grad_norm, skipped=False)
+
+
+def _update(optimizers: Optimizers, norm: Tensor, clip_norm: float | None) -> None:
     if clip_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+        torch.nn.utils.clip_grads_with_norm_(optimizers.parameters, clip_norm, norm)
     optimizers.step()
-    scaler.update(overflowed=False)
-    return StepResult(loss_nats, grad_norm, skipped=False)

@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from model import optimizer, precision, sharpness
 from model.batches import TrainingStream, official_coverage
 from model.checkpoint import Checkpoint, load_weights, read_tensors, write_tensors
 from model.config import TrainConfig
+from model.cuda_graph import AddGradient, RecordedGradient
 from model.device import Device, seed_step
 from model.diagnostics import Diagnostics, Record
 from model.errors import CheckpointError, Diverged
@@ -28,7 +30,7 @@ from model.evaluation import Evaluation, SplitScore, official_loss, score_split
 from model.gpt import GPT
 from model.loss import add_gradient
 from model.schedule import learning_rate_factor
-from model.sharpness import take_step
+from model.sharpness import QueuedStep, StepResult, take_step
 from model.tokenizer import TokenizedCorpus
 from model.weight_average import WeightAverage
 
@@ -84,9 +86,24 @@ class TrainingRun:
         self._data_fingerprint = data.fingerprint
         self._stop_requested = False
         self._train_seconds = self._evaluation_seconds = 0.0
-        self._loss_since_rung = torch.zeros((), dtype=torch.float64, device=device.torch_device)
+        self._loss_since_rung = 0.0
         self._steps_since_rung = 0
         self._gradient_norm = math.nan
+        self._add_gradient: AddGradient = partial(
+            add_gradient,
+            self.model,
+            settings=config.training,
+            tokens=config.tokens_per_step,
+            precision=self.precision,
+            scaler=self.scaler,
+        )
+        # fp16's scale changes, so that it cannot be recorded, and depends on what the step before has said
+        ahead = device.runs_ahead and not self.scaler.enabled
+        if ahead:
+            self._add_gradient = RecordedGradient(self._add_gradient, self.model.parameters(), device)
+        self._queues_steps = ahead and self.optimizers.can_end_unseen
+        self._queued: QueuedStep | None = None
+        """The last step, where its outcome has not been looked at."""
 
     @property
     def tokens(self) -> int:
@@ -120,6 +137,7 @@ class TrainingRun:
                 rung = rungs[len(self.evaluations)]
                 while self.step < self.config.rung_step(rung) and not self._stop_requested:
                     self._train_step()
+                self._finish_steps()
                 if self._stop_requested:
                     return
                 self.evaluations.append(self._evaluate(rung))
@@ -134,21 +152,21 @@ class TrainingRun:
         before = self._train_seconds
         for _ in range(min(number, self.config.total_steps - self.step)):
             self._train_step()
-        self.device.synchronize()
+        self._finish_steps()
         return self._train_seconds - before
 
     def _train_step(self) -> None:
         started = time.perf_counter()
         config, diagnostics = self.config, self._diagnostics
+        measured = diagnostics is not None and diagnostics.measures(self.step + 1)
+        if measured:
+            self._look_at_queued()
         if diagnostics:
             diagnostics.start(self.step + 1)
-        inputs_BT, targets_BT = (
-            torch.from_numpy(array).to(self.device.torch_device, non_blocking=True)
-            for array in self.stream.batch(self.step)
-        )
+        inputs_BT, targets_BT = map(self.device.upload, self.stream.batch(self.step))
         if diagnostics:
             diagnostics.data_ready(inputs_BT)
-        micro, tokens = config.training.micro_batch_size or len(inputs_BT), targets_BT.numel()
+        micro = config.training.micro_batch_size or len(inputs_BT)
 
         def compute_gradient(second_pass: bool) -> Tensor:
             pass_ = int(second_pass and not config.optimizer.sharpness.same_dropout)
@@ -157,35 +175,54 @@ class TrainingRun:
                 zip(torch.split(inputs_BT, micro), torch.split(targets_BT, micro), strict=True)
             ):
                 seed_step(config.seed, self.step, 2 * part + pass_)
-                total += add_gradient(
-                    self.model,
-                    x_BT,
-                    y_BT,
-                    config.training,
-                    tokens=tokens,
-                    precision=self.precision,
-                    scaler=self.scaler,
-                )
+                total += self._add_gradient(x_BT, y_BT)
             return total
 
         self._set_learning_rate(self.step)
-        result = take_step(
-            compute_gradient,
-            self.optimizers,
-            sharpness=self.sharpness,
-            scaler=self.scaler,
-            clip_norm=config.optimizer.clip_norm,
-            before_update=diagnostics.before_update if diagnostics else None,
-        )
+        how: dict[str, Any] = {
+            "sharpness": self.sharpness,
+            "scaler": self.scaler,
+            "clip_norm": config.optimizer.clip_norm,
+        }
+        if self._queues_steps and not measured:
+            queued = QueuedStep(compute_gradient, self.optimizers, **how)
+            self._look_at_queued()
+            self._queued = queued
+        else:
+            before_update = diagnostics.before_update if diagnostics else None
+            result = take_step(compute_gradient, self.optimizers, **how, before_update=before_update)
+            started += self._count(result)
         self.step += 1
         if self._average:
             self._average.update(self.model, updates=self.step)
+        self._train_seconds += time.perf_counter() - started
+
+    def _look_at_queued(self) -> None:
+        """Wait for the step that is queued, if there is one. Raises Diverged, with the run as it was before it."""
+        queued, self._queued = self._queued, None
+        if queued is None:
+            return
+        try:
+            self._count(queued.result())
+        except Diverged:
+            self.step -= 1
+            if self._diagnostics:  # its record is of that step, not of the one begun since
+                self._diagnostics.start(self.step + 1)
+            raise
+
+    def _count(self, result: StepResult) -> float:
+        """Take in the outcome of a step; the seconds that measuring it took."""
         if not result.skipped:  # a step skipped for an fp16 overflow has no loss worth counting
             self._gradient_norm = result.grad_norm
             self._loss_since_rung += result.loss
             self._steps_since_rung += 1
-        if diagnostics:
-            started += diagnostics.finish(result)
+        return self._diagnostics.finish(result) if self._diagnostics else 0.0
+
+    def _finish_steps(self) -> None:
+        """Wait for all steps, in what counts as training time. Raises Diverged."""
+        started = time.perf_counter()
+        self._look_at_queued()
+        self.device.synchronize()
         self._train_seconds += time.perf_counter() - started
 
     def _set_learning_rate(self, step: int) -> None:
@@ -194,7 +231,6 @@ class TrainingRun:
         self.optimizers.set_learning_rate(factor)
 
     def _evaluate(self, rung_tokens: int) -> Evaluation:
-        self.device.synchronize()
         started = time.perf_counter()
         score = self.score(self._diagnostics.start_evaluation() if self._diagnostics else None)
         if not math.isfinite(score.nats):
@@ -207,12 +243,12 @@ class TrainingRun:
         self.device.synchronize()
         self._evaluation_seconds += time.perf_counter() - started
         if self._steps_since_rung:
-            train_loss = float(self._loss_since_rung) / self._steps_since_rung
+            train_loss = self._loss_since_rung / self._steps_since_rung
         elif self.evaluations:  # several rungs within one step
             train_loss = self.evaluations[-1].train_loss
         else:  # every step so far was skipped for an fp16 overflow
             train_loss = math.nan
-        self._loss_since_rung.zero_()
+        self._loss_since_rung = 0.0
         self._steps_since_rung = 0
         if self._diagnostics:
             self._diagnostics.finish_evaluation(rung_tokens)
@@ -253,7 +289,7 @@ class TrainingRun:
             "identity": self._identity(),
             "step": self.step,
             "evaluations": [evaluation.as_dict() for evaluation in self.evaluations],
-            "loss_since_rung": float(self._loss_since_rung),
+            "loss_since_rung": self._loss_since_rung,
             "steps_since_rung": self._steps_since_rung,
             "gradient_norm": self._gradient_norm,
             "train_seconds": self._train_seconds,
@@ -284,7 +320,7 @@ class TrainingRun:
         if self.step:  # the next evaluation may come before the next step, and reports the last one's rate
             self._set_learning_rate(self.step - 1)
         self.evaluations = [Evaluation(**fields) for fields in facts["evaluations"]]
-        self._loss_since_rung.fill_(facts["loss_since_rung"])
+        self._loss_since_rung = facts["loss_since_rung"]
         self._steps_since_rung = facts["steps_since_rung"]
         self._gradient_norm = facts["gradient_norm"]
         if self._diagnostics:

@@ -76,6 +76,17 @@ def test_a_name_that_is_no_device_here_is_refused_in_one_line(name):
     assert "\n" not in str(caught.value)
 
 
+def test_only_a_gpu_runs_ahead_and_the_environment_can_forbid_it(monkeypatch):
+    assert not choose("cpu").runs_ahead
+    gpu = torch.cuda.is_available()
+    assert choose("auto").runs_ahead == gpu
+    monkeypatch.setenv("HPTUNE_CUDA_GRAPHS", "0")
+    assert not choose("auto").runs_ahead
+    monkeypatch.setenv("HPTUNE_CUDA_GRAPHS", "no")
+    with pytest.raises(ConfigError, match=r"HPTUNE_CUDA_GRAPHS: given 'no', allowed: 0, 1$"):
+        choose("cpu")
+
+
 @pytest.mark.parametrize("chosen", [False, True])
 def test_on_a_cpu_memory_that_was_freed_is_used_again(chosen):
     # faults of the last of many tensors of 64 MiB, 16,384 pages, each freed before the next one

@@ -142,7 +142,7 @@ def test_the_reported_loss_is_the_cross_entropy_of_both_passes(data):
 def test_the_gradient_does_not_depend_on_how_many_windows_it_takes_at_once(
     monkeypatch, settings, shape, logits_at_once
 ):
-    monkeypatch.setattr("model.loss._LOGITS_AT_ONCE", {"cpu": logits_at_once})
+    monkeypatch.setattr("model.loss._LOGITS_ON_CPU", logits_at_once)
     config = {"n_layer": 1, "n_head": 2, "d_model": 16, "block_size": 8, "dropout": 0.3, **shape}
     config = TrainConfig.model_validate_json(
         json.dumps(
@@ -181,7 +181,7 @@ def test_the_gradient_does_not_depend_on_how_many_windows_it_takes_at_once(
 
 
 def test_so_many_windows_are_taken_at_once_that_their_logits_stay_small(monkeypatch):
-    monkeypatch.setattr("model.loss._LOGITS_AT_ONCE", {"cpu": 10_000})
+    monkeypatch.setattr("model.loss._LOGITS_ON_CPU", 10_000)
     model, hidden = SimpleNamespace(vocab_size=300), torch.zeros(64, 8, 16)
     assert windows_at_once(model, hidden) == 10_000 // (8 * 300)
     assert windows_at_once(model, hidden, passes=2) == 10_000 // (2 * 8 * 300)

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from model import precision
 from model.config import TokenizerConfig, TrainConfig
 from model.corpus import Corpus
 from model.device import Device
@@ -337,10 +338,13 @@ def test_an_infinite_validation_loss_is_diverged_too(data):
         list(run)
 
 
-def test_a_first_rung_of_skipped_steps_has_no_train_loss(data):
-    run = new_run(data, steps=1, rungs=1)
-    run.scaler = LossScaler(enabled=True, initial_scale=2.0**127)  # any loss above 2 overflows
-    (evaluation,) = run
+def test_a_first_rung_of_skipped_steps_has_no_train_loss(data, monkeypatch):
+    def overflowing(*, enabled):  # any loss above 2 does
+        assert not enabled
+        return LossScaler(enabled=True, initial_scale=2.0**127)
+
+    monkeypatch.setattr(precision, "LossScaler", overflowing)
+    (evaluation,) = new_run(data, steps=1, rungs=1)
     assert math.isnan(evaluation.train_loss)
     assert math.isfinite(evaluation.val_loss)
 
