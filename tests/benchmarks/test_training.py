@@ -179,7 +179,7 @@ def test_what_has_no_record_is_not_measured():
     text = page.render({"cpu": {"speed": {"2.56M adamw": speed()}}})
     gpu = text.partition("## GPU")[2]
     assert "`make bench-gpu`" in gpu
-    assert row(gpu, "27.2M", "ASAM")[2:] == ["not measured"] * 6
+    assert row(gpu, "27.2M", "ASAM")[2:] == ["not measured"] * 7
     assert row(text.partition("## GPU")[0], "12.2M", "AdamW")[2:] == ["not measured"] * 6
     assert "not measured" not in row(text.partition("## GPU")[0], "2.56M", "AdamW", "100")
 
@@ -187,8 +187,9 @@ def test_what_has_no_record_is_not_measured():
 def test_a_measurement_on_a_gpu_leaves_those_on_the_cpu(tmp_path):
     training.Records(tmp_path, "cpu").add("speed", "2.56M adamw", speed())
     before = (tmp_path / "training-cpu.json").read_bytes()
-    training.Records(tmp_path, "cuda").add("speed", "40M asam", speed())
-    training.Records(tmp_path, "cuda").add("speed", "40M adamw", speed())
+    waiting = contender(3.0, 3.0, 3.0)
+    training.Records(tmp_path, "cuda").add("speed", "40M asam", speed(waiting=waiting))
+    training.Records(tmp_path, "cuda").add("speed", "40M adamw", speed(waiting=waiting))
     assert (tmp_path / "training-cpu.json").read_bytes() == before
     assert json.loads((tmp_path / "training-cuda.json").read_text())["speed"].keys() == {
         "40M asam",
@@ -198,6 +199,26 @@ def test_a_measurement_on_a_gpu_leaves_those_on_the_cpu(tmp_path):
     assert row(cpu, "2.56M", "AdamW", "100")
     assert row(gpu, "40M", "ASAM", "100")
     assert row(gpu, "40M", "AdamW", "ours")[-1] == "2.00"  # 1 s a step with 0.5 s of kernels
+
+
+def test_a_gpu_is_also_compared_with_itself_without_graphs():
+    text = page.render({"cuda": {"speed": {"40M adamw": speed(waiting=contender(3.0, 3.0, 3.0))}}})
+    assert row(text, "40M", "AdamW", "100")[6] == "3.00 (2.25 to 3.00)"  # per round 3, 1.5 and 3
+
+
+def test_compiling_pays_when_its_steps_have_made_up_for_its_start():
+    def timed(first, *steps):
+        return {"first_step_seconds": first, "step_seconds": list(steps)}
+
+    record = {"trial_steps": 2_400, "plain": timed(1.0, 0.4, 0.4, 0.8), "cold": timed(31.0)}
+    faster = record | {"compiled": timed(6.0, 0.2, 0.3, 0.3)}
+    slower = record | {"compiled": timed(6.0, 0.5, 0.5, 0.5)}
+    text = page.render({"cpu": {"compile": {"2.56M": faster, "40M": slower}}})
+    costs = ["1.0 s", "31.0 s", "6.0 s"]
+    # 30 s and 5 s more, in steps of 0.3 s in place of 0.4 s
+    gain = ["2.00 (1.67 to 2.33)", "300", "50", "2,400"]
+    assert row(text, "2.56M", "1.0 s")[1:] == [*costs, "400", "300", *gain]
+    assert row(text, "40M", "1.0 s")[-3:] == ["never", "never", "2,400"]
 
 
 def groups(**tokens_per_second):
@@ -225,7 +246,8 @@ def test_transformers_is_not_looked_for_where_it_cannot_be(tmp_path):
 # All of it
 
 
-def test_everything_at_once_on_a_tiny_model(tmp_path, capsys):
+def test_everything_at_once_on_a_tiny_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(turns.COMPARED, "cpu", turns.COMPARED["cuda"])  # what a GPU does as well
     absent = str(tmp_path / "python")
     chosen = f"--quick --methods adamw --parts speed --results {tmp_path} --transformers {absent}"
     training.main(chosen.split())
@@ -235,6 +257,8 @@ def test_everything_at_once_on_a_tiny_model(tmp_path, capsys):
     assert len(rounds) == 1
     assert rounds.pop() >= 3
     assert all(found[name]["peak_memory_bytes"] > 0 for name in ("ours", "seeds"))
+    assert "profile" in found["ours"]
+    assert "profile" not in found["waiting"]
     profile = found["seeds"]["profile"]
     assert all(value > 0 for value in profile["phases"].values())
     assert sum(profile["phases"].values()) == pytest.approx(profile["seconds"])

@@ -5,10 +5,10 @@
     .venv/bin/python -m tests.benchmarks.training [--device cpu] [--threads 1] [--shapes 2.56M ...] [--parts speed ...]
 
 Contenders are processes that take turns, a few steps each, so that what else the machine does hits all of them; ratios
-are of the same round. Parts: `speed`, also with start-up, memory, evaluation and profiles; `workers`, what several
-processes give together; `quickstart`, a whole study. Every record is written at once, to
-tests/benchmarks/results/training-DEVICE.json, and the page training.md is made from the records of all devices:
-measuring a part anew leaves the others as they are.
+are of the same round. Parts: `speed`, also with start-up, memory, evaluation and profiles; `compile`, when
+`torch.compile` would pay; `workers`, what several processes give together; `quickstart`, a whole study. Every record is
+written at once, to tests/benchmarks/results/training-DEVICE.json, and the page training.md is made from the records of
+all devices: measuring a part anew leaves the others as they are.
 """
 
 import argparse
@@ -26,18 +26,19 @@ import torch
 
 from service.settings import ROOT, Settings
 from service.storage import load_study, open_storage
-from tests.benchmarks.speed import page, turns, workers
+from tests.benchmarks.speed import compiled, page, turns, workers
 from tests.benchmarks.speed.shapes import METHODS, SHAPES, TINY
 from tests.benchmarks.speed.turns import Machine
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("speed", "workers", "quickstart")
+PARTS = ("speed", "compile", "workers", "quickstart")
 
 
 class Records:
     """The measurements on one kind of device in their file, and the page of all of them."""
 
     def __init__(self, folder: Path, device: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.device = folder, device
         self.path = folder / f"training-{device}.json"
         self.tree = json.loads(self.path.read_text()) if self.path.exists() else {}
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--device", choices=page.DEVICES, default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each contender")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="default: all; on a CPU without the 40M")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="default: all")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seconds", type=float, default=15.0, help="of rounds for a shape and method")
@@ -107,8 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("error: --device cuda: this machine has no GPU that torch can use")
-    default = [name for name in SHAPES if name != "40M" or chosen.device == "cuda"]
-    shapes = [SHAPES[name] for name in chosen.shapes or default]
+    shapes = [SHAPES[name] for name in chosen.shapes or SHAPES]
     if chosen.quick:
         shapes, chosen.seconds, chosen.turn_seconds = [TINY], 0.1, 0.01
     python = chosen.transformers if turns.has_transformers(chosen.transformers) else None
@@ -123,6 +123,13 @@ def main(arguments: list[str] | None = None) -> None:
                         shape, method, machine, seconds=chosen.seconds, turn_seconds=chosen.turn_seconds
                     )
                     records.add("speed", f"{shape.name} {method}", speed)
+        if "compile" in chosen.parts:
+            for shape in shapes:
+                print(f"compile: {shape.name}", flush=True)
+                paid = compiled.compare(
+                    shape, machine, seconds=chosen.seconds, turn_seconds=chosen.turn_seconds
+                )
+                records.add("compile", shape.name, paid)
         if "workers" in chosen.parts:
             together = workers.on_cpu if chosen.device == "cpu" else workers.on_gpu
             for shape in shapes:

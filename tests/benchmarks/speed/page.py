@@ -1,5 +1,6 @@
 """The page of training speed, from the records of all devices; what has no record is marked as not measured."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -50,8 +51,16 @@ at a time (`model/loss.py`), attention as plain products (`model/attention.py`),
 (`model/dropout.py`), bf16 (`model/precision.py`). The loss over five seeds stayed where it was: a model of two layers
 ended at 2.1570 ± 0.0034 nats a character, 2.1581 ± 0.0055 before.
 
-Tried and left: `torch.compile` on a CPU. At 2.56M it took 38 s to compile, and a step then 456 ms against the 405 it
-took without at that time: the compiled code draws its dropout masks one number at a time.
+Tried and left: `torch.compile` on a CPU, whose code draws dropout masks one number at a time (see its table).
+
+## What makes it fast on a GPU
+
+Written without one at hand, so that what each part buys is not measured but for the column "÷ without graphs": all
+kernels of a gradient launched at once (`model/cuda_graph.py`), a step queued while the one before runs
+(`model/sharpness.py`), batches copied from pinned memory (`model/device.py`), lists of tensors in a few kernels (Adam,
+clipping, SAM's ascent and return), one wait in an evaluation and batches of 65,536 tokens (`model/evaluation.py`), and
+torch's fused attention. `torch.compile` is left out: it needs a C compiler, which the images do not have, and compiles
+anew for every dropout rate that a search suggests.
 """
 
 
@@ -66,6 +75,7 @@ def _device_section(device: str, tree: Record) -> str:
         _cost_table(device, speed),
         _evaluation_table(device, speed),
         _paragraphs(device, speed),
+        _compile_table(tree.get("compile", {})),
         _workers_table(device, tree.get("workers", {})),
         _quickstart(tree.get("quickstart", {}).get("quickstart")),
     ]
@@ -87,10 +97,13 @@ def _conditions(device: str, speed: Record) -> str:
 
 
 def _speed_table(device: str, speed: Record) -> str:
+    head = ["shape", "method", "tokens/s", "ms a step", "÷ seeds' way", "÷ `transformers`"]
+    head += ["÷ without graphs"] if device == "cuda" else []
+    head += ["of bf16 products", "of fp32 products"]
     rows = []
     for name, record in _rows(device, speed):
         if record is None:
-            rows.append([*_names(name), *[NOT_MEASURED] * 6])
+            rows.append([*_names(name), *[NOT_MEASURED] * (len(head) - 2)])
             continue
         step = _step(record, "ours")
         asked = FLOORS[device].get(name.split()[0], (None, None))
@@ -99,10 +112,11 @@ def _speed_table(device: str, speed: Record) -> str:
             for other, floor in zip(("seeds", "transformers"), asked, strict=True)
         ]
         tokens = record["tokens_per_step"] / step
+        if device == "cuda":
+            ratios.append(_against(record, "waiting", None))
         uses = [_utilisation(record, kind) for kind in ("bf16", "fp32")]
         rows.append([*_names(name), f"{tokens:,.0f}", _milliseconds(step), *ratios, *uses])
-    head = "shape, method, tokens/s, ms a step, ÷ seeds' way, ÷ `transformers`, of bf16 products, of fp32 products"
-    return _table(head.split(", "), rows, text_columns=2)
+    return _table(head, rows, text_columns=2)
 
 
 def _against(record: Record, other: str, floor: float | None) -> str:
@@ -149,8 +163,8 @@ def _phases_table(device: str, speed: Record) -> str:
     of = (
         "shares of a profiled pass; `other` is Python between operators"
         if device == "cpu"
-        else "kernels; `other` are those of CUDA graphs. The step ÷ the sum of its kernels is to be under 1.5 for the "
-        "two small shapes"
+        else "kernels, ours as they are launched without CUDA graphs. The step ÷ the sum of its kernels is to be under "
+        "1.5 for the two small shapes"
     )
     head = ["shape", "method", "way", "ms a step", *PHASES, *(["step ÷ kernels"] if device == "cuda" else [])]
     return f"Milliseconds of a step ({of}):\n\n" + _table(head, rows, text_columns=3)
@@ -211,6 +225,32 @@ def _paragraphs(device: str, speed: Record) -> str:
             f"{_milliseconds(_step(record, 'ours'))} ms a step {', '.join(listed)} ([operators]({path}))."
         )
     return "\n\n".join(["### Where the time goes", *said]) if said else ""
+
+
+def _compile_table(records: Record) -> str:
+    if not records:
+        return f"`torch.compile`: {NOT_MEASURED}."
+    rows = []
+    for shape, record in records.items():
+        first = [record[name]["first_step_seconds"] for name in ("plain", "cold", "compiled")]
+        pairs = zip(record["plain"]["step_seconds"], record["compiled"]["step_seconds"], strict=True)
+        ratios = [plain / compiled for plain, compiled in pairs]
+        plain, compiled = (statistics.median(record[name]["step_seconds"]) for name in ("plain", "compiled"))
+        gain = f"{statistics.median(ratios):.2f} ({_quartiles(ratios)})"
+        steps = [_steps_to_pay(seconds - first[0], plain - compiled) for seconds in first[1:]]
+        shown = [f"{value:.1f} s" for value in first]
+        rows.append([shape, *shown, _milliseconds(plain), _milliseconds(compiled), gain, *steps,
+                     f"{record['trial_steps']:,}"])  # fmt: skip
+    head = "shape, first step, compiled, from its cache, ms a step, compiled, times as fast, pays after, with cache, "\
+        "steps of a trial"  # fmt: skip
+    return (
+        "### `torch.compile`\n\nAround model and loss, with AdamW; the cache is that of an earlier process with the "
+        "very same configuration, dropout rates among it. It pays after so many steps:\n\n"
+    ) + _table(head.split(", "), rows, text_columns=1)
+
+
+def _steps_to_pay(cost: float, gain: float) -> str:
+    return f"{math.ceil(max(0.0, cost) / gain):,}" if gain > 0 else "never"
 
 
 def _workers_table(device: str, workers: Record) -> str:

@@ -77,10 +77,6 @@ def profile(take_steps, number: int, *, cuda: bool) -> dict:
         kind = kind_of(names)
         kinds[kind] += microseconds
         phases[phase_of(names, kind)] += microseconds
-    unlaunched = kernels - sum(phases.values())
-    if cuda and unlaunched > 0:  # a replayed CUDA graph tells nothing of the operators it was made from
-        phases["other"] += unlaunched
-        kinds["kernels of CUDA graphs"] += unlaunched
     order = "self_device_time_total" if cuda else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60)
     per_step = 1e-6 / number

@@ -21,7 +21,17 @@ from model.counts import flops_per_token
 from tests.benchmarks.speed.shapes import Shape, write_tokens
 
 ROOT = Path(__file__).resolve().parents[3]
-WAYS = {"ours": "ours", "seeds": "seeds_way", "transformers": "hugging_face", "products": "products"}
+WAYS = {
+    "ours": "ours",
+    "waiting": "ours",
+    "compiled": "compiled",
+    "seeds": "seeds_way",
+    "transformers": "hugging_face",
+    "products": "products",
+}
+"""Contenders and their modules. `waiting` is ours on a GPU without CUDA graphs and queued steps."""
+COMPARED = {"cpu": ("ours", "seeds", "transformers", "products")}
+COMPARED["cuda"] = ("waiting", *COMPARED["cpu"])
 NOT_INSTALLED = "not installed"
 WARM_SECONDS = 2.0
 """A first step that took longer was warm for most of its time, and is not repeated before the rounds."""
@@ -58,12 +68,13 @@ class Process:
             "threads": machine.threads,
         }
         python = machine.transformers if name == "transformers" else sys.executable
+        graphs = {"HPTUNE_CUDA_GRAPHS": "0" if name == "waiting" else "1"}
         self.name = name
         self._started = time.perf_counter()
         self._process = subprocess.Popen(
             [python, "-m", "tests.benchmarks.speed.contender", json.dumps(job)],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": str(job["threads"]), **dict(environment)},
+            env={**os.environ, "OMP_NUM_THREADS": str(job["threads"]), **graphs, **dict(environment)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -133,7 +144,7 @@ def compare(
     found = record["contenders"]
     with ExitStack() as stack:
         processes: dict[str, Process] = {}
-        for name in WAYS:
+        for name in COMPARED[machine.device]:
             if name == "transformers" and machine.transformers is None:
                 found[name] = {"missing": NOT_INSTALLED}
                 continue
@@ -141,15 +152,18 @@ def compare(
             found[name] = processes[name].wait_for_first_step()
         turns = _turns(processes, found, method)
         first = {name: found.get(name, {}).get("first_step_seconds", 0.0) for name in turns}
-        taken = _take_turns(turns, first, seconds=seconds, turn_seconds=turn_seconds)
+        taken = take_turns(turns, first, seconds=seconds, turn_seconds=turn_seconds)
         for turn, step_seconds in taken.items():
             found.setdefault(turn, {})["step_seconds"] = step_seconds
         for name in processes.keys() - {"products"}:
             found[name]["peak_memory_bytes"] = processes[name].ask("peak_memory")["bytes"]
         steps = max(1, min(10, math.ceil(turn_seconds / statistics.median(taken["ours"]))))
         # those of the others under ASAM would say nothing new, and cost the most
-        for name in processes.keys() - {"products"} if method == "adamw" else {"ours"}:
-            found[name]["profile"] = processes[name].ask("profile", number=steps)
+        for name in ("ours", "seeds", "transformers") if method == "adamw" else ("ours",):
+            # a replayed graph says nothing of the operators that its kernels are from, which are the same without it
+            profiled = processes.get("waiting") if name == "ours" else None
+            if profiled := profiled or processes.get(name):
+                found[name]["profile"] = profiled.ask("profile", number=steps)
         if method == "adamw":
             found["ours"]["evaluation_seconds"] = processes["ours"].ask("evaluate")["seconds"]
         found["ours"]["next_trial_seconds"] = processes["ours"].ask("next_trial")["seconds"]
@@ -178,7 +192,7 @@ def _turns(processes, found, method):
     return turns
 
 
-def _take_turns(turns, first, *, seconds: float, turn_seconds: float) -> dict[str, list[float]]:
+def take_turns(turns, first, *, seconds: float, turn_seconds: float) -> dict[str, list[float]]:
     """Seconds a step of every round, by name; `first` has those of first steps. The order moves on with the rounds."""
     numbers = {}
     for name, (process, options) in turns.items():
