@@ -1,7 +1,8 @@
 """The gradient of a micro-batch as a CUDA graph, replayed at every step.
 
 The kernels of a small model take a few microseconds each, less than Python takes to launch one, and a GPU that is fed
-one by one mostly waits. A graph launches all of them at once (PyTorch documentation, "CUDA Graphs").
+one by one mostly waits. A graph launches all of them at once (PyTorch documentation, "CUDA Graphs"). What it buys is a
+column of `tests/benchmarks/results/training.md`.
 """
 
 import warnings
@@ -16,8 +17,8 @@ from model.device import Device
 AddGradient = Callable[[Tensor, Tensor], Tensor]
 """Adds a micro-batch's gradient to `.grad`, from inputs and targets of shape (B, T); its loss, without a graph."""
 _TOLERANCE = 1e-2
-"""Largest ‖replayed - computed‖ ÷ ‖computed‖ of a gradient. Sums in another order differ by bf16's rounding, other
-dropout masks by about 1."""
+"""Largest ‖replayed - computed‖ ÷ ‖computed‖ of a gradient. Sums in another order differ by bf16's rounding; other
+dropout masks by 0.28, 0.60 and 1.08 at a dropout of 0.01, 0.05 and 0.2 (2.56M parameters, 1,024 tokens)."""
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ class QueuedStep:
     """A step as `take_step` makes it, whose outcome has not been waited for; in fp32 and bf16.
 
     While a GPU is at work on it the host prepares the next one. Should this one diverge, neither it nor any later step
-    changes weights and optimizer state. Its optimizers need to be able to (`Optimizers.can_end_unseen`).
+    changes weights and optimizer state. Its optimizers have to be able to (`Optimizers.can_end_unseen`).
 
     Args: those of `take_step`.
     """
@@ -148,9 +148,8 @@ class QueuedStep:
         clip_norm: float | None,
     ) -> None:
         loss_and_norm, _ = _gradient(compute_gradient, optimizers, sharpness, scaler)
-        self._values = loss_and_norm.to(
-            "cpu", non_blocking=True
-        )  # into pinned memory, where it comes from a GPU
+        # into pinned memory, where it comes from a GPU
+        self._values = loss_and_norm.to("cpu", non_blocking=True)
         self._copied: torch.cuda.Event | None = None
         if loss_and_norm.is_cuda:
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
