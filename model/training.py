@@ -23,7 +23,7 @@ from model.batches import TrainingStream, official_coverage
 from model.checkpoint import Checkpoint, load_weights, read_tensors, write_tensors
 from model.config import TrainConfig
 from model.cuda_graph import AddGradient, RecordedGradient
-from model.device import Device, seed_step
+from model.device import Device
 from model.diagnostics import Diagnostics, Record
 from model.errors import CheckpointError, Diverged
 from model.evaluation import Evaluation, SplitScore, official_loss, score_split
@@ -174,7 +174,7 @@ class TrainingRun:
             for part, (x_BT, y_BT) in enumerate(
                 zip(torch.split(inputs_BT, micro), torch.split(targets_BT, micro), strict=True)
             ):
-                seed_step(config.seed, self.step, 2 * part + pass_)
+                self.device.seed_step(config.seed, self.step, 2 * part + pass_)
                 total += self._add_gradient(x_BT, y_BT)
             return total
 

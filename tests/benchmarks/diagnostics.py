@@ -21,7 +21,6 @@ import torch
 from model import device
 from model.config import TrainConfig
 from model.corpus import Corpus
-from model.device import seed_step
 from model.loss import cross_entropy
 from model.sharpness import take_step
 from model.tokenizer import TokenizedCorpus
@@ -55,7 +54,7 @@ class BareRun(TrainingRun):
         )
 
         def compute_gradient(second_pass):
-            seed_step(config.seed, self.step, int(second_pass))
+            self.device.seed_step(config.seed, self.step, int(second_pass))
             with self.precision.autocast():
                 logits = self.model(inputs)
             loss = cross_entropy(logits, targets).sum() / targets.numel()

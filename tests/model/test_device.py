@@ -6,8 +6,10 @@ import textwrap
 import pytest
 import torch
 
-from model.device import Device, choose, seed_step
+from model.device import Device, choose
 from model.errors import ConfigError
+
+CPU = Device(torch.device("cpu"), 1)
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +20,7 @@ def _threads_as_before():
 
 
 def numbers(seed, step, part):
-    seed_step(seed, step, part)
+    CPU.seed_step(seed, step, part)
     return tuple(torch.randint(2**62, (2,)).tolist())
 
 
@@ -37,7 +39,7 @@ def test_seed_step_gives_different_streams_for_neighbours(seed):
 def test_seed_step_gives_unrelated_masks_for_neighbours():
     masks = []
     for step in range(40):
-        seed_step(1337, step, 0)
+        CPU.seed_step(1337, step, 0)
         masks.append(torch.rand(4096) < 0.5)
     agreement = [(a == b).float().mean().item() for i, a in enumerate(masks) for b in masks[:i]]
     # 780 pairs of 4096 fair coins agree in half of them, with a standard deviation of 1/128: five of them
