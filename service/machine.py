@@ -10,7 +10,7 @@ from pathlib import Path
 from service.settings import Settings
 
 CORES_PER_WORKER = 2
-"""Where there is no GPU. One worker for every core would train 6 to 20 % more tokens a second (2.56M to 27.2M,
+"""Where there is no GPU. One worker for every core would train 5 to 20 % more tokens a second (2.56M to 40M,
 two cores, `tests/benchmarks/results/training.md`), in twice the memory, each trial taking nearly twice as long."""
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
