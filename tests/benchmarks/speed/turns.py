@@ -158,12 +158,12 @@ def compare(
         for name in processes.keys() - {"products"}:
             found[name]["peak_memory_bytes"] = processes[name].ask("peak_memory")["bytes"]
         steps = max(1, min(10, math.ceil(turn_seconds / statistics.median(taken["ours"]))))
-        # those of the others under ASAM would say nothing new, and cost the most
-        for name in ("ours", "seeds", "transformers") if method == "adamw" else ("ours",):
-            # a replayed graph says nothing of the operators that its kernels are from, which are the same without it
-            profiled = processes.get("waiting") if name == "ours" else None
-            if profiled := profiled or processes.get(name):
-                found[name]["profile"] = profiled.ask("profile", number=steps)
+        # a replayed graph says nothing of the operators that its kernels are from, which are the same without it
+        profiled = {"ours": processes.get("waiting", processes["ours"])}
+        if method == "adamw":  # those of the others under ASAM would say nothing new, and cost the most
+            profiled |= {name: processes[name] for name in ("seeds", "transformers") if name in processes}
+        for name, process in profiled.items():
+            found[name]["profile"] = process.ask("profile", number=steps)
         if method == "adamw":
             found["ours"]["evaluation_seconds"] = processes["ours"].ask("evaluate")["seconds"]
         found["ours"]["next_trial_seconds"] = processes["ours"].ask("next_trial")["seconds"]
