@@ -182,8 +182,8 @@ def _cost_table(device: str, speed: Record) -> str:
     ways, rows = ("ours", "seeds", "transformers"), []
     for name, record in _rows(device, speed, measured=True):
         found = record["contenders"]
-        starts = [_startup(record, way, "startup_seconds") for way in ways]
-        starts.insert(1, _startup(record, "ours", "next_trial_seconds"))
+        starts = [_startup(record, way) for way in ways]
+        starts.insert(1, f"{max(0.0, found['ours']['next_trial_seconds']):.2f} s")
         memory = [_shown(found, way, "peak_memory_bytes", "{:,.0f} MiB", scale=2**-20) for way in ways]
         share = found["ours"]["peak_memory_bytes"] / found["seeds"]["peak_memory_bytes"]
         rows.append([*_names(name), *starts, *memory, f"{share:.2f}"])
@@ -338,9 +338,9 @@ def _step(record: Record, way: str) -> float:
     return statistics.median(record["contenders"][way]["step_seconds"])
 
 
-def _startup(record: Record, way: str, key: str) -> str:
+def _startup(record: Record, way: str) -> str:
     contender = record["contenders"][way]
-    return contender.get("missing") or f"{max(0.0, contender[key] - _step(record, way)):.2f} s"
+    return contender.get("missing") or f"{max(0.0, contender['startup_seconds'] - _step(record, way)):.2f} s"
 
 
 def _shown(found: Record, way: str, key: str, form: str, *, scale: float = 1.0) -> str:
