@@ -32,7 +32,8 @@ class Optimizers:
         """Every parameter once."""
         self.learning_rate: float = self.groups[0]["lr"]
         """That of the first group: of the matrices, where the model has any."""
-        self._ended: Tensor | None = None
+        self._ended = torch.zeros((), device=self.parameters[0].device)
+        self._one = torch.ones_like(self._ended)
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -57,12 +58,10 @@ class Optimizers:
 
         The device decides it by itself, and nothing waits for it.
         """
-        if self._ended is None:
-            self._ended = torch.zeros((), device=values.device)
-            for optimizer in self._optimizers:
-                optimizer.found_inf = self._ended  # type: ignore[attr-defined]  # where GradScaler puts its own
         # sets it to 1 for what is not finite, and never back; multiplies by 1
-        torch._amp_foreach_non_finite_check_and_unscale_([values], self._ended, torch.ones_like(self._ended))
+        torch._amp_foreach_non_finite_check_and_unscale_([values], self._ended, self._one)
+        for optimizer in self._optimizers:
+            optimizer.found_inf = self._ended  # type: ignore[attr-defined]  # where GradScaler puts its own
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

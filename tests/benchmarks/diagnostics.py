@@ -48,10 +48,7 @@ class BareRun(TrainingRun):
     def _train_step(self):
         started = time.perf_counter()
         config = self.config
-        inputs, targets = (
-            torch.from_numpy(array).to(self.device.torch_device, non_blocking=True)
-            for array in self.stream.batch(self.step)
-        )
+        inputs, targets = map(self.device.upload, self.stream.batch(self.step))
 
         def compute_gradient(second_pass):
             self.device.seed_step(config.seed, self.step, int(second_pass))

@@ -134,9 +134,10 @@ def _against(record: Record, other: str, floor: float | None) -> str:
         return theirs["missing"]
     ours = record["contenders"]["ours"]["step_seconds"]
     ratios = [b / a for a, b in zip(ours, theirs["step_seconds"], strict=True)]
-    middle = statistics.median(ratios)
-    asked = "" if floor is None else f", asked {floor:g}{'' if middle >= floor else ': MISSED'}"
-    return f"{middle:.2f} ({_quartiles(ratios)}{asked})"
+    asked = ""
+    if floor is not None:
+        asked = f", asked {floor:g}{'' if statistics.median(ratios) >= floor else ': MISSED'}"
+    return _spread(ratios, asked)
 
 
 def _utilisation(record: Record, precision: str) -> str:
@@ -244,10 +245,9 @@ def _compile_table(records: Record) -> str:
         pairs = zip(record["plain"]["step_seconds"], record["compiled"]["step_seconds"], strict=True)
         ratios = [plain / compiled for plain, compiled in pairs]
         plain, compiled = (statistics.median(record[name]["step_seconds"]) for name in ("plain", "compiled"))
-        gain = f"{statistics.median(ratios):.2f} ({_quartiles(ratios)})"
         steps = [_steps_to_pay(seconds - first[0], plain - compiled) for seconds in first[1:]]
         shown = [f"{value:.1f} s" for value in first]
-        rows.append([shape, *shown, _milliseconds(plain), _milliseconds(compiled), gain, *steps,
+        rows.append([shape, *shown, _milliseconds(plain), _milliseconds(compiled), _spread(ratios), *steps,
                      f"{record['trial_steps']:,}"])  # fmt: skip
     head = "shape, first step, compiled, from its cache, ms a step, compiled, times as fast, pays after, with cache, "\
         "steps of a trial"  # fmt: skip
@@ -281,7 +281,7 @@ def _workers_table(device: str, workers: Record) -> str:
                 statistics.median(ratios)
             )
             total = f"{statistics.median(taken):,.0f}"
-            rows.append([*row, total, f"{statistics.median(ratios):.2f} ({_quartiles(ratios)})"])
+            rows.append([*row, total, _spread(ratios)])
     head = ["shape", "processes", "threads of each", *(["MPS"] if device == "cuda" else []), "tokens/s of all",
             "÷ the first row"]  # fmt: skip
     return (
@@ -352,9 +352,10 @@ def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.3g}"
 
 
-def _quartiles(values: Sequence[float]) -> str:
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{low:.2f} to {high:.2f}"
+def _spread(ratios: Sequence[float], more: str = "") -> str:
+    """Their median, with the quartiles and `more` in parentheses."""
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f} to {high:.2f}{more})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int) -> str:
