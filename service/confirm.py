@@ -15,16 +15,18 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from model.config import TrainConfig
+from model.errors import ConfigError
 from model.yaml_tree import Document, validate
 from service import elimination, verdict
 from service.leaderboard import count_states, ranked_trials
+from service.optuna_tables import bury
+from service.ownership import generation_of, is_own, key_of
 from service.parameters import same
 from service.search_space import Values, leaves
 from service.settings import Settings
 from service.slots import Slots
 from service.storage import (
     CONFIRMS,
-    DEFINITION,
     StudyError,
     corpus_facts,
     create_study,
@@ -79,20 +81,18 @@ def prepare(
         stack.callback(storage.engine.dispose)
         search, definition = load_study(storage, study, settings)
         refuse_confirmation(search)
-        found = find_study(storage, name)
-        if found is not None and DEFINITION not in found.user_attrs:
-            optuna.delete_study(study_name=name, storage=storage)  # its making was cut off
-            found = None
-        if found is None:
+        met = find_study(storage, name, settings)
+        if met is None:
             command = _command(study, top, seeds, given_name)
-            found, made = _make(storage, name, search, definition, top or TOP, command=command)
+            found, made = _make(storage, name, search, definition, top or TOP, command=command, say=say)
             finalists = len(set(made.arms)) - 1
             if finalists < (top or 0):
                 say(f"study {study} has no more than {finalists} to confirm")
         else:
+            found, made = met
             _refuse_other(found, search, definition, top=top, say=say)
-            made = StudyDefinition.from_snapshot(found.user_attrs[DEFINITION])
-        slots = Slots(storage.engine, found._study_id, owner="confirm", lease_seconds=settings.lease_seconds)
+        bury(storage.engine, key_of(found))
+        slots = Slots(storage.engine, key_of(found), owner="confirm", lease_seconds=settings.lease_seconds)
         slots.total(seeds * len(set(made.arms)))
     return name, made
 
@@ -112,15 +112,18 @@ def conclude(settings: Settings, name: str) -> tuple[Verdict, Mapping[str, Any]]
         confirms = study.user_attrs[CONFIRMS]
         found = elimination.losses(study, definition)
         search_losses = {arm: facts["val_loss"] for arm, facts in confirms["finalists"].items()}
-        slots = Slots(storage.engine, study._study_id, owner="confirm", lease_seconds=settings.lease_seconds)
+        slots = Slots(storage.engine, key_of(study), owner="confirm", lease_seconds=settings.lease_seconds)
         run = sum(slots.counts().values()) // len(found)
         judged = verdict.judge(found, elimination.seeds_of(definition)[:run], search_losses)
         if judged.best is None:
             why = "; ".join(f"{standing.arm}: {standing.out}" for standing in judged.standings)
             raise StudyError(f"study {name!r}: no configuration is complete on every seed ({why})")
         search, _ = load_study(storage, confirms["study"], settings)
+        if not _confirms(study, search):
+            raise StudyError(_of_another_search(study))
         winner = {
             "study": name,
+            "generation": generation_of(study),
             "arm": judged.best.arm,
             "trial": confirms["finalists"].get(judged.best.arm, {}).get("trial"),
             "ties": list(judged.ties),
@@ -144,6 +147,18 @@ def refuse_confirmation(search: optuna.Study) -> None:
         raise StudyError(f"study {name!r} is a confirmation itself; give the study that it confirms: {of}")
 
 
+def _confirms(confirmation: optuna.Study, search: optuna.Study) -> bool:
+    """It was made from this very search, and not from one that had the name before it."""
+    # one made before studies had generations is known by the name alone
+    confirms = confirmation.user_attrs[CONFIRMS]
+    return confirms.get("generation", generation_of(search)) == generation_of(search)
+
+
+def _of_another_search(confirmation: optuna.Study) -> str:
+    name, of = confirmation.study_name, confirmation.user_attrs[CONFIRMS]["study"]
+    return f"study {name!r} confirms an earlier study {of!r}, which is gone"
+
+
 def _refuse_other(
     found: optuna.Study,
     search: optuna.Study,
@@ -158,9 +173,11 @@ def _refuse_other(
     confirms = found.user_attrs.get(CONFIRMS, {})
     if confirms.get("study") != search.study_name:
         raise StudyError(f"study {name!r} is no confirmation of {search.study_name!r}; {way_out}")
+    if not _confirms(found, search):
+        raise StudyError(f"{_of_another_search(found)}; {way_out}")
     if top is not None and top != confirms["top"]:
         raise StudyError(f"study {name!r} was made with --top {confirms['top']}, given {top}; {way_out}")
-    now = [arm_of(trial) for trial in _finalists(search, definition, confirms["top"])]
+    now = [arm_of(trial) for trial, _ in _finalists(search, definition, confirms["top"], say=say)]
     newer = [arm for arm in now if arm not in confirms["finalists"]]
     if newer:
         say(
@@ -176,10 +193,11 @@ def _make(
     top: int,
     *,
     command: str,
+    say: Callable[[str], None],
 ) -> tuple[optuna.Study, StudyDefinition]:
-    finalists = _finalists(search, definition, top)
+    finalists = _finalists(search, definition, top, say=say)
     start = _start(search, definition)
-    entries = [{"arm": arm_of(trial), **_changes(_config(trial), start)} for trial in finalists]
+    entries = [{"arm": arm_of(trial), **_changes(config, start)} for trial, config in finalists]
     tree = {
         "question": f"Which of the best configurations of {search.study_name} is best on fresh seeds, and how much "
         "better than its baseline?",
@@ -197,37 +215,51 @@ def _make(
     made = StudyDefinition.from_snapshot(snapshot)
     confirms = {
         "study": search.study_name,
+        "generation": generation_of(search),
         "top": top,
-        "finalists": {arm_of(trial): {"trial": trial.number, "val_loss": trial.value} for trial in finalists},
+        "finalists": {arm_of(trial): {"trial": trial.number, "val_loss": trial.value} for trial, _ in finalists},
     }
     facts = corpus_facts(search)
     return create_study(storage, made, facts, command=command, attributes={CONFIRMS: confirms}), made
 
 
-def _finalists(search: optuna.Study, definition: StudyDefinition, top: int) -> list[FrozenTrial]:
-    """The best complete trials with distinct configurations, seeds aside, other than the baseline's."""
-    seen = [_start(search, definition)]
-    finalists: list[FrozenTrial] = []
+def _finalists(
+    search: optuna.Study, definition: StudyDefinition, top: int, *, say: Callable[[str], None]
+) -> list[tuple[FrozenTrial, TrainConfig]]:
+    """The best complete trials with distinct configurations, seeds aside, other than the baseline's.
+
+    One that was added with a point outside the space cannot be run, and is said to be left out.
+    """
+    start, generation = _start(search, definition), generation_of(search)
+    seen = [start]
+    finalists: list[tuple[FrozenTrial, TrainConfig]] = []
     for trial in ranked_trials(search):
-        config = _config(trial).model_copy(update={"seed": definition.base_config.seed})
+        if len(finalists) == top:
+            break
+        try:
+            if is_own(trial, generation):
+                config = validate(Document(f"trial {trial.number}", trial.user_attrs["config"]), TrainConfig)
+            else:
+                config = definition.config_for(definition.space.point(trial.params, whole=True))
+                config = config.with_tokens(corpus_facts(search)["budget_tokens"])
+        except ConfigError as error:
+            say(f"trial {trial.number} of {search.study_name} cannot be run again, and is left out: {error}")
+            continue
+        config = config.model_copy(update={"seed": definition.base_config.seed})
         if config not in seen:
             seen.append(config)
-            finalists.append(trial)
+            finalists.append((trial, config))
     if not finalists:
         raise StudyError(
             f"study {search.study_name!r} has no complete trial beside its baseline to confirm "
             f"({count_states(search)})"
         )
-    return finalists[:top]
+    return finalists
 
 
 def _start(search: optuna.Study, definition: StudyDefinition) -> TrainConfig:
     """What the baseline trains, its budget in tokens as the trials have it stored."""
     return definition.base_config.with_tokens(corpus_facts(search)["budget_tokens"])
-
-
-def _config(trial: FrozenTrial) -> TrainConfig:
-    return validate(Document(f"trial {trial.number}", trial.user_attrs["config"]), TrainConfig)
 
 
 def _changes(config: TrainConfig, start: TrainConfig) -> Values:

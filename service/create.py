@@ -15,10 +15,11 @@ from model.config import TokenizerConfig, TrainConfig
 from model.errors import CorpusError
 from model.tokenizer import TokenizedCorpus
 from service import strategy, study_config
+from service.optuna_tables import bury
+from service.ownership import key_of
 from service.settings import Settings
 from service.slots import Slots
 from service.storage import (
-    DEFINITION,
     StudyError,
     corpus_facts,
     create_study,
@@ -70,15 +71,12 @@ def create(
     with creation_lock(settings), contextlib.ExitStack() as stack:
         storage = open_storage(settings, create=True)
         stack.callback(storage.engine.dispose)
-        found = find_study(storage, given.name)
-        if found is not None and DEFINITION not in found.user_attrs:
-            optuna.delete_study(study_name=given.name, storage=storage)  # its making was cut off
-            found = None
-        if found is None:
+        met = find_study(storage, given.name, settings)
+        if met is None:
             command = _command(study, name, more or total, overrides, scale)
             found = _make(settings, storage, given, command=command, say=say)
         else:
-            stored = StudyDefinition.from_snapshot(found.user_attrs[DEFINITION])
+            found, stored = met
             if (stored.overrides and not overrides) or (stored.scale and not scale):
                 given = study_config.load(
                     study, overrides=overrides or stored.overrides, scale=scale or stored.scale
@@ -86,7 +84,8 @@ def create(
                 given = dataclasses.replace(given, name=stored.name)
             refuse_changed(stored, given)
             _refuse_changed_file(settings, found, stored.base_config)
-        slots = Slots(storage.engine, found._study_id, owner="create", lease_seconds=settings.lease_seconds)
+        bury(storage.engine, key_of(found))
+        slots = Slots(storage.engine, key_of(found), owner="create", lease_seconds=settings.lease_seconds)
         if more is not None:
             slots.more(more, limit=len(given.cells) or None)
         else:

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from scipy import stats
 
 from service.design import BASELINE
+from service.ownership import generation_of, is_own
 from service.study_config import StudyDefinition
 
 MIN_SEEDS = 3
@@ -42,9 +43,15 @@ def seeds_of(definition: StudyDefinition) -> tuple[int, ...]:
 
 
 def losses(study: optuna.Study, definition: StudyDefinition) -> dict[str, dict[int, float]]:
-    """The losses of all runs that have ended, of every arm of a design with seeds."""
+    """The losses of all runs that have ended, of every arm of a design with seeds.
+
+    A trial that was added from elsewhere is no run of the design and does not count.
+    """
     found: dict[str, dict[int, float]] = {arm: {} for arm in definition.arms}
+    generation = generation_of(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        if not is_own(trial, generation):
+            continue
         seed = definition.space.decode({"seed": trial.params["seed"]})["seed"]
         loss = trial.value if trial.state == TrialState.COMPLETE else None
         found[trial.user_attrs["arm"]][seed] = math.inf if loss is None else loss

@@ -21,7 +21,7 @@ from model.evaluation import SplitScore, score_split
 from model.gpt import GPT
 from model.tokenizer import Tokenizer, encode_split
 from service.artifacts import has_weights, read_checkpoint
-from service.leaderboard import Grid, ranked_trials
+from service.leaderboard import Grid, ranked_own_trials
 from service.notes import escaped
 from service.storage import StudyError
 from service.stores import Store
@@ -59,7 +59,7 @@ def evaluate(
         StudyError: no complete trial has a checkpoint in the store, or the store cannot be read.
         CheckpointError: one is truncated or foreign.
     """
-    with_weights = (trial for trial in ranked_trials(study) if has_weights(store, trial))
+    with_weights = (trial for trial in ranked_own_trials(study) if has_weights(store, trial))
     with looking_into(store):
         finalists = list(itertools.islice(with_weights, top))
     if not finalists:

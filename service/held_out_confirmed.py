@@ -30,6 +30,7 @@ from service.held_out import (
 )
 from service.leaderboard import Grid
 from service.notes import escaped
+from service.ownership import generation_of, is_own
 from service.report import numbers
 from service.report.statistics import Estimate, differences, estimate
 from service.shown import shown_operations
@@ -230,7 +231,12 @@ def _with_weights(
 ) -> dict[int, FrozenTrial]:
     """The arm's complete runs whose weights are in the store, by seed."""
     complete = confirmation.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    by_seed = {t.user_attrs["config"]["seed"]: t for t in complete if t.user_attrs["arm"] == arm}
+    generation = generation_of(confirmation)
+    by_seed = {
+        t.user_attrs["config"]["seed"]: t
+        for t in complete
+        if is_own(t, generation) and t.user_attrs.get("arm") == arm
+    }
     with looking_into(store):
         return {
             seed: by_seed[seed] for seed in seeds if seed in by_seed and has_weights(store, by_seed[seed])

@@ -1,6 +1,7 @@
 """The best trials of a study, as a table for the terminal and for Markdown."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from service.ownership import generation_of, is_own
 from service.shown import shown_operations, shown_params, shown_seconds
 
 
@@ -41,7 +43,10 @@ class Grid:
 
 
 def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
-    """One row a trial, in the order given: loss, model parameters, compute, speed and what was searched."""
+    """One row a trial, in the order given: loss, model parameters, compute, speed and what was searched.
+
+    Of a trial that was added from elsewhere, a dash stands for what is not known.
+    """
     headings = ("trial", "val_loss", "bits/byte", "size", "FLOPs", "time", "tokens/s")
     rows = []
     for trial in trials:
@@ -50,35 +55,50 @@ def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
             (
                 str(trial.number),
                 f"{trial.value:.4f}",
-                f"{facts['bits_per_byte']:.4f}",
-                f"{facts['parameters']:,}",
-                _operations(facts),
-                shown_seconds(facts["train_seconds"] + facts["evaluation_seconds"]),
-                f"{facts['tokens_per_second']:,.0f}",
+                _shown("{:.4f}".format, facts, "bits_per_byte"),
+                _shown("{:,.0f}".format, facts, "parameters"),
+                _shown(_product, facts, "flops_per_token", "tokens"),
+                _shown(_sum, facts, "train_seconds", "evaluation_seconds"),
+                _shown("{:,.0f}".format, facts, "tokens_per_second"),
             )
         )
     return Grid(headings, tuple(rows), tuple(map(_configuration, trials)))
 
 
-def _operations(facts: Mapping[str, Any]) -> str:
-    """Of the whole training; not known of a trial that was made before they were recorded."""
-    each = facts.get("flops_per_token")
-    return "–" if each is None else shown_operations(each * facts["tokens"])
+def _shown(form: Callable[..., str], facts: Mapping[str, Any], *names: str) -> str:
+    """The facts of these names, in this form; a dash where one of them is not known."""
+    found = [facts.get(name) for name in names]
+    known = all(isinstance(fact, int | float) and math.isfinite(fact) for fact in found)
+    return form(*found) if known else "–"
+
+
+def _product(each: float, tokens: float) -> str:
+    return shown_operations(each * tokens)
+
+
+def _sum(train_seconds: float, evaluation_seconds: float) -> str:
+    return shown_seconds(train_seconds + evaluation_seconds)
 
 
 def _configuration(trial: optuna.trial.FrozenTrial) -> str:
     """Of a design the arm, which stands for its values."""
-    arm: str | None = trial.user_attrs.get("arm")
-    if arm is None:
+    arm = trial.user_attrs.get("arm")
+    if not isinstance(arm, str):
         return shown_params(trial.params)
     seed = trial.params.get("seed")
     return arm if seed is None else f"{arm}, seed {seed}"
 
 
 def ranked_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Complete trials, best first."""
+    """Complete trials, best first, those that were added from elsewhere among them."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return sorted(complete, key=lambda trial: (trial.values, trial.number))
+
+
+def ranked_own_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Complete trials that were trained here, best first: the ones that can have weights."""
+    generation = generation_of(study)
+    return [trial for trial in ranked_trials(study) if is_own(trial, generation)]
 
 
 def count_states(study: optuna.Study) -> str:

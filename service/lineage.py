@@ -1,6 +1,6 @@
 """Which trial runs in a slot: a new one, or one that goes on where that of a dead worker ended."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import optuna
@@ -8,7 +8,9 @@ import structlog
 from optuna.trial import TrialState
 
 from model.config import TrainConfig
-from service import audit, elimination, objective
+from model.errors import ConfigError
+from service import added, audit, elimination, objective
+from service.ownership import SLOT, generation_of, is_own, slot_mark, slot_of
 from service.slots import Slot, Slots
 from service.storage import CONFIRMS
 from service.stores import Store
@@ -17,6 +19,8 @@ from service.study_config import StudyDefinition
 MAX_ATTEMPTS = 3
 """Failures of one configuration without progress before it is given up."""
 DIED = "its worker died or was cut off"
+NO_SLOT = -1
+"""In the mark of a trial that is taken to be refused."""
 
 
 class Lineages:
@@ -49,10 +53,14 @@ class Lineages:
         self._log = log
         self._seen_strays: set[int] = set()
         self._drops_losers = CONFIRMS in study.user_attrs
+        self._generation = generation_of(study)
 
     def trial_for(self, slot: Slot) -> optuna.Trial | None:
         """The trial to run in the slot; None when there is none to run and the slot has been closed."""
-        if slot.trial_number is None and self._is_dropped(slot):
+        beyond = bool(self._definition.cells) and slot.index >= len(self._definition.cells)
+        if beyond:  # put there by hand
+            self._log.warning("slot of no configuration closed", slot=slot.index)
+        if beyond or (slot.trial_number is None and self._is_dropped(slot)):
             self._slots.close(slot)
             return None
         previous = None if slot.trial_number is None else self.frozen(slot.trial_number)
@@ -86,26 +94,74 @@ class Lineages:
         return reason is not None
 
     def _new_trial(self, slot: Slot, previous: optuna.trial.FrozenTrial | None) -> optuna.Trial:
-        arm = {"arm": self._definition.arms[slot.index]} if self._definition.arms else {}
+        attributes = slot_mark(self._generation, slot.index)
+        if self._definition.arms:
+            attributes["arm"] = self._definition.arms[slot.index]
         if previous is not None:
             handed_on = (objective.STATES, audit.MARK)
             kept = {key: previous.user_attrs[key] for key in handed_on if key in previous.user_attrs}
-            attributes = {**arm, **kept, "goes_on_with": previous.number}
-            return self._create(previous.params, previous.distributions, attributes)
+            attributes |= {**kept, "goes_on_with": previous.number}
+            return self._create(previous.params, attributes, fixed=previous.system_attrs.get(added.FIXED))
         values = self._definition.fixed_values(slot.index)
         if values is None:
-            return self._study.ask()
+            return self.take_enqueued(slot) or self._create({}, attributes)
         space = self._definition.space
         params = space.encode({key: value for key, value in values.items() if key in space.parameters})
-        distributions = {key: space.distributions[key] for key in params}
-        return self._create(params, distributions, arm)
+        return self._create(params, attributes)
 
-    def _create(self, params: Any, distributions: Any, attributes: Mapping[str, Any]) -> optuna.Trial:
+    def _create(
+        self, params: Mapping[str, Any], attributes: Mapping[str, Any], *, fixed: Any = None
+    ) -> optuna.Trial:
+        """A running trial with these parameters; `fixed` are values for those that it has not suggested yet."""
+        distributions = self._definition.space.distributions
         template = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=dict(attributes)
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions={key: distributions[key] for key in params},
+            user_attrs=dict(attributes),
+            system_attrs={} if fixed is None else {added.FIXED: fixed},
         )
         trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=template)
+        return self._trial(trial_id)
+
+    def _trial(self, trial_id: int) -> optuna.Trial:
+        # as `Study.ask` does, so that the sampler sees what other workers have finished since the last trial
+        self._study._thread_local.cached_all_trials = None
         return optuna.Trial(self._study, trial_id)
+
+    def take_enqueued(self, slot: Slot | None = None) -> optuna.Trial | None:
+        """The first enqueued trial, to run in the slot; those outside the space are refused on the way.
+
+        Args:
+            slot: free, and of no configuration of its own; with None there is none, and trials are only refused.
+        """
+        storage = self._study._storage
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            try:
+                fixed = added.enqueued_point(trial, self._definition)
+            except ConfigError as error:
+                self._refuse(trial, str(error))
+                continue
+            if slot is not None and self._take(trial, slot.index):
+                storage.set_trial_system_attr(trial._trial_id, added.FIXED, fixed)
+                self._log.info("enqueued trial taken", trial=trial.number)
+                return self._trial(trial._trial_id)
+        return None
+
+    def _take(self, trial: optuna.trial.FrozenTrial, slot: int) -> bool:
+        """Whether the waiting trial is this worker's; it is marked before, so that it is known for a stray if not."""
+        storage = self._study._storage
+        try:
+            for key, value in slot_mark(self._generation, slot).items():
+                storage.set_trial_user_attr(trial._trial_id, key, value)
+            return storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+
+    def _refuse(self, trial: optuna.trial.FrozenTrial, reason: str) -> None:
+        if self._take(trial, NO_SLOT):
+            self._log.warning("enqueued trial refused", trial=trial.number, reason=reason)
+            self._fail(trial, f"refused: {reason}")
 
     def config_for(self, trial: optuna.Trial, slot: Slot) -> TrainConfig:
         """What the trial trains; the sampler is asked here. Raises ConfigError."""
@@ -129,22 +185,33 @@ class Lineages:
             Whether there may be some left: a trial has to be met twice, a second apart, to be taken for one.
         """
         held = self._slots.trials_in_progress()
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.number not in held and trial.number in self._seen_strays:
-                self._fail(trial, DIED)
-        self._seen_strays = {
-            trial.number
-            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if trial.number not in held
-        }
+        for trial in self._strays(held):
+            if trial.number in self._seen_strays and self._fail(trial, DIED):
+                self._enqueue_again(trial)
+        self._seen_strays = {trial.number for trial in self._strays(held)}
         return bool(self._seen_strays)
 
-    def _fail(self, trial: optuna.trial.FrozenTrial, reason: str) -> None:
+    def _strays(self, held: Collection[int]) -> list[optuna.trial.FrozenTrial]:
+        """Running trials of workers of this study that are in none of its slots. What others run here is theirs."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [t for t in running if t.number not in held and is_own(t, self._generation)]
+
+    def _enqueue_again(self, trial: optuna.trial.FrozenTrial) -> None:
+        """What somebody has asked for is not lost with the worker that took it."""
+        refused = slot_of(trial, self._generation) == NO_SLOT
+        if added.FIXED in trial.system_attrs and not refused and "goes_on_with" not in trial.user_attrs:
+            attributes = {key: value for key, value in trial.user_attrs.items() if key != SLOT}
+            self._study.enqueue_trial(trial.system_attrs[added.FIXED], attributes)
+
+    def _fail(self, trial: optuna.trial.FrozenTrial, reason: str) -> bool:
+        """Whether it has been ended here."""
         try:
             self._study._storage.set_trial_user_attr(trial._trial_id, "ended", reason)
             self._study.tell(trial.number, state=TrialState.FAIL)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             self._log.info("trial ended by its own worker after all", trial=trial.number)
+            return False
+        return True
 
 
 def with_attempts(reason: str, attempts: int) -> str:

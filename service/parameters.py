@@ -61,6 +61,17 @@ class FloatParameter(Section):
             and _fits_step(self.low, value, self.step)
         )
 
+    @property
+    def allowed(self) -> str:
+        """The range for people."""
+        return _range(self.low, self.high, self.step)
+
+    def taken(self, value: Any) -> float:
+        """A value given from elsewhere, as a trial has it. Raises ValueError: it is outside."""
+        if not self.contains(value):
+            raise ValueError(value)
+        return float(value)
+
 
 class IntParameter(Section):
     """A whole number from `low` to `high`, both included."""
@@ -104,6 +115,17 @@ class IntParameter(Section):
         return (
             type(value) is int and self.low <= value <= self.high and _fits_step(self.low, value, self.step)
         )
+
+    @property
+    def allowed(self) -> str:
+        """The range for people."""
+        return "a whole number " + _range(self.low, self.high, self.step if self.step > 1 else None)
+
+    def taken(self, value: Any) -> int:
+        """A value given from elsewhere, as a trial has it. Raises ValueError: it is outside."""
+        if not self.contains(value):
+            raise ValueError(value)
+        return int(value)
 
 
 class CategoricalParameter(Section):
@@ -152,6 +174,19 @@ class CategoricalParameter(Section):
         """The value is one that a trial may suggest."""
         return any(same(value, choice) for choice in self.choices)
 
+    @property
+    def allowed(self) -> str:
+        """The choices for people."""
+        return ", ".join(json.dumps(choice) for choice in self.choices)
+
+    def taken(self, value: Any) -> Any:
+        """The choice that is given from elsewhere, stored or plain. Raises ValueError: it is none of them."""
+        for form in (self.encode, lambda choice: choice):
+            for choice in self.choices:
+                if same(form(choice), value):
+                    return choice
+        raise ValueError(value)
+
     def encode(self, choice: Any) -> Any:
         """A choice as Optuna stores it."""
         return json.dumps(choice) if self.is_encoded else choice
@@ -168,6 +203,10 @@ ParameterSection = Annotated[Parameter, Field(discriminator="type")]
 def same(left: Any, right: Any) -> bool:
     """Equal as a configuration means it: 1 is 1.0, and true is not 1."""
     return bool(left == right) and isinstance(left, bool) == isinstance(right, bool)
+
+
+def _range(low: float, high: float, step: float | None) -> str:
+    return f"from {low} to {high}" + (f" in steps of {step}" if step is not None else "")
 
 
 def _check_range(low: float, high: float, log: bool) -> None:

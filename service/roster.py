@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from service.tables import WORKERS, database_time
+from service.tables import WORKERS, StudyKey, database_time
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class AliveWorker:
 class Roster:
     """The workers of one study."""
 
-    def __init__(self, engine: sa.Engine, study_id: int, *, lease_seconds: float) -> None:
+    def __init__(self, engine: sa.Engine, study: StudyKey, *, lease_seconds: float) -> None:
         self._engine = engine
-        self._study_id = study_id
+        self._study = study
         self._lease_seconds = lease_seconds
         self._now = database_time(engine)
-        self._mine = WORKERS.c.study_id == study_id
+        self._mine = study.rows(WORKERS)
 
     def register(self, owner: str, *, device: str) -> int:
         """Enter a worker. Its number among all workers that the study has ever had, from 0."""
@@ -32,11 +32,15 @@ class Roster:
             try:
                 with self._engine.begin() as connection:
                     number: int = connection.execute(
-                        sa.select(sa.func.coalesce(sa.func.max(WORKERS.c.number), -1) + 1).where(self._mine)
+                        sa.select(sa.func.coalesce(sa.func.max(WORKERS.c.number), -1) + 1).where(
+                            # what studies that had the id before have left behind has its numbers, too
+                            WORKERS.c.study_id == self._study.study_id
+                        )
                     ).scalar_one()
                     connection.execute(
                         WORKERS.insert().values(
-                            study_id=self._study_id,
+                            study_id=self._study.study_id,
+                            generation=self._study.generation,
                             number=number,
                             owner=owner[:255],
                             device=device[:255],

@@ -15,6 +15,7 @@ from model.errors import UserError
 from service import logs, machine
 from service.create import create
 from service.leaderboard import count_states, leaderboard, ranked_trials
+from service.ownership import key_of
 from service.progress import JsonLines, LiveTable
 from service.settings import ROOT, Settings
 from service.shown import shown_seconds
@@ -29,7 +30,7 @@ def work(settings: Settings, study: str, *, workers: int | None) -> int:
     log = logs.configure(json_lines=True, study=study)
     storage = open_storage(settings)
     loaded, _ = load_study(storage, study, settings)
-    slots = Slots(storage.engine, loaded._study_id, owner="workers", lease_seconds=settings.lease_seconds)
+    slots = Slots(storage.engine, key_of(loaded), owner="workers", lease_seconds=settings.lease_seconds)
     places = machine.places(settings, workers=workers)
     gpus = sorted({place.gpu for place in places if place.gpu is not None})
     log.info("workers start", workers=len(places), gpus=gpus, threads=places[0].threads)
@@ -126,7 +127,7 @@ def _finish(
     """Run this machine's workers until the study's slots are closed; the study. Raises SystemExit: they failed."""
     storage = open_storage(settings)
     loaded, _ = load_study(storage, name, settings)
-    slots = Slots(storage.engine, loaded._study_id, owner="run", lease_seconds=settings.lease_seconds)
+    slots = Slots(storage.engine, key_of(loaded), owner="run", lease_seconds=settings.lease_seconds)
     counts = slots.counts()
     to_run = counts["open"] + counts["leased"]
     if not to_run:

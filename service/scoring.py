@@ -12,6 +12,7 @@ from model import device
 from model.errors import UserError
 from service import held_out, held_out_confirmed
 from service.confirm import CONFIRMED, refuse_confirmation
+from service.ownership import generation_of
 from service.settings import Settings
 from service.storage import CONFIRMS, StudyError, corpus_facts, load_study, open_storage
 from service.stores import open_store
@@ -56,6 +57,12 @@ def score_confirmed(settings: Settings, study: str, *, folder: Path, console: Co
         raise StudyError(f"study {study!r} has no confirmed winner; first: {_confirm(study)}")
     confirmed: Mapping[str, Any] = search.user_attrs[CONFIRMED]
     confirmation, _ = load_study(storage, confirmed["study"], settings)
+    # of a winner that was recorded before studies had generations, the name says it all
+    if confirmed.get("generation", generation_of(confirmation)) != generation_of(confirmation):
+        raise StudyError(
+            f"study {study!r}: the confirmation that found its winner is gone, and {confirmed['study']!r} is another "
+            f"one; again: {_confirm(study)}"
+        )
     scores = held_out_confirmed.evaluate(
         search,
         confirmation,

@@ -83,6 +83,37 @@ class SearchSpace:
         """Values as `trial.params` holds them, for `study.enqueue_trial`."""
         return {key: self._stored(key, value, "encode") for key, value in values.items()}
 
+    def point(self, params: Mapping[str, Any], *, whole: bool = False) -> Values:
+        """The values of a point that comes from elsewhere, as trials store it or as a person writes it.
+
+        Args:
+            params: by dotted key.
+            whole: it has every parameter that exists there.
+
+        Raises:
+            ConfigError: it does not lie in the space; the message has the key, the value and the range.
+        """
+        unknown = [key for key in params if key not in self.parameters]
+        if unknown:
+            known = ", ".join(self.parameters)
+            raise ConfigError(f"{unknown[0]}: is no parameter of the space, which has: {known}")
+        values: Values = {}
+        for key, parameter in self.parameters.items():
+            active = self.is_active(key, values)
+            if key not in params:
+                if whole and active:
+                    raise ConfigError(f"{key}: is missing, allowed: {parameter.allowed}")
+                continue
+            if not active:
+                conditions = (f"{parent} {json.dumps(list(c))}" for parent, c in parameter.when.items())
+                raise ConfigError(f"{key}: exists only beside {' and '.join(conditions)}")
+            try:
+                values[key] = parameter.taken(params[key])
+            except ValueError:
+                given = json.dumps(params[key], default=str)
+                raise ConfigError(f"{key}: given {given}, allowed: {parameter.allowed}") from None
+        return values
+
     def decode(self, params: Mapping[str, Any]) -> Values:
         """Values from `trial.params`."""
         return {key: self._stored(key, value, "decode") for key, value in params.items()}

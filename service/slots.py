@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.tables import SLOTS as _SLOTS
-from service.tables import Patience, at_once, database_time
+from service.tables import Patience, StudyKey, at_once, database_time
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Slots:
 
     Args:
         engine: of the storage.
-        study_id: the study's.
+        study: whose they are.
         owner: the process's name, like no other's anywhere.
         lease_seconds: for which a slot is leased.
         patience: how the database is waited for when it is away.
@@ -47,14 +47,16 @@ class Slots:
     def __init__(
         self,
         engine: sa.Engine,
-        study_id: int,
+        study: StudyKey,
         *,
         owner: str,
         lease_seconds: float,
         patience: Patience = at_once,
     ) -> None:
         self._engine = engine
-        self._study_id = study_id
+        self._study = study
+        # a number below 0 is no slot's: it was put there by hand
+        self._mine = study.rows(_SLOTS) & (_SLOTS.c.slot >= 0)
         self._owner = owner
         self._lease_seconds = lease_seconds
         self._patience = patience
@@ -183,10 +185,6 @@ class Slots:
             lost=lost[:255],
         )
 
-    @property
-    def _mine(self) -> sa.ColumnElement[bool]:
-        return _SLOTS.c.study_id == self._study_id
-
     def _count(self, connection: sa.Connection, *where: sa.ColumnElement[bool]) -> int:
         query = sa.select(sa.func.count()).select_from(_SLOTS).where(self._mine, *where)
         return int(connection.execute(query).scalar_one())
@@ -196,7 +194,11 @@ class Slots:
         # the lowest free numbers, those of dropped slots too: a number stands for a configuration of a design
         free = itertools.islice((i for i in itertools.count() if i not in taken), max(0, number))
         for index in free:
-            connection.execute(_SLOTS.insert().values(study_id=self._study_id, slot=index))
+            connection.execute(
+                _SLOTS.insert().values(
+                    study_id=self._study.study_id, generation=self._study.generation, slot=index
+                )
+            )
 
     def _rows(self, query: sa.Select[Any]) -> list[Any]:
         def select() -> list[Any]:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from service import audit
 from service.leaderboard import count_states, leaderboard, ranked_trials
+from service.ownership import is_own, key_of
 from service.patience import first_line, is_outage
 from service.roster import AliveWorker, Roster
 from service.settings import Settings
@@ -70,8 +71,9 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
     """What takes snapshots of a study. Raises StorageError, StudyError."""
     storage = open_storage(settings)
     study, definition = load_study(storage, study_name, settings)
-    slots = Slots(storage.engine, study._study_id, owner="status", lease_seconds=settings.lease_seconds)
-    roster = Roster(storage.engine, study._study_id, lease_seconds=settings.lease_seconds)
+    key = key_of(study)
+    slots = Slots(storage.engine, key, owner="status", lease_seconds=settings.lease_seconds)
+    roster = Roster(storage.engine, key, lease_seconds=settings.lease_seconds)
     rungs = definition.base_config.with_tokens(corpus_facts(study)["budget_tokens"]).rungs
 
     def snapshot() -> Snapshot:
@@ -84,7 +86,9 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
             running=[trial for trial in trials if trial.state == TrialState.RUNNING],
             rungs=list(rungs),
             best=ranked_trials(study)[:10],
-            trials_per_hour=_rate(trials, datetime.now()),
+            trials_per_hour=_rate(
+                [trial for trial in trials if is_own(trial, key.generation)], datetime.now()
+            ),
         )
 
     return snapshot
@@ -115,8 +119,7 @@ def page(snapshot: Snapshot) -> Group:
             table.add_column(heading, justify="right", overflow="fold")
         for trial in snapshot.running:
             reports = sorted(trial.intermediate_values.items())
-            config = trial.user_attrs.get("config", {"training": {"rungs": len(snapshot.rungs)}})
-            rungs = config["training"]["rungs"]
+            rungs = _rungs(trial) or len(snapshot.rungs)
             since = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
             table.add_row(
                 str(trial.number),
@@ -136,6 +139,14 @@ def page(snapshot: Snapshot) -> Group:
     if snapshot.best:
         parts.append(leaderboard(snapshot.best).as_rich("best trials, val_loss in nats per character"))
     return Group(*parts)
+
+
+def _rungs(trial: optuna.trial.FrozenTrial) -> int | None:
+    """Of the trial's configuration; None before it has one, and of a trial that somebody else runs."""
+    try:
+        return int(trial.user_attrs["config"]["training"]["rungs"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def watch(take_snapshot: Callable[[], Snapshot], console: Console) -> None:

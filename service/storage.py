@@ -5,8 +5,10 @@ holds one connection most of the time and two for moments.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ import optuna
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
-from model.errors import UserError
+from model.errors import ConfigError, UserError
 from service.notes import study_note
-from service.patience import PatientStorage, first_line
+from service.optuna_tables import GENERATION, insert_study
+from service.patience import StudyStorage, first_line
 from service.settings import Settings
 from service.study_config import StudyDefinition
-from service.tables import create_tables, missing
+from service.tables import create_tables, missing, upgrade
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -40,7 +43,7 @@ class StudyError(UserError):
     """The study does not exist, or is not the one that was asked for."""
 
 
-def open_storage(settings: Settings, *, create: bool = False) -> PatientStorage:
+def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
     """The storage at the settings' URL.
 
     Args:
@@ -71,19 +74,20 @@ def open_storage(settings: Settings, *, create: bool = False) -> PatientStorage:
             "connect_args": _postgresql_arguments(url),
         }
     try:
-        storage = PatientStorage(
+        storage = StudyStorage(
             settings.storage_url, engine_kwargs=engine_kwargs, skip_table_creation=not create
         )
-        if sqlite:
-            _prepare_sqlite(storage.engine)
         if create:
             create_tables(storage.engine)
+        upgrade(storage.engine)
         lacking = missing(storage.engine)
         if lacking:
             raise StorageError(
                 f"{shown}: not a storage of this project, or one of another version ({lacking} is missing); "
                 "./hptune.sh makes a new one"
             )
+        if sqlite:  # and no earlier: a file of somebody else's stays as it is
+            _prepare_sqlite(storage.engine)
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise StorageError(f"{shown}: the storage cannot be opened: {first_line(error)}") from None
     except ImportError as error:  # Optuna's, caused by the driver's own
@@ -145,44 +149,112 @@ def create_study(
     command: str,
     attributes: Mapping[str, Any] | None = None,
 ) -> optuna.Study:
-    """The study made from `definition`, with what it needs to be run from the database alone.
+    """The study made from `definition`, with what it needs to be run from the database alone; whole or not at all.
 
     Its note for the dashboard says how it was made: by `command`. `attributes` are further ones of the study.
+
+    Raises:
+        StudyError: another process has made one of this name in the meantime.
     """
     # imported here: it brings scikit-learn along, most of a second that no other use of a storage has to wait for
-    from optuna_dashboard import save_note
+    from optuna_dashboard._note import note_ver_key, split_body
 
-    study = optuna.create_study(storage=storage, study_name=definition.name, direction="minimize")
-    with contextlib.suppress(NotImplementedError):
-        _silently(study.set_metric_names, ["val_loss [nats/char]"])
-    for key, value in (attributes or {}).items():
-        study.set_user_attr(key, value)
-    study.set_user_attr("question", definition.question)
-    study.set_user_attr(CORPUS, corpus_facts)
-    study.set_user_attr(COMMAND, command)
-    if definition.scale is not None:
-        study.set_user_attr("scale", definition.scale)
-    save_note(study, study_note(definition, corpus_facts, command=command))
-    study.set_user_attr(DEFINITION, definition.snapshot())  # last: a study that has it is whole
-    return study
-
-
-def find_study(storage: RDBStorage, name: str) -> optuna.Study | None:
-    """The study called `name`, or None."""
+    scale = {} if definition.scale is None else {"scale": definition.scale}
+    note = study_note(definition, corpus_facts, command=command)
     try:
-        return optuna.load_study(study_name=name, storage=storage)
+        insert_study(
+            storage.engine,
+            definition.name,
+            user_attributes={
+                GENERATION: uuid.uuid4().hex,
+                **(attributes or {}),
+                "question": definition.question,
+                CORPUS: corpus_facts,
+                COMMAND: command,
+                **scale,
+                DEFINITION: definition.snapshot(),
+            },
+            system_attributes={
+                "study:metric_names": ["val_loss [nats/char]"],
+                note_ver_key(None): 1,
+                **split_body(note, None),
+            },
+        )
+    except optuna.exceptions.DuplicatedStudyError:
+        raise StudyError(
+            f"study {definition.name!r} has just been made by another process; the same command goes on with it"
+        ) from None
+    return optuna.load_study(study_name=definition.name, storage=storage)
+
+
+def find_study(
+    storage: RDBStorage, name: str, settings: Settings
+) -> tuple[optuna.Study, StudyDefinition] | None:
+    """The study called `name` and its definition as stored, or None where there is no study of this name.
+
+    Raises:
+        StudyError: there is one, and it is not this project's, or what it was made from cannot be read.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
+    attributes = study.user_attrs
+    way_out = f"its trials are untouched; give yours another name: --name {name}-2"
+    if not _is_ours(attributes):
+        raise StudyError(
+            f"study {name!r} in {settings.storage_shown} was made by Optuna itself, not by hptune, which has no "
+            f"definition of it to work by; {way_out}"
+        )
+    try:
+        definition = StudyDefinition.from_snapshot(attributes[DEFINITION])
+        _check_facts(attributes[CORPUS])
+    except ConfigError as error:
+        raise StudyError(f"study {name!r} cannot be worked on: {error}; {way_out}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise StudyError(
+            f"study {name!r}: what it was made from cannot be read ({what}), as another version or a change by hand "
+            f"leaves it; {way_out}"
+        ) from None
+    return study, dataclasses.replace(definition, name=name)
 
 
 def load_study(storage: RDBStorage, name: str, settings: Settings) -> tuple[optuna.Study, StudyDefinition]:
-    """A study that has been made, and its definition as stored. Raises StudyError when there is none."""
-    study = find_study(storage, name)
-    if study is None or DEFINITION not in study.user_attrs:
-        names = optuna.get_all_study_names(storage)
-        there = f"there are: {', '.join(sorted(names))}" if names else "there is none yet"
+    """A study that has been made, and its definition as stored.
+
+    Raises:
+        StudyError: there is none, or as `find_study` raises it.
+    """
+    found = find_study(storage, name, settings)
+    if found is None:
+        ours, others = [], []
+        for study in storage.get_all_studies():
+            (ours if _is_ours(study.user_attrs) else others).append(study.study_name)
+        there = f"there are: {', '.join(sorted(ours))}" if ours else "there is none yet"
+        there += f"; made by Optuna itself: {', '.join(sorted(others))}" if others else ""
         raise StudyError(f"study {name!r} is not in {settings.storage_shown}; {there}")
-    return study, StudyDefinition.from_snapshot(study.user_attrs[DEFINITION])
+    return found
+
+
+def _is_ours(attributes: Mapping[str, Any]) -> bool:
+    """Made by this project, whether or not what it was made from can still be read.
+
+    A study has its definition from its first moment. Studies made before they had a generation have no other sign;
+    the definition alone could be anyone's attribute.
+    """
+    definition = attributes.get(DEFINITION)
+    return isinstance(attributes.get(GENERATION), str) or (
+        isinstance(definition, Mapping) and {"name", "study", "base"} <= set(definition)
+    )
+
+
+def _check_facts(facts: Any) -> None:
+    """Raise ValueError where the corpus of a study is not described as `service.create` does it."""
+    kinds = {"fingerprint": str, "source": str, "artifact": str, "train_tokens": int, "budget_tokens": int}
+    wrong = [key for key, kind in kinds.items() if not isinstance(facts[key], kind)]
+    if wrong or [type(count) for count in facts["documents"]] != [int, int, int]:
+        raise ValueError(f"corpus: {', '.join(wrong) or 'documents'}")
 
 
 def refuse_changed(stored: StudyDefinition, given: StudyDefinition) -> None:
@@ -200,11 +272,3 @@ def corpus_facts(study: optuna.Study) -> dict[str, Any]:
     """Fingerprint, source, artifact id and notes of the study's corpus, and its token budget."""
     facts: dict[str, Any] = json.loads(json.dumps(study.user_attrs[CORPUS]))
     return facts
-
-
-def _silently(function: Any, *arguments: Any) -> None:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        function(*arguments)

@@ -1,6 +1,11 @@
-"""The project's own tables, beside Optuna's in the same database: slots and workers."""
+"""The project's own tables, beside Optuna's in the same database: slots and workers.
+
+Their rows are a study's by its id and its generation: an id alone may come again, as SQLite gives that of a deleted
+study to the next one that is made, by whatever program.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +23,7 @@ SLOTS = sa.Table(
     sa.Column("trial_number", sa.Integer),  # the last trial that ran in it
     sa.Column("attempts", sa.Integer, nullable=False, default=0),  # failures since its trial last got on
     sa.Column("lost", sa.String(255)),  # why its last holder lost it, where that is known
+    sa.Column("generation", sa.String(32)),  # of the study
 )
 
 WORKERS = sa.Table(
@@ -28,7 +34,25 @@ WORKERS = sa.Table(
     sa.Column("owner", sa.String(255), nullable=False),
     sa.Column("device", sa.String(255), nullable=False),
     sa.Column("alive_until", sa.Float, nullable=False),  # seconds since the epoch, as a lease
+    sa.Column("generation", sa.String(32)),  # of the study
 )
+
+
+@dataclass(frozen=True)
+class StudyKey:
+    """A study among all that the database has ever held."""
+
+    study_id: int
+    generation: str | None
+    """Made up with the study; None of a study made before studies had one, whose rows have none either."""
+
+    def rows(self, table: sa.Table) -> sa.ColumnElement[bool]:
+        """The study's rows of a table."""
+        return (table.c.study_id == self.study_id) & table.c.generation.is_not_distinct_from(self.generation)
+
+    def remains(self, table: sa.Table) -> sa.ColumnElement[bool]:
+        """The rows that studies which had this id before have left behind."""
+        return (table.c.study_id == self.study_id) & table.c.generation.is_distinct_from(self.generation)
 
 Patience = Callable[[Callable[[], Any]], Any]
 """Calls what it is given, again and again while the database is away."""
@@ -42,6 +66,23 @@ def at_once(work: Callable[[], Any]) -> Any:
 def create_tables(engine: sa.Engine) -> None:
     """Make the tables that are missing. To be called by one process, before the workers start."""
     METADATA.create_all(engine)
+
+
+def upgrade(engine: sa.Engine) -> None:
+    """Add the column that tables of an older version lack. May be called by several processes at once."""
+    found = sa.inspect(engine)
+    for table in METADATA.sorted_tables:
+        if found.has_table(table.name) and not _has_generation(engine, table):
+            try:
+                with engine.begin() as connection:
+                    connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN generation VARCHAR(32)")
+            except sa.exc.DBAPIError:
+                if not _has_generation(engine, table):  # otherwise another process came first
+                    raise
+
+
+def _has_generation(engine: sa.Engine, table: sa.Table) -> bool:
+    return any(column["name"] == "generation" for column in sa.inspect(engine).get_columns(table.name))
 
 
 def missing(engine: sa.Engine) -> str | None:

@@ -13,11 +13,12 @@ from optuna.trial import TrialState
 from model import device
 from model.errors import UserError
 from model.training import TrainingRun
-from service import artifacts, audit, objective
+from service import added, artifacts, audit, objective
 from service.failures import Failure, classify
-from service.leaderboard import ranked_trials
+from service.leaderboard import ranked_own_trials
 from service.lease import Lease
 from service.lineage import Lineages, with_attempts
+from service.ownership import key_of
 from service.patience import Patience, StorageAwayError
 from service.roster import Roster
 from service.settings import Settings
@@ -67,16 +68,17 @@ class Worker:
         self._store = open_store(settings.artifacts, writable=True)
         where = device.choose(settings.device, threads=threads)
         corpus = load_corpus(self._study, settings)
-        study_id, lease_seconds = self._study._study_id, settings.lease_seconds
-        self._roster = Roster(storage.engine, study_id, lease_seconds=lease_seconds)
+        key, lease_seconds = key_of(self._study), settings.lease_seconds
+        storage.seen = added.as_seen(self._definition.space, key.generation)
+        self._roster = Roster(storage.engine, key, lease_seconds=lease_seconds)
         self._number = self._roster.register(owner, device=where.description)
         self.log = log.bind(worker=self._number)
         patience = Patience(settings.patience_seconds, stopping=self._stopping, log=self.log)
         storage.patience = patience
         self._slots = Slots(
-            storage.engine, study_id, owner=owner, lease_seconds=lease_seconds, patience=patience
+            storage.engine, key, owner=owner, lease_seconds=lease_seconds, patience=patience
         )
-        self._impatient_slots = Slots(storage.engine, study_id, owner=owner, lease_seconds=lease_seconds)
+        self._impatient_slots = Slots(storage.engine, key, owner=owner, lease_seconds=lease_seconds)
         self._lineages = Lineages(
             self._study,
             self._definition,
@@ -131,6 +133,7 @@ class Worker:
             slot = self._slots.claim()
             if slot is None:
                 strays = self._lineages.fail_strays()
+                self._lineages.take_enqueued()
                 counts = self._slots.counts()
                 if not (counts["open"] or counts["leased"] or strays) or self._orphaned():
                     return
@@ -242,7 +245,7 @@ class Worker:
 
     def _is_among_best(self, val_loss: float) -> bool:
         keep = self._definition.keep_checkpoints
-        best = ranked_trials(self._study)[:keep]
+        best = ranked_own_trials(self._study)[:keep]
         return len(best) < keep or val_loss < (best[-1].value or 0.0)
 
     def _orphaned(self) -> bool:

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 
 from service.create import create
 from service.settings import Settings
+from service.ownership import key_of
 from service.slots import Slots
 from service.storage import load_study, open_storage
 from service.worker import Worker
@@ -97,7 +98,7 @@ class TinyStudy:
         storage = open_storage(self.settings)
         try:
             study = load_study(storage, "tiny", self.settings)[0]
-            return Slots(storage.engine, study._study_id, owner="test", lease_seconds=60).counts()
+            return Slots(storage.engine, key_of(study), owner="test", lease_seconds=60).counts()
         finally:
             storage.engine.dispose()
 

@@ -11,6 +11,7 @@ import sys
 import time
 
 from service.settings import Settings
+from service.ownership import key_of
 from service.slots import Slots
 from service.storage import load_study, open_storage
 from tests.fast_run import fork_worker, train_fast
@@ -40,7 +41,7 @@ def main(study: str, kills: int, lanes: int, longest: float) -> None:
         if generator.random() < 0.5:  # as a supervisor does; the others' leases run out
             storage = open_storage(settings)
             found, _ = load_study(storage, study, settings)
-            slots = Slots(storage.engine, found._study_id, owner="driver", lease_seconds=1)
+            slots = Slots(storage.engine, key_of(found), owner="driver", lease_seconds=1)
             slots.release(owner, lost="its worker was killed")
             counts = slots.counts()
             ahead = counts["closed"] * kills > sum(counts.values()) * killed

@@ -12,6 +12,7 @@ from model.errors import UserError
 from service import artifacts, confirm, objective, verdict_page
 from service.design import BASELINE
 from service.search_space import leaves
+from service.ownership import key_of
 from service.slots import Slots
 from service.storage import load_study, open_storage
 from service.stores import open_store
@@ -52,7 +53,7 @@ class Confirmation:
     def slots(self):
         storage = open_storage(self.tiny.settings)
         study = load_study(storage, NAME, self.tiny.settings)[0]
-        counts = Slots(storage.engine, study._study_id, owner="test", lease_seconds=60).counts()
+        counts = Slots(storage.engine, key_of(study), owner="test", lease_seconds=60).counts()
         storage.engine.dispose()
         return counts
 

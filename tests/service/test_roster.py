@@ -2,7 +2,7 @@ import pytest
 import sqlalchemy as sa
 
 from service.roster import Roster
-from service.tables import create_tables, missing
+from service.tables import StudyKey, create_tables, missing
 
 
 @pytest.fixture
@@ -14,16 +14,16 @@ def engine(tmp_path):
 
 
 def test_numbers_are_never_given_twice(engine):
-    roster = Roster(engine, 1, lease_seconds=60)
+    roster = Roster(engine, StudyKey(1, "g"), lease_seconds=60)
     assert [roster.register(owner, device="CPU") for owner in "ab"] == [0, 1]
     roster.leave(1)
     assert roster.register("c", device="CPU") == 2
-    assert Roster(engine, 2, lease_seconds=60).register("a", device="CPU") == 0
+    assert Roster(engine, StudyKey(2, "h"), lease_seconds=60).register("a", device="CPU") == 0
 
 
 def test_who_leaves_or_falls_silent_is_not_alive(engine):
-    roster = Roster(engine, 1, lease_seconds=60)
-    silent = Roster(engine, 1, lease_seconds=-1)
+    roster = Roster(engine, StudyKey(1, "g"), lease_seconds=60)
+    silent = Roster(engine, StudyKey(1, "g"), lease_seconds=-1)
     stays, leaves, dies = (
         roster.register("stays", device="CPU"),
         roster.register("leaves", device="CPU"),

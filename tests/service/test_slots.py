@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.slots import LeaseLost, Slots
-from service.tables import create_tables
+from service.tables import StudyKey, create_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,8 +17,9 @@ HAMMER = """
 import os, sys
 import sqlalchemy as sa
 from service.slots import Slots
+from service.tables import StudyKey
 engine = sa.create_engine(sys.argv[1], connect_args={"timeout": 60})
-slots = Slots(engine, 1, owner=str(os.getpid()), lease_seconds=60)
+slots = Slots(engine, StudyKey(1, "g"), owner=str(os.getpid()), lease_seconds=60)
 sys.stdin.readline()
 while (slot := slots.claim()) is not None:
     slots.set_trial(slot, slot.index, attempts=0)
@@ -38,7 +39,7 @@ def engine(tmp_path):
 @pytest.fixture
 def slots_of(engine):
     def make(owner: str, *, lease_seconds: float = 60, study_id: int = 1) -> Slots:
-        return Slots(engine, study_id, owner=owner, lease_seconds=lease_seconds)
+        return Slots(engine, StudyKey(study_id, "g"), owner=owner, lease_seconds=lease_seconds)
 
     return make
 
@@ -246,7 +247,7 @@ def test_studies_do_not_see_each_others_slots(slots_of):
 def test_each_call_of_more_finishes_exactly_its_number(calls):
     engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
     create_tables(engine)
-    slots = Slots(engine, 1, owner="a", lease_seconds=60)
+    slots = Slots(engine, StudyKey(1, "g"), owner="a", lease_seconds=60)
     number = 0
     for trials, finish, interrupt in calls:
         slots.more(trials)

@@ -7,6 +7,7 @@ import pytest
 from service.settings import Settings
 from service.slots import Slots
 from service.storage import StorageError, StudyError, load_study, open_storage
+from service.tables import StudyKey
 
 
 def place(tmp_path, url=None) -> Settings:
@@ -27,9 +28,9 @@ def test_a_storage_is_made_once_and_opened_by_others(tmp_path):
     settings = place(tmp_path, f"sqlite:///{tmp_path / 'new' / 'folder' / 'db'}")
     for _ in range(2):
         storage = open_storage(settings, create=True)
-    Slots(storage.engine, 1, owner="a", lease_seconds=60).total(2)
+    Slots(storage.engine, StudyKey(1, "g"), owner="a", lease_seconds=60).total(2)
     opened = open_storage(settings)
-    assert Slots(opened.engine, 1, owner="b", lease_seconds=60).counts()["open"] == 2
+    assert Slots(opened.engine, StudyKey(1, "g"), owner="b", lease_seconds=60).counts()["open"] == 2
 
 
 def test_several_processes_may_write_a_sqlite_storage(tmp_path):
