@@ -81,7 +81,7 @@ def prepare(
         stack.callback(storage.engine.dispose)
         search, definition = load_study(storage, study, settings)
         refuse_confirmation(search)
-        met = find_study(storage, name, settings)
+        met = find_study(storage, name)
         if met is None:
             command = _command(study, top, seeds, given_name)
             found, made = _make(storage, name, search, definition, top or TOP, command=command, say=say)
@@ -217,7 +217,9 @@ def _make(
         "study": search.study_name,
         "generation": generation_of(search),
         "top": top,
-        "finalists": {arm_of(trial): {"trial": trial.number, "val_loss": trial.value} for trial, _ in finalists},
+        "finalists": {
+            arm_of(trial): {"trial": trial.number, "val_loss": trial.value} for trial, _ in finalists
+        },
     }
     facts = corpus_facts(search)
     return create_study(storage, made, facts, command=command, attributes={CONFIRMS: confirms}), made

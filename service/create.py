@@ -71,7 +71,7 @@ def create(
     with creation_lock(settings), contextlib.ExitStack() as stack:
         storage = open_storage(settings, create=True)
         stack.callback(storage.engine.dispose)
-        met = find_study(storage, given.name, settings)
+        met = find_study(storage, given.name)
         if met is None:
             command = _command(study, name, more or total, overrides, scale)
             found = _make(settings, storage, given, command=command, say=say)

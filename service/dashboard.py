@@ -21,7 +21,7 @@ from optuna_dashboard.artifact import _backend
 from model.errors import ConfigError, UserError
 from service.guard import USER, Application, Guard, is_loopback
 from service.settings import Settings
-from service.storage import open_storage
+from service.storage import open_storage, refusal
 from service.stores import Store, open_store
 
 PASSWORD = "HPTUNE_DASHBOARD_PASSWORD"
@@ -117,7 +117,9 @@ def _look_up_notes() -> None:
     def artifacts_of(attributes: Mapping[str, Any], own: Mapping[str, Any], trial: FrozenTrial) -> Any:
         # as service.artifacts lists them; it cannot be asked here, where there is no torch
         prefix = _backend._dashboard_artifact_prefix(trial._trial_id)
-        keys = [f"{prefix}{artifact_id}" for artifact_id in trial.user_attrs.get("checkpoint", {}).values()]
+        checkpoint = trial.user_attrs.get("checkpoint")
+        ids = checkpoint.values() if isinstance(checkpoint, Mapping) else ()
+        keys = [f"{prefix}{artifact_id}" for artifact_id in ids]
         return list_artifacts({key: attributes[key] for key in keys if key in attributes}, own, trial)
 
     _serializer.list_trial_artifacts = artifacts_of
@@ -131,7 +133,14 @@ def wsgi(settings: Settings, *, password: str | None) -> Application:
     # cached: the finished trials of a study are read once and not at every look
     storage = get_storage(open_storage(settings))
     dashboard = optuna_dashboard.wsgi(storage, _Reader(open_store(settings.artifacts)))
-    return Guard(dashboard, password)
+
+    def refused_note(study_id: int) -> str | None:
+        try:
+            return refusal(storage.get_study_name_from_id(study_id), storage.get_study_user_attrs(study_id))
+        except KeyError:
+            return None  # there is no such study, as the dashboard says itself
+
+    return Guard(dashboard, password, refused_note)
 
 
 @dataclass(frozen=True)

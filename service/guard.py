@@ -21,7 +21,7 @@ USER = "hptune"
 Headers = list[tuple[str, str]]
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
-_NOTE = re.compile(r"/api/studies/\d+(/\d+)?/note\Z")
+_NOTE = re.compile(r"/api/studies/(\d+)(/\d+)?/note\Z")
 _ARTIFACTS = "/artifacts/"
 _SHOWN_TYPES = ("image/", "audio/", "video/", "text/plain", "text/csv", "application/json")
 """Content types that no browser runs as a page or a script of the dashboard's."""
@@ -46,6 +46,8 @@ class Guard:
 
     application: Application
     password: str | None
+    refused_note: Callable[[int], str | None] = lambda _: None
+    """Why a study's notes are not to be changed here, by its id; None where they may be."""
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answer one request."""
@@ -61,6 +63,9 @@ class Guard:
                 "without a password only localhost and 127.0.0.1 are answered",
             )
         refusal = _refused_change(environ)
+        note = _NOTE.match(environ["PATH_INFO"])
+        if not refusal and note and environ["REQUEST_METHOD"] == "PUT":
+            refusal = self.refused_note(int(note[1]))
         if refusal:
             return _refuse(start_response, "403 Forbidden", refusal)
         # optuna-dashboard fails on static files when the header is missing

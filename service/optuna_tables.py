@@ -13,10 +13,7 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 
-from service.tables import SLOTS, WORKERS, StudyKey
-
-GENERATION = "generation"
-"""Attribute of a study: like that of no other one that was ever made, by which its slots and workers are known."""
+from service.tables import GENERATION, SLOTS, WORKERS, StudyKey
 
 _STUDIES: sa.Table = models.StudyModel.__table__
 _DIRECTIONS: sa.Table = models.StudyDirectionModel.__table__
@@ -68,12 +65,6 @@ def bury(engine: sa.Engine, study: StudyKey) -> None:
 
 
 def _bury(connection: sa.Connection, study: StudyKey) -> None:
-    """Only where the id is this study's now, in the same transaction: otherwise its rows may be another one's."""
-    stored = connection.execute(
-        sa.select(_USER_ATTRIBUTES.c.value_json).where(
-            _USER_ATTRIBUTES.c.study_id == study.study_id, _USER_ATTRIBUTES.c.key == GENERATION
-        )
-    ).scalar()
-    if study.generation is not None and stored == json.dumps(study.generation):
+    if study.generation is not None:
         for table in (SLOTS, WORKERS):
             connection.execute(table.delete().where(study.remains(table)))

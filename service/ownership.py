@@ -11,8 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from service.optuna_tables import GENERATION
-from service.tables import StudyKey
+from service.tables import GENERATION, StudyKey
 
 SLOT = "slot"
 """Attribute of a trial: the number of the slot that it was made for, and the generation of its study."""

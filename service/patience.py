@@ -162,7 +162,7 @@ class StudyStorage(PatientStorage):
         param_name: str,
         param_value_internal: float,
         distribution: BaseDistribution,
-        previous_distribution: BaseDistribution | None = None,
+        previous_distribution: BaseDistribution | None = None,  # noqa: ARG002 - is not looked at
     ) -> None:
         """Without Optuna's look at what another trial has: an added one may have a distribution of another kind."""
         super()._set_trial_param_without_commit(

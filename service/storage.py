@@ -19,11 +19,11 @@ from optuna.storages import RDBStorage
 
 from model.errors import ConfigError, UserError
 from service.notes import study_note
-from service.optuna_tables import GENERATION, insert_study
+from service.optuna_tables import insert_study
 from service.patience import StudyStorage, first_line
 from service.settings import Settings
 from service.study_config import StudyDefinition
-from service.tables import create_tables, missing, upgrade
+from service.tables import GENERATION, create_tables, missing, upgrade
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -187,9 +187,7 @@ def create_study(
     return optuna.load_study(study_name=definition.name, storage=storage)
 
 
-def find_study(
-    storage: RDBStorage, name: str, settings: Settings
-) -> tuple[optuna.Study, StudyDefinition] | None:
+def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudyDefinition] | None:
     """The study called `name` and its definition as stored, or None where there is no study of this name.
 
     Raises:
@@ -200,12 +198,9 @@ def find_study(
     except KeyError:
         return None
     attributes = study.user_attrs
-    way_out = f"its trials are untouched; give yours another name: --name {name}-2"
-    if not _is_ours(attributes):
-        raise StudyError(
-            f"study {name!r} in {settings.storage_shown} was made by Optuna itself, not by hptune, which has no "
-            f"definition of it to work by; {way_out}"
-        )
+    if refused := refusal(name, attributes):
+        raise StudyError(refused)
+    way_out = _way_out(name)
     try:
         definition = StudyDefinition.from_snapshot(attributes[DEFINITION])
         _check_facts(attributes[CORPUS])
@@ -226,7 +221,7 @@ def load_study(storage: RDBStorage, name: str, settings: Settings) -> tuple[optu
     Raises:
         StudyError: there is none, or as `find_study` raises it.
     """
-    found = find_study(storage, name, settings)
+    found = find_study(storage, name)
     if found is None:
         ours, others = [], []
         for study in storage.get_all_studies():
@@ -235,6 +230,18 @@ def load_study(storage: RDBStorage, name: str, settings: Settings) -> tuple[optu
         there += f"; made by Optuna itself: {', '.join(sorted(others))}" if others else ""
         raise StudyError(f"study {name!r} is not in {settings.storage_shown}; {there}")
     return found
+
+
+def refusal(name: str, attributes: Mapping[str, Any]) -> str | None:
+    """Why a study with these attributes is none to work on or to change; None of one that this project has made."""
+    if _is_ours(attributes):
+        return None
+    what = "was made by Optuna itself, not by hptune, and has no definition to work by"
+    return f"study {name!r} {what}; {_way_out(name)}"
+
+
+def _way_out(name: str) -> str:
+    return f"its trials are untouched; give yours another name: --name {name}-2"
 
 
 def _is_ours(attributes: Mapping[str, Any]) -> bool:

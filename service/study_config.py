@@ -19,7 +19,7 @@ from service.design import BASELINE, MAX_CELLS, Cell, arm_name, distinct, space_
 from service.scale import ScaleConfig
 from service.search_space import SearchSpace, Values, leaves
 from service.space_proof import prove_cells, prove_space
-from service.study_file import REPOSITORY, StudyConfig, checked_name, from_here, study_file
+from service.study_file import REPOSITORY, StudyConfig, checked_name, from_here, recorded, study_file
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class StudyDefinition:
         baseline: Trial 0 is `base_config`.
         tree: The study file as it was read.
         overrides: The command line's values, already in `base`.
+        file: The study file that it was made from: relative to the repository where it is in there. None where there
+            is none, or where that was not recorded yet.
     """
 
     name: str
@@ -65,6 +67,7 @@ class StudyDefinition:
     baseline: bool
     tree: Mapping[str, Any]
     overrides: Mapping[str, Any]
+    file: str | None = None
 
     def fixed_values(self, slot: int) -> Values | None:
         """The values of the trial in slot `slot`, from 0, or None where the sampler suggests them.
@@ -100,7 +103,7 @@ class StudyDefinition:
     def snapshot(self) -> dict[str, Any]:
         """The study as JSON can hold it: enough to work on it without its files."""
         base = self.base_config.model_dump(mode="json")
-        given = {"overrides": self.overrides, "scale": self.scale}
+        given = {"overrides": self.overrides, "scale": self.scale, "file": self.file}
         return {"name": self.name, "study": self.tree, "base": base, **given}
 
     @classmethod
@@ -113,9 +116,8 @@ class StudyDefinition:
             raise ConfigError(f"{document.name}: made by a version with another order of seeds; make it anew")
         scale = snapshot.get("scale")
         cells = _cells(study, document, base, study.scales[scale] if scale else None)
-        return _definition(
-            snapshot["name"], study, document, base, cells, scale=scale, overrides=snapshot["overrides"]
-        )
+        given = {"scale": scale, "overrides": snapshot["overrides"], "file": snapshot.get("file")}
+        return _definition(snapshot["name"], study, document, base, cells, **given)
 
 
 def load(
@@ -151,7 +153,8 @@ def load(
     for_all |= dict.fromkeys(given, "command line")
     base = base.with_overrides(given, for_all)
     cells = _cells(study, document, base, study.scales[scale] if scale else None)
-    definition = _definition(name, study, document, base, cells, scale=scale, overrides=given)
+    made_from = {"scale": scale, "overrides": given, "file": recorded(path, root)}
+    definition = _definition(name, study, document, base, cells, **made_from)
     _refuse_varied(definition, fixed, for_all, searched=study.space is not None)
     without_effect = _prove(definition, study, document, cells)
     for key, where in (for_all if scale else fixed | for_all).items():  # what is fixed may idle at a scale

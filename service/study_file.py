@@ -84,6 +84,12 @@ def from_here(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
+def recorded(path: Path, root: Path) -> str:
+    """The path as a study's definition has it: from `root` where it is in there, and so the same in every checkout."""
+    path, root = path.resolve(), root.resolve()
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
 def checked_name(name: str) -> str:
     """`name`, if it can be a study's: it becomes the name of folders. Raises UserError otherwise."""
     if not _NAME.match(name):

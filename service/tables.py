@@ -4,11 +4,15 @@ Their rows are a study's by its id and its generation: an id alone may come agai
 study to the next one that is made, by whatever program.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+
+GENERATION = "generation"
+"""Attribute of a study: like that of no other one that was ever made, by which its slots and workers are known."""
 
 METADATA = sa.MetaData()
 
@@ -38,6 +42,13 @@ WORKERS = sa.Table(
 )
 
 
+# Optuna's, as far as they say whether a study is there
+_STUDIES = sa.table("studies", sa.column("study_id"))
+_ATTRIBUTES = sa.table(
+    "study_user_attributes", sa.column("study_id"), sa.column("key"), sa.column("value_json")
+)
+
+
 @dataclass(frozen=True)
 class StudyKey:
     """A study among all that the database has ever held."""
@@ -47,12 +58,26 @@ class StudyKey:
     """Made up with the study; None of a study made before studies had one, whose rows have none either."""
 
     def rows(self, table: sa.Table) -> sa.ColumnElement[bool]:
-        """The study's rows of a table."""
-        return (table.c.study_id == self.study_id) & table.c.generation.is_not_distinct_from(self.generation)
+        """The study's rows of a table, as long as the study itself is there."""
+        of_study = table.c.study_id == self.study_id
+        return of_study & table.c.generation.is_not_distinct_from(self.generation) & self.is_there
+
+    @property
+    def is_there(self) -> sa.ColumnElement[bool]:
+        """The study has not been deleted, nor its id been given to another one."""
+        if self.generation is None:
+            return sa.exists().where(_STUDIES.c.study_id == self.study_id)
+        return sa.exists().where(
+            _ATTRIBUTES.c.study_id == self.study_id,
+            _ATTRIBUTES.c.key == GENERATION,
+            _ATTRIBUTES.c.value_json == json.dumps(self.generation),
+        )
 
     def remains(self, table: sa.Table) -> sa.ColumnElement[bool]:
-        """The rows that studies which had this id before have left behind."""
-        return (table.c.study_id == self.study_id) & table.c.generation.is_distinct_from(self.generation)
+        """The rows that studies which had its id before have left behind; none once the id is another one's."""
+        of_study = table.c.study_id == self.study_id
+        return of_study & table.c.generation.is_distinct_from(self.generation) & self.is_there
+
 
 Patience = Callable[[Callable[[], Any]], Any]
 """Calls what it is given, again and again while the database is away."""

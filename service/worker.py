@@ -75,9 +75,7 @@ class Worker:
         self.log = log.bind(worker=self._number)
         patience = Patience(settings.patience_seconds, stopping=self._stopping, log=self.log)
         storage.patience = patience
-        self._slots = Slots(
-            storage.engine, key, owner=owner, lease_seconds=lease_seconds, patience=patience
-        )
+        self._slots = Slots(storage.engine, key, owner=owner, lease_seconds=lease_seconds, patience=patience)
         self._impatient_slots = Slots(storage.engine, key, owner=owner, lease_seconds=lease_seconds)
         self._lineages = Lineages(
             self._study,
@@ -133,8 +131,9 @@ class Worker:
             slot = self._slots.claim()
             if slot is None:
                 strays = self._lineages.fail_strays()
-                self._lineages.take_enqueued()
                 counts = self._slots.counts()
+                if any(counts.values()):  # otherwise the study is gone, and its id may be another one's
+                    self._lineages.take_enqueued()
                 if not (counts["open"] or counts["leased"] or strays) or self._orphaned():
                     return
                 self._stopping.wait(1.0)  # another worker may still die and leave its trial
@@ -188,6 +187,10 @@ class Worker:
                 attempts = 0
                 self._slots.set_trial(slot, trial.number, attempts=0)
 
+        def check_lease() -> None:
+            lease.check()
+            self._slots.renew(slot)
+
         def watch(run: TrainingRun) -> None:
             self._run = run
             lease.watch(run)
@@ -201,7 +204,7 @@ class Worker:
             audited = audit.is_drawn(
                 self._definition.pruner.audit, study_seed=self._definition.seed, slot=slot.index
             )
-            custody = objective.Custody(watch, lease.check, saved, self._is_among_best, audited)
+            custody = objective.Custody(watch, check_lease, saved, self._is_among_best, audited)
             outcome = dataclasses.replace(self._runner, log=log).run(trial, config, custody)
             state = TrialState.PRUNED if outcome.pruned else TrialState.COMPLETE
             ended, value = outcome.ended, None if outcome.pruned else outcome.val_loss

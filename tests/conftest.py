@@ -17,14 +17,18 @@ from typing import Any
 import hypothesis
 import psycopg
 import pytest
+import sqlalchemy as sa
 import structlog
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 
 from service.create import create
-from service.settings import Settings
+from service.optuna_tables import insert_study
 from service.ownership import key_of
+from service.settings import Settings
 from service.slots import Slots
 from service.storage import load_study, open_storage
+from service.tables import GENERATION, create_tables
 from service.worker import Worker
 
 # what an example takes says more of the load of the machine than of the code
@@ -170,6 +174,14 @@ class PostgreSQL:
                 [self.programs / program, *arguments],
                 check=True, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, **account,
             )  # fmt: skip
+
+
+def make_two_studies(engine: sa.Engine) -> None:
+    """The tables of Optuna and of this project, and studies 1 and 2, of generations `g` and `h`."""
+    models.BaseModel.metadata.create_all(engine)
+    create_tables(engine)
+    for name in "gh":
+        insert_study(engine, name, user_attributes={GENERATION: name}, system_attributes={})
 
 
 def free_port() -> int:

@@ -184,6 +184,7 @@ def _stack(arms: Sequence[DrawnArm]) -> Plot | None:
 
 
 def _settings(arms: Sequence[DrawnArm]) -> Table:
+    arms = [drawn for drawn in arms if drawn.arm.complete[0].config]  # of what was added they are not known
     flat = [_effective(drawn.arm.complete[0]) for drawn in arms]
     keys = list(dict.fromkeys(key for values in flat for key in values))
     differ = [

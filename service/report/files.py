@@ -1,5 +1,7 @@
 """A study's report as files: one page, Markdown, JSON, CSV, and every figure as PNG and SVG."""
 
+import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from service.report.content import Content
 from service.report.page import Section
 from service.report.tables import best_arms
 from service.settings import ROOT, Settings
+from service.storage import COMMAND
 from service.stores import open_store
 from service.study_config import StudyDefinition
 from service.study_corpus import load_corpus
@@ -54,7 +57,7 @@ def write(
         ReportError: no trial is complete, the artifact store cannot be read, or a file cannot be written.
         ConfigError: the study's `published.yaml` has to be corrected.
     """
-    document = published_file(definition)
+    document = published_file(study, definition)
     quoted = published.load(document) if document else None
     store = open_store(settings.artifacts)
     try:
@@ -77,11 +80,22 @@ def write(
         raise ReportError(f"{where}: cannot be written: {error.strerror or error}") from None
 
 
-def published_file(definition: StudyDefinition) -> Path | None:
-    """`published.yaml` beside the study's file, where the study's name, less its scale, leads to one."""
-    name = definition.name.removesuffix(f"-{definition.scale}")
-    path = ROOT / "studies" / name / "published.yaml"
-    return path if path.is_file() else None
+def published_file(study: optuna.Study, definition: StudyDefinition) -> Path | None:
+    """`published.yaml` beside the file that the study was made from, whatever the study is called."""
+    made_from = definition.file or _file_of_command(study)
+    path = (ROOT / made_from).with_name("published.yaml") if made_from else None
+    return path if path is not None and path.is_file() else None
+
+
+def _file_of_command(study: optuna.Study) -> str | None:
+    """The study file that made a study which has not recorded it: as the command which made it names it."""
+    words = shlex.split(str(study.user_attrs.get(COMMAND, "")))
+    if "--study" not in words[:-1]:
+        return None
+    named = words[words.index("--study") + 1]
+    is_path = os.sep in named or named.endswith((".yaml", ".yml"))
+    path = Path(named) if is_path else Path("studies") / named
+    return str(path if path.suffix in (".yaml", ".yml") else path / "study.yaml")
 
 
 def _tokenizer(content: Content, study: optuna.Study, settings: Settings) -> Section:

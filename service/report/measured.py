@@ -45,9 +45,9 @@ def figures(
     found: dict[str, float | None] = dict.fromkeys(FIGURES)
     found |= _of_steps(steps)
     found |= {
-        name: value for name, value in _numbers(evaluations[-1] if evaluations else {}) if name in FIGURES
+        name: value for name, value in numbers(evaluations[-1] if evaluations else {}) if name in FIGURES
     }
-    found |= {name: value for name, value in _numbers(last) if name in FIGURES}
+    found |= {name: value for name, value in numbers(last) if name in FIGURES}
     peaks = [row["peak_memory_bytes"] for row in curve if row.get("peak_memory_bytes") is not None]
     found["peak_memory_bytes"] = max(peaks, default=None)
     found["parameters"] = parameters
@@ -81,7 +81,7 @@ def convergence_improvement(losses: Sequence[float]) -> float | None:
 def _of_steps(steps: Sequence[Record]) -> dict[str, float | None]:
     columns: dict[str, list[float]] = {}
     for step in steps:
-        for name, value in _numbers(step):
+        for name, value in numbers(step):
             columns.setdefault(name, []).append(value)
     found: dict[str, float | None] = {
         name: float(_OTHER_STEPS.get(name, np.median)(values))
@@ -139,7 +139,8 @@ def _of_predictions(evaluations: Sequence[Record]) -> dict[str, float | None]:
     }
 
 
-def _numbers(record: Record) -> list[tuple[str, float]]:
+def numbers(record: Record) -> list[tuple[str, float]]:
+    """What in a record is a number, by name."""
     return [
         (name, value)
         for name, value in record.items()

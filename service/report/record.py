@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from service import audit
 from service.design import BASELINE
+from service.ownership import generation_of, is_own
 from service.report import measured
+from service.report.arms import arms_of_trials, baseline_of_search
+from service.report.metrics import FIGURES
 from service.storage import StudyError, corpus_facts
 from service.stores import Store
 from service.study_config import StudyDefinition
@@ -50,6 +53,8 @@ class Run:
     device: str | None
     audit: Mapping[str, Any] | None = None
     """Where the pruner would have stopped it (`service.audit`); None where it was not audited."""
+    added: bool = False
+    """It was put into the study by Optuna's own interface: its loss is known, and little else."""
 
     @property
     def complete(self) -> bool:
@@ -157,22 +162,32 @@ def read(
     """
     facts = corpus_facts(study)
     trials = study.get_trials(deepcopy=False)
-    continued = {trial.user_attrs.get("goes_on_with") for trial in trials}
+    generation = generation_of(study)
+    own = {trial.number for trial in trials if is_own(trial, generation)}
+    continued = {trial.user_attrs.get("goes_on_with") for trial in trials if trial.number in own}
     states: dict[str, list[int]] = {}
     runs: dict[str, list[Run]] = {}
-    names = _arm_names(trials, definition)
+    names = arms_of_trials(trials, definition, own)
     for trial in trials:
         state = "continued" if trial.number in continued else _state(trial)
         states.setdefault(state, []).append(trial.number)
         if state not in ("continued", "waiting"):
-            run = _run(trial, names[trial.number], state, definition, study, store, facts)
+            if trial.number in own:
+                run = _run(trial, names[trial.number], state, definition, study, store, facts)
+            else:
+                run = _added(trial, names[trial.number], state, definition)
             runs.setdefault(run.arm, []).append(run)
     in_order = dict.fromkeys(name for name in (*definition.arms, *runs) if name in runs)
     arms = tuple(
         Arm(name, tuple(sorted(runs[name], key=lambda run: (run.seed, run.trial)))) for name in in_order
     )
-    if baseline is None:
-        baseline = next((name for name in (BASELINE, *in_order) if name in runs), None)
+    if baseline is None and definition.cells:
+        began = {name for name, of in runs.items() if not of[0].added}
+        baseline = next((name for name in (BASELINE, *in_order) if name in began), None)
+    elif baseline is None and definition.baseline:
+        configs = {of[0].trial: of[0].config for of in runs.values()}
+        number = baseline_of_search(trials, configs, study, definition)
+        baseline = None if number is None else names[number]
     return StudyRecord(
         name=study.study_name,
         question=definition.question,
@@ -184,21 +199,6 @@ def read(
         states={state: tuple(numbers) for state, numbers in states.items()},
         definition=definition,
     )
-
-
-def _arm_names(trials: Sequence[FrozenTrial], definition: StudyDefinition) -> dict[int, str]:
-    """Each trial's arm: as its design named it, or made of its parameters; of a tuned study, the trial itself."""
-    names = {}
-    for trial in trials:
-        if "arm" in trial.user_attrs:
-            names[trial.number] = trial.user_attrs["arm"]
-        elif definition.cells:
-            params = {key: value for key, value in trial.params.items() if key != "seed"}
-            shown = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in params.items())
-            names[trial.number] = shown or BASELINE
-        else:
-            names[trial.number] = f"trial {trial.number}"
-    return names
 
 
 def _state(trial: FrozenTrial) -> str:
@@ -257,6 +257,30 @@ def _run(
         parameters=parameters,
         device=attributes.get("provenance", {}).get("device"),
         audit=attributes.get(audit.MARK),
+    )
+
+
+def _added(trial: FrozenTrial, arm: str, state: str, definition: StudyDefinition) -> Run:
+    """A trial that was not trained here: its value, and what it has of the figures of a run."""
+    known = {key: value for key, value in measured.numbers(trial.user_attrs) if key in FIGURES}
+    seed = trial.params.get("seed")
+    metrics: dict[str, float | None] = {**dict.fromkeys(FIGURES), **known}
+    if trial.state == TrialState.COMPLETE:
+        metrics["val_loss"] = trial.value
+    return Run(
+        trial=trial.number,
+        arm=arm,
+        seed=seed if isinstance(seed, int) else definition.base_config.seed,
+        state=state,
+        ended=f"added, {state}",
+        config={},
+        metrics=metrics,
+        curve=(),
+        steps=(),
+        evaluations=(),
+        parameters=None,
+        device=None,
+        added=True,
     )
 
 

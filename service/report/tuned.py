@@ -2,11 +2,12 @@
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
@@ -73,18 +74,20 @@ def importances(study: optuna.Study) -> Importances | None:
 def plots(record: StudyRecord, study: optuna.Study, found: Importances | None) -> tuple[Plot, ...]:
     """Optimisation history, importances and parallel coordinates, those of them that have something to show."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    placed = [trial for trial in complete if trial.params]
     drawn = (
         _history(record),
         _importance_plot(found) if found else None,
-        _parallel_coordinates(complete) if len(complete) > 1 else None,
+        _parallel_coordinates(placed) if len(placed) > 1 else None,
     )
     return tuple(plot for plot in drawn if plot)
 
 
 def _history(record: StudyRecord) -> Plot | None:
-    runs = sorted((run for run in record.runs if run.curve), key=lambda run: run.trial)
+    losses = ((run, run.metrics.get("val_loss")) for run in sorted(record.runs, key=lambda run: run.trial))
+    runs = [(run, loss) for run, loss in losses if loss is not None and math.isfinite(loss)]
     ends = {
-        state: [(run.trial, run.curve[-1]["val_loss"]) for run in runs if run.state == state]
+        state: [(run.trial, loss) for run, loss in runs if run.state == state]
         for state in ("complete", "pruned")
     }
     if not ends["complete"]:
@@ -138,7 +141,12 @@ def _importance_plot(found: Importances) -> Plot:
 
 def _parallel_coordinates(trials: Sequence[FrozenTrial]) -> Plot:
     """One line a trial over all parameters, lying: their names and ranges have room at the left."""
-    ranges = {name: range_ for trial in trials for name, range_ in trial.distributions.items()}
+    counted: dict[str, Counter[BaseDistribution]] = {}
+    for trial in trials:
+        for name, range_ in trial.distributions.items():
+            counted.setdefault(name, Counter())[range_] += 1
+    # the study's own: a trial that was added may have another one
+    ranges = {name: counts.most_common(1)[0][0] for name, counts in counted.items()}
     order = sorted(trials, key=lambda trial: (-(trial.value or 0.0), trial.number))
     series = []
     for rank, trial in enumerate(order):  # the best is drawn last, over the others
@@ -147,6 +155,8 @@ def _parallel_coordinates(trials: Sequence[FrozenTrial]) -> Plot:
             for i, name in enumerate(ranges)
             if name in trial.params and trial.distributions[name] == ranges[name]
         ]
+        if not on:
+            continue
         series.append(
             Series(
                 f"trial {trial.number}: {trial.value:.4f}",

@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 
-from service.settings import Settings
 from service.ownership import key_of
+from service.settings import Settings
 from service.slots import Slots
 from service.storage import load_study, open_storage
 from tests.fast_run import fork_worker, train_fast

@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 from model.errors import UserError
 from service import artifacts, confirm, objective, verdict_page
 from service.design import BASELINE
-from service.search_space import leaves
 from service.ownership import key_of
+from service.search_space import leaves
 from service.slots import Slots
 from service.storage import load_study, open_storage
 from service.stores import open_store

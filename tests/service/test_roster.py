@@ -2,13 +2,14 @@ import pytest
 import sqlalchemy as sa
 
 from service.roster import Roster
-from service.tables import StudyKey, create_tables, missing
+from service.tables import StudyKey, missing
+from tests.conftest import make_two_studies
 
 
 @pytest.fixture
 def engine(tmp_path):
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'roster.db'}")
-    create_tables(engine)
+    make_two_studies(engine)
     yield engine
     engine.dispose()
 

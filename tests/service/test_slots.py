@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.slots import LeaseLost, Slots
-from service.tables import StudyKey, create_tables
+from service.tables import StudyKey
+from tests.conftest import make_two_studies
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +32,7 @@ while (slot := slots.claim()) is not None:
 @pytest.fixture
 def engine(tmp_path):
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'slots.db'}")
-    create_tables(engine)
+    make_two_studies(engine)
     yield engine
     engine.dispose()
 
@@ -39,7 +40,7 @@ def engine(tmp_path):
 @pytest.fixture
 def slots_of(engine):
     def make(owner: str, *, lease_seconds: float = 60, study_id: int = 1) -> Slots:
-        return Slots(engine, StudyKey(study_id, "g"), owner=owner, lease_seconds=lease_seconds)
+        return Slots(engine, StudyKey(study_id, "gh"[study_id - 1]), owner=owner, lease_seconds=lease_seconds)
 
     return make
 
@@ -246,7 +247,7 @@ def test_studies_do_not_see_each_others_slots(slots_of):
 @given(calls=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 4), st.booleans()), max_size=4))
 def test_each_call_of_more_finishes_exactly_its_number(calls):
     engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-    create_tables(engine)
+    make_two_studies(engine)
     slots = Slots(engine, StudyKey(1, "g"), owner="a", lease_seconds=60)
     number = 0
     for trials, finish, interrupt in calls:

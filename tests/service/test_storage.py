@@ -4,10 +4,11 @@ import sqlite3
 
 import pytest
 
+from service.optuna_tables import insert_study
 from service.settings import Settings
 from service.slots import Slots
 from service.storage import StorageError, StudyError, load_study, open_storage
-from service.tables import StudyKey
+from service.tables import GENERATION, StudyKey
 
 
 def place(tmp_path, url=None) -> Settings:
@@ -28,6 +29,7 @@ def test_a_storage_is_made_once_and_opened_by_others(tmp_path):
     settings = place(tmp_path, f"sqlite:///{tmp_path / 'new' / 'folder' / 'db'}")
     for _ in range(2):
         storage = open_storage(settings, create=True)
+    insert_study(storage.engine, "s", user_attributes={GENERATION: "g"}, system_attributes={})
     Slots(storage.engine, StudyKey(1, "g"), owner="a", lease_seconds=60).total(2)
     opened = open_storage(settings)
     assert Slots(opened.engine, StudyKey(1, "g"), owner="b", lease_seconds=60).counts()["open"] == 2

@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from service import artifacts
+from service.ownership import generation_of, slot_mark
 from service.report.record import Arm, Run, StudyRecord, read
 from service.storage import load_study, open_storage
 from service.stores import Store, open_store
@@ -59,6 +60,7 @@ def add_trial(
         "config": config,
         "parameters": 9000,
         "provenance": {"device": "a CPU"},
+        **slot_mark(generation_of(study), len(study.get_trials(deepcopy=False))),
         **attributes,
     }
     template = create_trial(state=TrialState.RUNNING, user_attrs=facts)
