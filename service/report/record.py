@@ -183,7 +183,7 @@ def read(
     )
     if baseline is None and definition.cells:
         began = {name for name, of in runs.items() if not of[0].added}
-        baseline = next((name for name in (BASELINE, *in_order) if name in began), None)
+        baseline = next((name for name in (BASELINE, *in_order) if name in began), next(iter(in_order), None))
     elif baseline is None and definition.baseline:
         configs = {of[0].trial: of[0].config for of in runs.values()}
         number = baseline_of_search(trials, configs, study, definition)
