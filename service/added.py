@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
-from optuna.distributions import check_distribution_compatibility
 from optuna.trial import FrozenTrial, TrialState
 
 from model.errors import ConfigError
@@ -34,14 +33,11 @@ def enqueued_point(trial: FrozenTrial, definition: StudyDefinition) -> dict[str,
         )
     space = definition.space
     for key, distribution in trial.distributions.items():
-        if key in space.parameters:
-            try:
-                check_distribution_compatibility(distribution, space.distributions[key])
-            except ValueError:
-                raise ConfigError(
-                    f"{key}: is given with {distribution}, allowed: {space.parameters[key].allowed}; "
-                    "`enqueue_trial` takes it without a distribution"
-                ) from None
+        if distribution != space.distributions.get(key, distribution):
+            raise ConfigError(
+                f"{key}: is given with {distribution}, allowed: {space.parameters[key].allowed}; "
+                "`enqueue_trial` takes a point without ranges of its own"
+            )
     fixed = trial.system_attrs.get(FIXED, {})
     return space.encode(space.point({**trial.params, **fixed}))
 

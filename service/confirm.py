@@ -150,8 +150,8 @@ def refuse_confirmation(search: optuna.Study) -> None:
 def _confirms(confirmation: optuna.Study, search: optuna.Study) -> bool:
     """It was made from this very search, and not from one that had the name before it."""
     # one made before studies had generations is known by the name alone
-    confirms = confirmation.user_attrs[CONFIRMS]
-    return confirms.get("generation", generation_of(search)) == generation_of(search)
+    made_from = confirmation.user_attrs[CONFIRMS].get("generation", generation_of(search))
+    return bool(made_from == generation_of(search))
 
 
 def _of_another_search(confirmation: optuna.Study) -> str:

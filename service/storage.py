@@ -223,7 +223,8 @@ def load_study(storage: RDBStorage, name: str, settings: Settings) -> tuple[optu
     """
     found = find_study(storage, name)
     if found is None:
-        ours, others = [], []
+        ours: list[str] = []
+        others: list[str] = []
         for study in storage.get_all_studies():
             (ours if _is_ours(study.user_attrs) else others).append(study.study_name)
         there = f"there are: {', '.join(sorted(ours))}" if ours else "there is none yet"

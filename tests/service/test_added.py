@@ -147,12 +147,7 @@ def test_points_outside_the_space_are_refused_by_key_and_range_and_cost_no_slot(
     ]
     assert [trial.state for trial in fast.trials()[len(REFUSED) :]] == [COMPLETE] * 2
     assert fast.slots()["closed"] == 2
-    done = invoke(fast, "report", "tiny", "--out", fast.folder / "report")
-    assert done.exit_code == 0, done.output
-    assert (
-        json.loads((fast.folder / "report" / "result.json").read_text())["baseline"]
-        == f"trial {len(REFUSED)}"
-    )
+    assert record_of(fast).baseline == f"trial {len(REFUSED)}"
 
 
 def test_what_is_refused_is_refused_without_a_free_slot_too(fast):
@@ -179,17 +174,21 @@ def test_a_part_of_a_point_is_taken_and_the_rest_is_sampled(fast, stored):
     assert 1e-4 <= trial.params[LR] <= 1e-2
 
 
-def test_a_waiting_trial_with_distributions_of_its_own_is_run_or_refused(fast):
-    fast.write(BETAS + "baseline: false\n", **{"model.n_layer": None})
+@pytest.mark.parametrize("low", [1e-4, 1e-6])
+def test_a_waiting_trial_with_the_ranges_of_the_space_runs_and_with_others_is_refused(fast, low):
+    fast.write(SPACE + "baseline: false\n")
     fast.create(1)
-    for distribution in (FloatDistribution(1e-6, 1, log=True), FloatDistribution(0, 1)):
-        template = create_trial(state=WAITING, params={LR: 0.002}, distributions={LR: distribution})
-        plainly(fast).add_trial(template)
+    range_ = FloatDistribution(low, 1e-2, log=True)
+    plainly(fast).add_trial(create_trial(state=WAITING, params={LR: 0.002}, distributions={LR: range_}))
     fast.worker().work()
-    run, refused = fast.trials()
-    assert (run.state, run.params[LR]) == (COMPLETE, 0.002)
-    assert refused.state == FAIL
-    assert refused.user_attrs["ended"].startswith("refused: optimizer.lr: is given with FloatDistribution(")
+    trial = fast.trials()[0]
+    assert trial.params[LR] == 0.002
+    if low == 1e-4:
+        assert trial.state == COMPLETE
+    else:
+        assert trial.state == FAIL
+        assert trial.user_attrs["ended"].startswith("refused: optimizer.lr: is given with FloatDistribution(")
+        assert [trial.state for trial in fast.trials()[1:]] == [COMPLETE]
 
 
 def test_a_condition_is_part_of_the_space(tiny):
@@ -233,7 +232,9 @@ def test_an_enqueued_trial_that_is_interrupted_goes_on_with_its_point(tiny):
     tiny.write(SPACE + "baseline: false\n")
     tiny.create(1)
     plainly(tiny).enqueue_trial({LR: 0.002})
-    with subprocess.Popen(**tiny.command("work", "tiny"), stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        **tiny.command("work", "tiny"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
         next(line for line in process.stdout if "trial started" in line)
         process.send_signal(signal.SIGTERM)
         process.communicate()
@@ -353,14 +354,14 @@ def test_ranges_of_another_kind_do_not_stop_the_search(fast, odd):
 def test_the_sampler_learns_from_results_from_elsewhere(fast):
     """Of forty, those with rates around 0.005 are good; their range is another one than the space's."""
     fast.write(LEARNING)
-    fast.create(12)
+    fast.create(6)
     rates = [10 ** (-4 + i / 20) for i in range(40)]
     plainly(fast).add_trials(
         result_of(rate, -10 - (1 if 0.004 < rate < 0.007 else 0), 1e-5, 1e-1) for rate in rates
     )
     fast.worker().work()
     suggested = [trial.params[LR] for trial in fast.trials()[40:]]
-    assert sum(0.002 < rate < 0.01 for rate in suggested) >= 9  # 4 of 12 by chance
+    assert sum(0.003 < rate < 0.008 for rate in suggested) >= 4  # 1.3 of 6 by chance
 
 
 def test_better_results_from_elsewhere_take_nobodys_weights(fast):
