@@ -43,7 +43,7 @@ class StudyDefinition:
         seed: Of the sampler; each worker derives its own from it.
         trials: Number of trials when nothing else is said, the baseline included.
         keep_checkpoints: Weights are kept of this many best trials.
-        baseline: Trial 0 is `base_config`.
+        baseline: The first slot's trial is `base_config`.
         tree: The study file as it was read.
         overrides: The command line's values, already in `base`.
         file: The study file that it was made from: relative to the repository where it is in there. None where there

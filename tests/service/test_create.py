@@ -10,7 +10,7 @@ from model import corpus as corpora
 from model.errors import ConfigError, CorpusError
 from model.tokenizer import Tokenizer
 from service.artifacts import read_checkpoint
-from service.storage import DEFINITION, StudyError, corpus_facts, load_study, open_storage
+from service.storage import StudyError, corpus_facts, load_study, open_storage
 from service.stores import StoreError, open_store
 
 OTHER_SPACE = """\
@@ -192,15 +192,6 @@ def test_auto_is_decided_once(tiny, monkeypatch):
     monkeypatch.setattr(corpora, "read_hub", unreachable)
     tiny.create(2)
     assert facts(tiny) == before
-
-
-def test_a_study_whose_making_was_cut_off_is_made_again(tiny):
-    storage = open_storage(tiny.settings, create=True)
-    optuna.create_study(storage=storage, study_name="tiny", direction="minimize")
-    tiny.create(2)
-    study, _ = load_study(open_storage(tiny.settings), "tiny", tiny.settings)
-    assert DEFINITION in study.user_attrs
-    assert tiny.slots()["open"] == 2
 
 
 def test_a_design_is_not_run_beyond_its_configurations(tiny):
