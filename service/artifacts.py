@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint
 from model.errors import CheckpointError, UserError
 from service.leaderboard import ranked_own_trials
-from service.ownership import generation_of, is_own
+from service.ownership import own_trials
 from service.stores import Store, fetch
 
 CHECKPOINT = "checkpoint"
@@ -90,9 +90,7 @@ def keep_best(store: Store, study: optuna.Study, keep: int) -> None:
 
     What cannot be removed, because the store is away, stays listed and is left to the next call.
     """
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-    generation = generation_of(study)
-    finished = [trial for trial in ended if is_own(trial, generation)]
+    finished = own_trials(study, TrialState.COMPLETE, TrialState.FAIL)
     # ranked after that: a trial that ends in between is then in the ranking alone, and loses nothing by it
     best = {trial.number for trial in ranked_own_trials(study)[:keep]}
     storage, study_id = study._storage, study._study_id

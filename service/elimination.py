@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from scipy import stats
 
 from service.design import BASELINE
-from service.ownership import generation_of, is_own
+from service.ownership import own_trials
 from service.study_config import StudyDefinition
 
 MIN_SEEDS = 3
@@ -48,10 +48,7 @@ def losses(study: optuna.Study, definition: StudyDefinition) -> dict[str, dict[i
     A trial that was added from elsewhere is no run of the design and does not count.
     """
     found: dict[str, dict[int, float]] = {arm: {} for arm in definition.arms}
-    generation = generation_of(study)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-        if not is_own(trial, generation):
-            continue
+    for trial in own_trials(study, TrialState.COMPLETE, TrialState.PRUNED):
         seed = definition.space.decode({"seed": trial.params["seed"]})["seed"]
         loss = trial.value if trial.state == TrialState.COMPLETE else None
         found[trial.user_attrs["arm"]][seed] = math.inf if loss is None else loss

@@ -30,7 +30,7 @@ from service.held_out import (
 )
 from service.leaderboard import Grid
 from service.notes import escaped
-from service.ownership import generation_of, is_own
+from service.ownership import own_trials
 from service.report import numbers
 from service.report.statistics import Estimate, differences, estimate
 from service.shown import shown_operations
@@ -230,13 +230,8 @@ def _with_weights(
     confirmation: optuna.Study, store: Store, arm: str, seeds: Sequence[int]
 ) -> dict[int, FrozenTrial]:
     """The arm's complete runs whose weights are in the store, by seed."""
-    complete = confirmation.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    generation = generation_of(confirmation)
-    by_seed = {
-        t.user_attrs["config"]["seed"]: t
-        for t in complete
-        if is_own(t, generation) and t.user_attrs.get("arm") == arm
-    }
+    complete = own_trials(confirmation, TrialState.COMPLETE)
+    by_seed = {t.user_attrs["config"]["seed"]: t for t in complete if t.user_attrs["arm"] == arm}
     with looking_into(store):
         return {
             seed: by_seed[seed] for seed in seeds if seed in by_seed and has_weights(store, by_seed[seed])

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from service.ownership import generation_of, is_own
+from service.ownership import own_trials
 from service.shown import shown_operations, shown_params, shown_seconds
 
 
@@ -91,14 +91,16 @@ def _configuration(trial: optuna.trial.FrozenTrial) -> str:
 
 def ranked_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """Complete trials, best first, those that were added from elsewhere among them."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(complete, key=lambda trial: (trial.values, trial.number))
+    return _ranked(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
 
 def ranked_own_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """Complete trials that were trained here, best first: the ones that can have weights."""
-    generation = generation_of(study)
-    return [trial for trial in ranked_trials(study) if is_own(trial, generation)]
+    return _ranked(own_trials(study, TrialState.COMPLETE))
+
+
+def _ranked(trials: Sequence[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
+    return sorted(trials, key=lambda trial: (trial.values, trial.number))
 
 
 def count_states(study: optuna.Study) -> str:

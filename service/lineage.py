@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from model.config import TrainConfig
 from model.errors import ConfigError
 from service import added, audit, elimination, objective
-from service.ownership import SLOT, generation_of, is_own, slot_mark, slot_of
+from service.ownership import SLOT, generation_of, own_trials, slot_mark, slot_of
 from service.slots import Slot, Slots
 from service.storage import CONFIRMS
 from service.stores import Store
@@ -193,8 +193,7 @@ class Lineages:
 
     def _strays(self, held: Collection[int]) -> list[optuna.trial.FrozenTrial]:
         """Running trials of workers of this study that are in none of its slots. What others run here is theirs."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [t for t in running if t.number not in held and is_own(t, self._generation)]
+        return [t for t in own_trials(self._study, TrialState.RUNNING) if t.number not in held]
 
     def _enqueue_again(self, trial: optuna.trial.FrozenTrial) -> None:
         """What somebody has asked for is not lost with the worker that took it."""

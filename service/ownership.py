@@ -49,3 +49,10 @@ def is_own(trial: FrozenTrial, generation: str | None) -> bool:
     # of a study made before trials were marked: what has been trained has its configuration
     trained = trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or "config" in trial.user_attrs
     return generation is None and trained
+
+
+def own_trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    """The study's own trials in these states, or in any where none is given, by number."""
+    generation = generation_of(study)
+    found = study.get_trials(deepcopy=False, states=states or None)
+    return [trial for trial in found if is_own(trial, generation)]

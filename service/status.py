@@ -14,7 +14,7 @@ from rich.text import Text
 
 from service import audit
 from service.leaderboard import count_states, leaderboard, ranked_trials
-from service.ownership import is_own, key_of
+from service.ownership import key_of, own_trials
 from service.patience import first_line, is_outage
 from service.roster import AliveWorker, Roster
 from service.settings import Settings
@@ -86,9 +86,7 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
             running=[trial for trial in trials if trial.state == TrialState.RUNNING],
             rungs=list(rungs),
             best=ranked_trials(study)[:10],
-            trials_per_hour=_rate(
-                [trial for trial in trials if is_own(trial, key.generation)], datetime.now()
-            ),
+            trials_per_hour=_rate(own_trials(study, *FINISHED), datetime.now()),
         )
 
     return snapshot

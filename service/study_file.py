@@ -42,7 +42,7 @@ class StudyConfig(Section):
     keep_checkpoints: int = Field(3, ge=1)
     """Weights are kept of this many best trials."""
     baseline: bool = True
-    """The first slot's trial is the base file with the fixed values; in a design with `seeds`, an arm like the others."""
+    """The first slot's trial is the base file with the fixed values; with `seeds`, it is an arm like the others."""
     scales: dict[str, ScaleConfig] = Field(default_factory=dict)
     """Other sizes at which it can be run, by name."""
 

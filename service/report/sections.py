@@ -10,7 +10,7 @@ from model.config import TokenizerConfig
 from model.corpus import Corpus
 from model.tokenizer import TokenizedCorpus
 from service.added import only_in_space
-from service.ownership import generation_of, is_own
+from service.ownership import generation_of, own_trials
 from service.report import budgets, model_page, pruning_page, tokenizer_page, tuned
 from service.report.content import Content
 from service.report.numbers import mean_and_sd, seeds, with_interval
@@ -172,11 +172,8 @@ def _repeat(record: StudyRecord, study: optuna.Study) -> Section:
     name = shlex.quote(record.name)
     # a study made before the storage held its command
     made_by = study.user_attrs.get(COMMAND, f"./hptune.sh --study {name}")
-    generation = generation_of(study)
     trained = [
-        trial.user_attrs["provenance"]
-        for trial in study.get_trials(deepcopy=False)
-        if "provenance" in trial.user_attrs and is_own(trial, generation)
+        trial.user_attrs["provenance"] for trial in own_trials(study) if "provenance" in trial.user_attrs
     ]
     facts = []
     for key in ("commit", "python", "machine", "device", "precision"):
