@@ -10,7 +10,7 @@ import json
 import mimetypes
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,8 +22,7 @@ from optuna.trial import TrialState
 
 from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint
 from model.errors import CheckpointError, UserError
-from service.leaderboard import ranked_own_trials
-from service.ownership import own_trials
+from service.leaderboard import ranked_trials
 from service.stores import Store, fetch
 
 CHECKPOINT = "checkpoint"
@@ -62,7 +61,7 @@ def attach_checkpoint(store: Store, trial: optuna.Trial, checkpoint: Checkpoint)
 
 def read_checkpoint(store: Store, trial: optuna.trial.FrozenTrial) -> Checkpoint:
     """The checkpoint of a trial. Raises CheckpointError when it is not there, truncated or foreign."""
-    ids: dict[str, str] = trial.user_attrs.get(CHECKPOINT, {})
+    ids = _checkpoint(trial)
     if not ids:
         raise CheckpointError(f"trial {trial.number} has no checkpoint")
     with tempfile.TemporaryDirectory() as name:
@@ -81,7 +80,7 @@ def read_checkpoint(store: Store, trial: optuna.trial.FrozenTrial) -> Checkpoint
 
 def has_weights(store: Store, trial: optuna.trial.FrozenTrial) -> bool:
     """The trial's weights are still in the store. Raises OSError."""
-    ids: dict[str, str] = trial.user_attrs.get(CHECKPOINT, {})
+    ids = _checkpoint(trial)
     return WEIGHTS in ids and store.has(ids[WEIGHTS])
 
 
@@ -90,11 +89,13 @@ def keep_best(store: Store, study: optuna.Study, keep: int) -> None:
 
     What cannot be removed, because the store is away, stays listed and is left to the next call.
     """
-    finished = own_trials(study, TrialState.COMPLETE, TrialState.FAIL)
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
     # ranked after that: a trial that ends in between is then in the ranking alone, and loses nothing by it
-    best = {trial.number for trial in ranked_own_trials(study)[:keep]}
+    ranked = ranked_trials(study)
     storage, study_id = study._storage, study._study_id
     listed = storage.get_study_system_attrs(study_id)
+    # a trial that was added has none here, and takes the place of none that has
+    best = {trial.number for trial in [t for t in ranked if weights_key(t) in listed][:keep]}
     with contextlib.suppress(OSError):
         for trial in finished:
             key = weights_key(trial)
@@ -134,4 +135,10 @@ def weights_key(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
 
     Unlike the trial's own attributes it can be changed after the trial's end, when the weights go: no dead link.
     """
-    return f"dashboard:artifacts:{trial._trial_id}:{trial.user_attrs.get(CHECKPOINT, {}).get(WEIGHTS)}"
+    return f"dashboard:artifacts:{trial._trial_id}:{_checkpoint(trial).get(WEIGHTS)}"
+
+
+def _checkpoint(trial: optuna.Trial | optuna.trial.FrozenTrial) -> Mapping[str, str]:
+    """Artifact ids of the trial's checkpoint by file; empty where it has none."""
+    ids = trial.user_attrs.get(CHECKPOINT)
+    return ids if isinstance(ids, Mapping) else {}
