@@ -59,9 +59,8 @@ def baseline_of_search(
     """
     generation = generation_of(study)
     slots = {trial.number: slot_of(trial, generation) for trial in trials}
-    if any(slot is not None for slot in slots.values()):
-        found = [number for number in configs if slots[number] == 0]
-    else:  # made before trials were marked with their slots: it is known by what it trains
+    found = [number for number in configs if slots[number] == 0]
+    if not found and generation is None:  # made before trials were marked: it is known by what it trains
         budget_tokens = corpus_facts(study)["budget_tokens"]
         config = definition.base_config.with_tokens(budget_tokens).model_dump(mode="json")
         found = [number for number in configs if configs[number] == config]
