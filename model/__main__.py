@@ -36,6 +36,10 @@ def train(path: str, pairs: tuple[str, ...], device_name: str, cache: Path, out:
     """Train the run in the file `path`. Raises UserError, and Diverged."""
     document = yaml_tree.read(path).with_overrides(yaml_tree.parse_overrides(pairs))
     config = yaml_tree.validate(document, TrainConfig)
+    if config.tokenizer.trained_on != "train":
+        raise ConfigError(
+            "tokenizer.trained_on: must be train outside of a study that rebuilds published figures"
+        )
     if out is None and config.diagnostics != DiagnosticsConfig():
         raise ConfigError("diagnostics: given without --out, allowed with it: they are written there")
     documents = corpus.build(config.data, cache=cache, tokenizer=config.tokenizer.pretrained)

@@ -5,7 +5,7 @@ without effect) are properties and functions here, so that every reader agrees. 
 """
 
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -68,6 +68,12 @@ class TokenizerConfig(Section):
 
     Of a tokenizer trained elsewhere: at least its own entries, the bytes it lacks, and `<eos>`.
     """
+    leading_space: bool = True
+    """Encode every document behind a space, which decoding takes away again, so that its first word is the same token
+    as inside a document (the library's `add_prefix_space`). A tokenizer trained elsewhere says so itself."""
+    trained_on: Literal["train", "train_and_validation"] = "train"
+    """`train_and_validation` has seen the titles that the loss is measured on, as published figures often have: only
+    for studies that say `rebuilds_published: true`."""
     pretrained: str | None = None
     """One trained elsewhere: a repository of the hub that holds a tokenizer.json, or the path of a .json."""
 
@@ -282,3 +288,11 @@ class TrainConfig(Section):
     def settings_without_effect(self) -> set[str]:
         """Dotted keys that change nothing in this run, such as `optimizer.sharpness.rho` without SAM."""
         return settings_without_effect(self)
+
+
+def recorded(tree: Any) -> Any:
+    """A configuration as any version has stored it, completed by what held before a key that it lacks was there."""
+    tokenizer = tree.get("tokenizer") if isinstance(tree, dict) else None
+    if not isinstance(tokenizer, dict):
+        return tree  # for the schema to refuse, or complete
+    return {**tree, "tokenizer": {"leading_space": False, **tokenizer}}

@@ -11,7 +11,7 @@ def settings_without_effect(config: "TrainConfig") -> set[str]:
     model, optimizer, schedule = config.model, config.optimizer, config.schedule
     keys: set[str] = set()
     if config.tokenizer.pretrained is not None:
-        keys |= {"tokenizer.model"}
+        keys |= {"tokenizer.model", "tokenizer.leading_space", "tokenizer.trained_on"}
     if model.positions != "rope":
         keys |= {"model.rope_base"}
     if model.n_layer == 1:

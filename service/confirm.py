@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from model.config import TrainConfig
+from model.config import TrainConfig, recorded
 from model.yaml_tree import Document, validate
 from service import elimination, verdict
 from service.leaderboard import count_states, ranked_trials
@@ -227,7 +227,7 @@ def _start(search: optuna.Study, definition: StudyDefinition) -> TrainConfig:
 
 
 def _config(trial: FrozenTrial) -> TrainConfig:
-    return validate(Document(f"trial {trial.number}", trial.user_attrs["config"]), TrainConfig)
+    return validate(Document(f"trial {trial.number}", recorded(trial.user_attrs["config"])), TrainConfig)
 
 
 def _changes(config: TrainConfig, start: TrainConfig) -> Values:

@@ -43,6 +43,9 @@ class StudyConfig(Section):
     """Weights are kept of this many best trials."""
     baseline: bool = True
     """Trial 0 is the base file with the fixed values; in a design with `seeds`, an arm like the others."""
+    rebuilds_published: bool = False
+    """The design rebuilds published figures, and may use what they used and no search should: a tokenizer trained
+    on the titles that it is measured on."""
     scales: dict[str, ScaleConfig] = Field(default_factory=dict)
     """Other sizes at which it can be run, by name."""
 
@@ -51,6 +54,8 @@ class StudyConfig(Section):
         if (self.space is None) == (self.design is None):
             given = "neither" if self.space is None else "both"
             raise ValueError(f"needs either space or design, given {given}")
+        if self.space is not None and self.rebuilds_published:
+            raise ValueError("rebuilds_published is for a design, given with a space")
         if self.design is not None and self.sampler is not None:
             raise ValueError("sampler has no effect with a design, given both")
         if self.design is not None or (self.sampler is not None and self.sampler.name == "grid"):
