@@ -14,6 +14,9 @@ from model.counts import module_counts
 from model.settings_without_effect import settings_without_effect
 from model.yaml_tree import Section
 
+LARGEST_SEED = 2**64 - 1
+"""That torch takes."""
+
 
 class HubConfig(Section):
     """A dataset on the Hugging Face hub."""
@@ -48,7 +51,7 @@ class DataConfig(Section):
     """Share of `num_documents` that goes to the validation split."""
     held_out_documents: int = Field(20_000, ge=1)
     """Documents after those, read by `evaluate.py` alone."""
-    seed: int = Field(1337, ge=0)
+    seed: int = Field(1337, ge=0, le=LARGEST_SEED)
     """Of the shuffle before splitting."""
 
     @model_validator(mode="after")
@@ -209,7 +212,7 @@ class DiagnosticsConfig(Section):
 class TrainConfig(Section):
     """One complete training run."""
 
-    seed: int = Field(1337, ge=0)
+    seed: int = Field(1337, ge=0, le=LARGEST_SEED)
     """Of initialisation, window order and dropout."""
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
