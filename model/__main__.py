@@ -41,7 +41,10 @@ def train(path: str, pairs: tuple[str, ...], device_name: str, cache: Path, out:
     if out is None and config.diagnostics != DiagnosticsConfig():
         raise ConfigError("diagnostics: given without --out, allowed with it: they are written there")
     if out is not None:
-        check_writable(out)
+        try:
+            check_writable(out)
+        except OSError as error:
+            raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from None
     documents = corpus.build(config.data, cache=cache, tokenizer=config.tokenizer.pretrained)
     for note in documents.notes:
         click.echo(note)

@@ -245,8 +245,8 @@ def report(study: str, scale: str | None, out: str | None, result: str | None) -
 
     settings = Settings.from_environment()
     name = checked_name(f"{study}-{scale}" if scale else study)
-    loaded, definition = load_study(open_storage(settings), name, settings)
     folder = _reports_folder(name, out)
+    loaded, definition = load_study(open_storage(settings), name, settings)
     written = files.write(
         loaded, definition, settings, folder=folder, result=Path(result) if result else None
     )

@@ -1,6 +1,7 @@
 """The terminal: how wide it is taken to be, and tables that lose nothing where it is narrow."""
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -11,17 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 NARROWEST = 20
-"""Columns, and likewise lines, that a terminal is taken to have at least: a figure fits, the rest it wraps itself."""
+"""Columns that a terminal is taken to have at least: a figure fits, and the rest the terminal wraps itself."""
 
 
 def console() -> Console:
-    """The terminal, or what stands in its place; COLUMNS and LINES count where they are sizes of one."""
-    size = shutil.get_terminal_size()  # asks the terminal where they are not
-    return Console(
-        highlight=False,
-        width=max(NARROWEST, size.columns) if "COLUMNS" in os.environ else None,
-        height=max(NARROWEST, size.lines) if "LINES" in os.environ else None,
-    )
+    """The terminal, or what stands in its place."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("[1-9][0-9]{0,4}", os.environ.get(name, "1")):
+            del os.environ[name]  # no size: rich would show nothing, or fail
+    narrow = shutil.get_terminal_size().columns < NARROWEST
+    return Console(highlight=False, width=NARROWEST if narrow else None)
 
 
 class FittingTable:

@@ -50,3 +50,14 @@ def test_a_run_that_diverges_leaves_its_diagnostics(run, tmp_path):
     assert result.exit_code == 1
     last = json.loads((tmp_path / "out" / "diagnostics.jsonl").read_text().splitlines()[-1])
     assert f"diverged: {last['diverged']}" in result.output
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(run):
+    result = run({}, "--out", "/proc/nope/out")
+    assert result.exit_code == 2
+    assert result.output == "error: --out /proc/nope/out: cannot be written: No such file or directory\n"
+
+
+def test_a_setting_without_effect_is_refused(run):
+    result = run({"data.source": "docstrings"})
+    assert (result.exit_code, result.output) == (2, "error: --set data.path: has no effect in this run\n")

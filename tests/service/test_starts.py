@@ -13,7 +13,14 @@ from tests.conftest import ROOT, tiny_study
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 NOSUCH = "error: study 'nosuch' does not exist; there are: quickstart\n"
-HOSTILE = ("model.py", "service/__init__.py", "service/__main__.py", "click.py", "torch.py", "sqlalchemy/__init__.py")
+HOSTILE = (
+    "model.py",
+    "service/__init__.py",
+    "service/__main__.py",
+    "click.py",
+    "torch.py",
+    "sqlalchemy/__init__.py",
+)
 
 
 def checkout(folder: Path) -> Path:
@@ -46,7 +53,8 @@ def call(*words: object, cwd: Path, before: tuple[str, ...] = (), **environment:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HPTUNE_", "PYTHON"))}
     return subprocess.run(
         [*before, *map(str, words)],
-        cwd=cwd, env=kept | environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=240,
+        cwd=cwd, env=kept | environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
 
 
@@ -70,10 +78,20 @@ def test_a_study_is_run_from_a_folder_with_modules_of_our_names(tmp_path, hostil
     assert "study tiny: 1 complete" in done.stdout
     assert done.stdout.count("best trials, val_loss in nats per character") == 1
     assert sorted(path.name for path in (root / "runs").iterdir()) == ["artifacts", "cache", "hptune.db"]
-    evaluated = call(
-        sys.executable, root / "evaluate.py", "--study", "tiny", cwd=hostile, HPTUNE_DEVICE="cpu", COLUMNS="30"
+
+
+def test_the_evaluator_finds_its_environment_from_any_folder(tmp_path, hostile):
+    root = checkout(
+        tmp_path / "sp ace"
+    )  # whose Python is a wrapper, which must not be looked for again and again
+    (hostile / "evaluate").symlink_to(root / "evaluate.py")
+    done = call("python3", "evaluate", "--help", cwd=hostile)
+    assert (done.returncode, done.stderr) == (0, "")
+    (root / ".venv" / "bin" / "python").write_text("")
+    done = call("python3", "evaluate", "--help", cwd=hostile)
+    assert done.stderr.endswith(
+        "/.venv/bin/python: cannot be run: Exec format error; ./hptune.sh sets up the environment\n"
     )
-    assert evaluated.returncode == 0, evaluated.stderr
 
 
 def test_children_take_no_module_from_the_current_folder(hostile):
