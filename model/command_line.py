@@ -10,6 +10,9 @@ import click
 
 from model.errors import UserError
 
+LONGEST = 1000
+"""Characters of a message, of whose middle the rest is left out: a file may have given a value of megabytes."""
+
 
 @contextlib.contextmanager
 def faults_in_one_line() -> Iterator[None]:
@@ -36,6 +39,8 @@ def _fail(message: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """`text` on one line; what could not be printed, or would command a terminal, is escaped."""
+    """`text` on one line that can be read: shortened, and escaped where it would command a terminal."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     joined = " ".join(text.splitlines())
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in joined)
