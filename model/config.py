@@ -170,7 +170,7 @@ class TrainingConfig(Section):
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, one update to the next, which is evaluated and
     checkpointed in their place; null for none."""
-    rungs: int = Field(8, ge=1)
+    rungs: int = Field(8, ge=1, le=10_000)
     """Evaluations, evenly spaced over the budget; a trial may be pruned at each."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 

@@ -90,6 +90,7 @@ def test_the_schema_imports_no_torch():
             {"seed": 2**64},
             "seed: must be less than or equal to 18446744073709551615, given 18446744073709551616",
         ),
+        ({"training.rungs": 10**9}, "training.rungs: must be less than or equal to 10000, given 1000000000"),
         ({"data.seed": 2**64}, "data.seed: must be less than or equal to 18446744073709551615"),
     ],
 )
