@@ -20,7 +20,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from model.errors import ConfigError
+from model.errors import ConfigError, CorpusError
 from service import addresses
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +68,7 @@ class Settings:
         return addresses.shown(self.url)
 
     def made_cache(self) -> Path:
-        """The cache's folder, made where it is missing. Raises ConfigError: it cannot be."""
+        """The cache's folder, made where it is missing. Raises CorpusError: it cannot be."""
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -76,9 +76,9 @@ class Settings:
         return self.cache
 
 
-def unwritable_cache(path: Path, error: OSError) -> ConfigError:
+def unwritable_cache(path: Path, error: OSError) -> CorpusError:
     """What to say of a cache in which `path` cannot be written."""
-    return ConfigError(
+    return CorpusError(
         f"{path}: cannot be written: {error.strerror}; HPTUNE_CACHE names another folder for what can be made again"
     )
 

@@ -1,11 +1,13 @@
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 
-from model.errors import ConfigError
+from model.errors import ConfigError, CorpusError
 from service.settings import ROOT, Settings
-from service.storage import creation_lock, open_storage
+from service.storage import creation_lock, load_study, open_storage
+from service.study_corpus import load_corpus
 
 
 def test_without_an_environment_everything_is_under_runs():
@@ -82,6 +84,15 @@ def test_a_cache_that_cannot_be_made_is_one_line(tmp_path, under):
     (tmp_path / "file").touch()
     settings = Settings("sqlite:///x.db", "a", tmp_path / under)
     for use in (settings.made_cache, creation_lock(settings).__enter__):
-        with pytest.raises(ConfigError, match="HPTUNE_CACHE names another folder") as caught:
+        with pytest.raises(CorpusError, match="HPTUNE_CACHE names another folder") as caught:
             use()
         assert str(caught.value).startswith(f"{tmp_path / under}: cannot be written: ")
+
+
+def test_a_corpus_is_not_fetched_to_a_cache_that_cannot_be_made(finished):
+    study, _ = load_study(open_storage(finished.settings), "tiny", finished.settings)
+    elsewhere = dataclasses.replace(finished.settings, cache=Path("/proc/nope"))
+    with pytest.raises(
+        CorpusError, match=r"^/proc/nope: cannot be written: No such file or directory; HPTUNE_CACHE"
+    ):
+        load_corpus(study, elsewhere)
