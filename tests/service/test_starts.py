@@ -114,10 +114,12 @@ def test_every_python_of_ours_is_started_in_one_way():
 
 
 def test_a_current_folder_that_has_been_removed(tmp_path):
-    script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" -P -m service create nosuch'
+    script = (
+        'mkdir gone && cd gone && rmdir ../gone && exec "$0" -P -m service create quickstart --scale nosuch'
+    )
     done = call("bash", "-c", script, sys.executable, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 2
-    assert done.stderr.startswith("error: study 'nosuch' does not exist; there are: ")
+    assert done.stderr.endswith("study.yaml: scale 'nosuch' does not exist; there are: none\n")
 
 
 @pytest.fixture
