@@ -23,6 +23,7 @@ def main() -> None:
             os.execve(PYTHON, [str(PYTHON), str(Path(__file__).resolve()), *sys.argv[1:]], environment)
         except OSError as error:
             sys.exit(f"error: {PYTHON}: cannot be run: {error.strerror}; ./hptune.sh sets up the environment")
+    sys.path.insert(0, str(ROOT))  # Python itself does so, except under PYTHONSAFEPATH
     try:
         from service.__main__ import cli
     except ModuleNotFoundError as error:

@@ -85,8 +85,9 @@ def test_the_evaluator_finds_its_environment_from_any_folder(tmp_path, hostile):
         tmp_path / "sp ace"
     )  # whose Python is a wrapper, which must not be looked for again and again
     (hostile / "evaluate").symlink_to(root / "evaluate.py")
-    done = call("python3", "evaluate", "--help", cwd=hostile)
-    assert (done.returncode, done.stderr) == (0, "")
+    for environment in ({}, {"PYTHONSAFEPATH": "1"}):
+        done = call("python3", "evaluate", "--help", cwd=hostile, **environment)
+        assert (done.returncode, done.stderr) == (0, "")
     (root / ".venv" / "bin" / "python").write_text("")
     done = call("python3", "evaluate", "--help", cwd=hostile)
     assert done.stderr.endswith(
