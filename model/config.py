@@ -14,6 +14,9 @@ from model.counts import module_counts
 from model.settings_without_effect import settings_without_effect
 from model.yaml_tree import Section
 
+LARGEST_SEED = 2**64 - 1
+"""That torch takes."""
+
 
 class HubConfig(Section):
     """A dataset on the Hugging Face hub."""
@@ -48,7 +51,7 @@ class DataConfig(Section):
     """Share of `num_documents` that goes to the validation split."""
     held_out_documents: int = Field(20_000, ge=1)
     """Documents after those, read by `evaluate.py` alone."""
-    seed: int = Field(1337, ge=0)
+    seed: int = Field(1337, ge=0, le=LARGEST_SEED)
     """Of the shuffle before splitting."""
 
     @model_validator(mode="after")
@@ -173,7 +176,7 @@ class TrainingConfig(Section):
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, one update to the next, which is evaluated and
     checkpointed in their place; null for none."""
-    rungs: int = Field(8, ge=1)
+    rungs: int = Field(8, ge=1, le=10_000)
     """Evaluations, evenly spaced over the budget; a trial may be pruned at each."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
@@ -215,7 +218,7 @@ class DiagnosticsConfig(Section):
 class TrainConfig(Section):
     """One complete training run."""
 
-    seed: int = Field(1337, ge=0)
+    seed: int = Field(1337, ge=0, le=LARGEST_SEED)
     """Of initialisation, window order and dropout."""
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

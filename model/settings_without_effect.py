@@ -10,6 +10,10 @@ def settings_without_effect(config: "TrainConfig") -> set[str]:
     """Dotted keys that change nothing in this run, such as `optimizer.sharpness.rho` without SAM."""
     model, optimizer, schedule = config.model, config.optimizer, config.schedule
     keys: set[str] = set()
+    if config.data.source != "file":
+        keys |= {"data.path", "data.column"}
+    if config.data.source not in ("auto", "hub"):
+        keys |= {f"data.hub.{key}" for key in type(config.data.hub).model_fields}
     if config.tokenizer.pretrained is not None:
         keys |= {"tokenizer.model", "tokenizer.leading_space", "tokenizer.trained_on"}
     if model.positions != "rope":

@@ -156,9 +156,11 @@ def load(
     if not study.rebuilds_published:
         _refuse_seen_validation(definition)
     without_effect = _prove(definition, study, document, cells)
-    for key, where in (for_all if scale else fixed | for_all).items():  # what is fixed may idle at a scale
+    # what the file fixes may idle at a scale, or where the command line asks for something else
+    for key, where in (for_all if scale or given else fixed | for_all).items():
         if key in without_effect:
-            raise ConfigError(f"{where}: {key}: has no effect in any trial of this study")
+            hint = "; it is read with data.source=file" if key in ("data.path", "data.column") else ""
+            raise ConfigError(f"{where}: {key}: has no effect in any trial of this study{hint}")
     return definition
 
 

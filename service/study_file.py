@@ -13,6 +13,7 @@ from service import strategy
 from service.design import DesignConfig
 from service.parameters import ParameterSection
 from service.scale import ScaleConfig
+from service.settings import MOST_TRIALS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
@@ -27,7 +28,7 @@ class StudyConfig(Section):
     """The training run that is varied; a path relative to the repository."""
     seed: int = Field(1337, ge=0)
     """Of the sampler. The seed of the training runs is the base file's."""
-    trials: int = Field(50, ge=1)
+    trials: int = Field(50, ge=1, le=MOST_TRIALS)
     """Trials when nothing else is said, the baseline included. A design has its own number."""
     fixed: dict[str, Any] = Field(default_factory=dict)
     """Values by dotted key that the base file gets in every trial."""
@@ -85,7 +86,10 @@ def study_file(name_or_path: str, root: Path) -> Path:
 
 def from_here(path: Path) -> Path:
     """The path as a person in the current folder would write it."""
-    path, here = path.absolute(), Path.cwd()
+    try:
+        path, here = path.absolute(), Path.cwd()
+    except FileNotFoundError:  # the folder has been removed
+        return path
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
