@@ -78,6 +78,9 @@ class TokenizerConfig(Section):
     """One trained elsewhere: a repository of the hub that holds a tokenizer.json, or the path of a .json."""
 
 
+Orthogonalization = Literal["newton_schulz", "polar_express_4", "polar_express_3"]
+
+
 class SharpnessConfig(Section):
     """Sharpness-aware minimisation around the optimizer (two gradients a step)."""
 
@@ -108,6 +111,12 @@ class OptimizerConfig(Section):
     eps: float = Field(1e-8, gt=0)
     momentum: float = Field(0.95, ge=0, lt=1)
     """Of sgd and muon."""
+    orthogonalization: Orthogonalization = "newton_schulz"
+    """How muon makes an update orthogonal (`model/muon.py`): by the five polynomials it was published with, or by
+    four or three better ones, which cost less."""
+    split_qkv: bool = False
+    """Muon makes the updates of query, key and value orthogonal each by itself; otherwise as one matrix, in which
+    the largest of the three hides the others, at sqrt(3) times the rate."""
     clip_norm: float | None = Field(1.0, gt=0)
     """Largest global L2 norm of a gradient; null for no clipping."""
     sharpness: SharpnessConfig = SharpnessConfig()
