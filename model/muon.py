@@ -65,7 +65,7 @@ class Muon(torch.optim.Optimizer):
         self._dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         assert closure is None, "nothing here evaluates twice"
         for group in self.param_groups:
@@ -114,16 +114,15 @@ def orthogonalize(matrices_NMK: Tensor, method: Orthogonalization) -> Tensor:
     product: the largest eigenvalue of the Gram matrix G = X Xᵀ is at most sqrt(‖G²‖).
     """
     if method == "newton_schulz":
-        norms = torch.linalg.vector_norm(matrices_NMK, dim=(1, 2), keepdim=True)
-        x_NMK = matrices_NMK / norms.clamp(min=_SMALLEST_NORM)
+        x_NMK = matrices_NMK / _norms(matrices_NMK, smallest=_SMALLEST_NORM)
         for a, b, c in NEWTON_SCHULZ:
             gram_NMM = x_NMK @ x_NMK.mT
             step_NMM = torch.baddbmm(gram_NMM, gram_NMM, gram_NMM, beta=b, alpha=c)
             x_NMK = torch.baddbmm(x_NMK, step_NMM, x_NMK, beta=a)
         return x_NMK
     quintics, x_NMK = POLAR_EXPRESS[method], matrices_NMK
-    in_gram = gram_pays(*x_NMK.shape[1:], len(quintics))
-    at_once = IN_GRAM_AT_ONCE if in_gram else 1
+    rows, columns = x_NMK.shape[1:]
+    at_once = IN_GRAM_AT_ONCE if gram_pays(rows, columns, len(quintics)) else 1
     for first in range(0, len(quintics), at_once):
         gram_NMM = x_NMK @ x_NMK.mT
         if first == 0:
@@ -152,4 +151,5 @@ def _factor(gram_NMM: Tensor, quintic: _Quintic) -> Tensor:
 
 
 def _norms(matrices_NMM: Tensor, *, smallest: float) -> Tensor:
-    return torch.linalg.vector_norm(matrices_NMM, dim=(1, 2), keepdim=True).clamp(min=smallest)
+    norms: Tensor = torch.linalg.vector_norm(matrices_NMM, dim=(1, 2), keepdim=True)
+    return norms.clamp(min=smallest)
