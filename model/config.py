@@ -141,7 +141,8 @@ class ScheduleConfig(Section):
     floor_fraction: float = Field(0.1, ge=0, le=1)
     """Lowest rate as a share of the peak."""
     floor_lr: float | None = Field(None, ge=0)
-    """Lowest rate as a number; takes the place of `floor_fraction`."""
+    """Lowest rate as a number; takes the place of `floor_fraction`. It is that of the first group: muon's AdamW part
+    ends at the same share of its own peak."""
 
     @model_validator(mode="after")
     def _phases_fit(self) -> "ScheduleConfig":
@@ -165,7 +166,8 @@ class TrainingConfig(Section):
     batch_size: int = Field(64, ge=1)
     """Windows of `model.block_size` tokens behind one update."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Windows in one forward pass, to save memory; null for the whole batch. The gradient is the same."""
+    """Windows in one forward pass, to save memory; null for the whole batch. The gradient is the same for
+    the same dropout masks; but each pass draws its own, so that other ones fall with another number."""
     shuffle: bool = True
     """Draw the windows in a new order every epoch; false reads them one after the other, as the seeds did."""
     shuffle_titles: bool = False
