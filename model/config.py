@@ -81,6 +81,9 @@ class TokenizerConfig(Section):
     """One trained elsewhere: a repository of the hub that holds a tokenizer.json, or the path of a .json."""
 
 
+Orthogonalization = Literal["newton_schulz", "polar_express_4", "polar_express_3"]
+
+
 class SharpnessConfig(Section):
     """Sharpness-aware minimisation around the optimizer (two gradients a step)."""
 
@@ -111,6 +114,12 @@ class OptimizerConfig(Section):
     eps: float = Field(1e-8, gt=0)
     momentum: float = Field(0.95, ge=0, lt=1)
     """Of sgd and muon."""
+    orthogonalization: Orthogonalization = "newton_schulz"
+    """How muon makes an update orthogonal (`model/muon.py`): by the five polynomials it was published with, or by
+    four or three better ones, which cost less."""
+    split_qkv: bool = False
+    """Muon makes the updates of query, key and value orthogonal each by itself; otherwise as one matrix, in which
+    the largest of the three hides the others, at sqrt(3) times the rate."""
     clip_norm: float | None = Field(1.0, gt=0)
     """Largest global L2 norm of a gradient; null for no clipping."""
     sharpness: SharpnessConfig = SharpnessConfig()
@@ -135,7 +144,8 @@ class ScheduleConfig(Section):
     floor_fraction: float = Field(0.1, ge=0, le=1)
     """Lowest rate as a share of the peak."""
     floor_lr: float | None = Field(None, ge=0)
-    """Lowest rate as a number; takes the place of `floor_fraction`."""
+    """Lowest rate as a number; takes the place of `floor_fraction`. It is that of the first group: muon's AdamW part
+    ends at the same share of its own peak."""
 
     @model_validator(mode="after")
     def _phases_fit(self) -> "ScheduleConfig":
@@ -159,7 +169,8 @@ class TrainingConfig(Section):
     batch_size: int = Field(64, ge=1)
     """Windows of `model.block_size` tokens behind one update."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Windows in one forward pass, to save memory; null for the whole batch. The gradient is the same."""
+    """Windows in one forward pass, to save memory; null for the whole batch. The gradient is the same for
+    the same dropout masks; but each pass draws its own, so that other ones fall with another number."""
     shuffle: bool = True
     """Draw the windows in a new order every epoch; false reads them one after the other, as the seeds did."""
     shuffle_titles: bool = False

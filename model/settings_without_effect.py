@@ -6,6 +6,9 @@ if TYPE_CHECKING:  # config asks this module
     from model.config import TrainConfig
 
 
+_OF_MUON = ("orthogonalization", "split_qkv")
+
+
 def settings_without_effect(config: "TrainConfig") -> set[str]:
     """Dotted keys that change nothing in this run, such as `optimizer.sharpness.rho` without SAM."""
     model, optimizer, schedule = config.model, config.optimizer, config.schedule
@@ -31,7 +34,7 @@ def settings_without_effect(config: "TrainConfig") -> set[str]:
     if optimizer.name in ("adam", "adamw"):
         keys |= {"optimizer.momentum"}
     if optimizer.name != "muon":
-        keys |= {"optimizer.auxiliary_lr", "optimizer.auxiliary_weight_decay"}
+        keys |= {f"optimizer.{key}" for key in ("auxiliary_lr", "auxiliary_weight_decay", *_OF_MUON)}
     if schedule.decay != "wsd":
         keys |= {"schedule.decay_fraction", "schedule.decay_shape"}
     if schedule.decay == "constant":
