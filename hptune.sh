@@ -12,8 +12,9 @@
 # Started again, it goes on where it ended. Ctrl-C saves every running trial.
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 venv=$root/.venv
+export PYTHONSAFEPATH=1 # nothing that lies in the current folder is taken for a module
 
 for argument in "$@"; do
   if [ "$argument" = --docker ]; then exec "$root/docker/run.sh" "$@"; fi
@@ -38,6 +39,7 @@ prepare() {
   local stamp=$venv/.installed wanted
   wanted=$(cd "$root" && cat "$@" | cksum)
   if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
+  [ -w "$root" ] || fail "$root: the environment .venv cannot be made there: not writable"
   (
     flock 9 # two calls at once: the second waits and finds it done
     if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit; fi

@@ -4,10 +4,8 @@
 # else; .env and .env.example say more.
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-trials='' name='' scale='' settings=()
-study=${HPTUNE_STUDY:-$(sed -n 's/^HPTUNE_STUDY=//p' "$root/.env" 2>/dev/null || true)}
-study=${study:-hn}
+root=$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")
+trials='' study='' name='' scale='' settings=()
 
 fail() { echo "error: $*" >&2; exit 2; }
 
@@ -15,9 +13,10 @@ fail() { echo "error: $*" >&2; exit 2; }
 add_setting() {
   local key=${1%%=*} file=${1#*=}
   if [ "$key" = data.path ] && [ -f "$file" ]; then
-    HPTUNE_DATA=$(cd "$(dirname "$file")" && pwd)
+    file=$(readlink -f -- "$file")
+    HPTUNE_DATA=$(dirname -- "$file")
     export HPTUNE_DATA
-    settings+=(--set "data.path=/data/$(basename "$file")")
+    settings+=(--set "data.path=/data/$(basename -- "$file")")
   else
     settings+=(--set "$1")
   fi
@@ -45,8 +44,10 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[[ $study != */* ]] || fail "--study $study: with --docker, a folder's name under studies/"
 docker compose version >/dev/null 2>&1 || fail "Docker with Compose v2 is not installed"
+study=${study:-$("$root/docker/setting.sh" HPTUNE_STUDY hn)} ||
+  fail ".env: Compose cannot read it; the lines above say why"
+[[ $study != */* ]] || fail "--study $study: with --docker, a folder's name under studies/"
 docker info >/dev/null 2>&1 || fail "the Docker engine does not answer; is it running, and may this user reach it?"
 
 cd "$root"
@@ -99,7 +100,11 @@ while at_work; do
     watch_progress --no-TTY </dev/null &
     wait $! || status=$?
   fi
-  [ "$status" -ne 0 ] || shown=yes
+  if [ "$status" -eq 0 ]; then # the trials are used up, and the last table says so
+    shown=yes
+    while at_work; do sleep 1; done
+    break
+  fi
   sleep 1 # the workers end; or the storage was away, and the next table tells
 done
 kill "$after_workers" 2>/dev/null || true

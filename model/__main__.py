@@ -6,9 +6,10 @@ from pathlib import Path
 import click
 
 from model import corpus, device, diagnostics, optimizer, yaml_tree
+from model.command_line import faults_in_one_line
 from model.config import DiagnosticsConfig, TrainConfig
-from model.errors import ConfigError, Diverged, UserError
-from model.files import write_atomically
+from model.errors import ConfigError, Diverged
+from model.files import check_writable, write_atomically
 from model.sinks import Curves
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
@@ -23,10 +24,8 @@ from model.training import TrainingRun
 def main(path: str, pairs: tuple[str, ...], device_name: str, cache: str, out: str | None) -> None:
     """Train once and print an evaluation at every rung."""
     try:
-        train(path, pairs, device_name, Path(cache), Path(out) if out else None)
-    except UserError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        with faults_in_one_line():
+            train(path, pairs, device_name, Path(cache), Path(out) if out else None)
     except Diverged as error:
         click.echo(f"diverged: {error}", err=True)
         sys.exit(1)
@@ -34,10 +33,22 @@ def main(path: str, pairs: tuple[str, ...], device_name: str, cache: str, out: s
 
 def train(path: str, pairs: tuple[str, ...], device_name: str, cache: Path, out: Path | None) -> None:
     """Train the run in the file `path`. Raises UserError, and Diverged."""
-    document = yaml_tree.read(path).with_overrides(yaml_tree.parse_overrides(pairs))
-    config = yaml_tree.validate(document, TrainConfig)
+    overrides = yaml_tree.parse_overrides(pairs)
+    config = yaml_tree.validate(yaml_tree.read(path).with_overrides(overrides), TrainConfig)
+    for key in overrides:
+        if key in config.settings_without_effect():
+            raise ConfigError(f"--set {key}: has no effect in this run")
+    if config.tokenizer.trained_on != "train":
+        raise ConfigError(
+            "tokenizer.trained_on: must be train outside of a study that rebuilds published figures"
+        )
     if out is None and config.diagnostics != DiagnosticsConfig():
         raise ConfigError("diagnostics: given without --out, allowed with it: they are written there")
+    if out is not None:
+        try:
+            check_writable(out)
+        except OSError as error:
+            raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from None
     documents = corpus.build(config.data, cache=cache, tokenizer=config.tokenizer.pretrained)
     for note in documents.notes:
         click.echo(note)

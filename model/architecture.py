@@ -24,7 +24,8 @@ class ModelConfig(Section):
     attention_dropout: float | None = Field(None, ge=0, lt=1)
     """On attention weights; null is `dropout`."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    """RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467) has a gain, no mean and no bias."""
+    """RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467) has a gain, no mean and no bias. Under the root stand
+    torch's constants: 1e-5 of LayerNorm, the format's epsilon of RMSNorm (1.2e-7 in fp32)."""
     norm_position: Literal["pre", "post"] = "pre"
     """`pre`: x + f(norm(x)), and a norm before the output head. `post`: norm(x + f(x)), and none there."""
     positions: Literal["learned", "sinusoidal", "rope", "none"] = "learned"
@@ -33,8 +34,8 @@ class ModelConfig(Section):
     rope_base: float = Field(10_000.0, gt=1)
     """Longest wavelength of `rope` in tokens ÷ 2π, as the head grows wide (Su et al. 2021, section 3.2.2)."""
     activation: Literal["gelu", "relu", "relu2", "silu", "swiglu"] = "gelu"
-    """`relu2` is ReLU squared (So et al. 2021, "Primer", arXiv 2109.08668); `swiglu` has a third matrix, the
-    gate (Shazeer 2020, arXiv 2002.05202)."""
+    """`gelu` is the exact one, where GPT-2 has the tanh approximation; `relu2` is ReLU squared (So et al. 2021,
+    "Primer", arXiv 2109.08668); `swiglu` has a third matrix, the gate (Shazeer 2020, arXiv 2002.05202)."""
     bias: bool = True
     """In linear layers, LayerNorms and an untied output head."""
     embedding_scale: Literal["unit", "sqrt_d_model"] = "unit"

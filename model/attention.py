@@ -27,6 +27,12 @@ class ValueMixture(nn.Module):
         return shares[0] * first_BHTK + shares[1] * own_BHTK
 
 
+class QueryKeyValue(nn.Linear):
+    """The three projections as one, queries on top; a role of its own for optimizers that look at matrices."""
+
+    PARTS = 3
+
+
 class Attention(nn.Module):
     """Causal self-attention with all heads in one projection.
 
@@ -40,7 +46,7 @@ class Attention(nn.Module):
         self.n_head = shape.n_head
         self.weights_dropout = shape.dropout_of_attention
         self.dropout = shape.dropout
-        self.query_key_value = nn.Linear(shape.d_model, 3 * shape.d_model, bias=shape.bias)
+        self.query_key_value = QueryKeyValue(shape.d_model, 3 * shape.d_model, bias=shape.bias)
         self.projection = nn.Linear(shape.d_model, shape.d_model, bias=shape.bias)
         width = shape.d_model // shape.n_head
         self.query_norm = nn.RMSNorm(width) if shape.qk_norm else None

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from model.config import TrainConfig
+from model.config import TrainConfig, recorded
 from model.errors import CheckpointError
 from model.files import write_atomically
 from model.gpt import GPT
@@ -87,7 +87,7 @@ class Checkpoint:
             tokenizer_json = (folder / TOKENIZER).read_text(encoding="utf-8")
             if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
                 raise CheckpointError(f"{folder / RECORD}: not a checkpoint of this project")
-            config = TrainConfig.model_validate_json(json.dumps(record.pop("config")))
+            config = TrainConfig.model_validate_json(json.dumps(recorded(record.pop("config"))))
         except pydantic.ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"]))

@@ -5,7 +5,7 @@ without effect) are properties and functions here, so that every reader agrees. 
 """
 
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,9 @@ from model.architecture import ModelConfig
 from model.counts import module_counts
 from model.settings_without_effect import settings_without_effect
 from model.yaml_tree import Section
+
+LARGEST_SEED = 2**64 - 1
+"""That torch takes."""
 
 
 class HubConfig(Section):
@@ -48,7 +51,7 @@ class DataConfig(Section):
     """Share of `num_documents` that goes to the validation split."""
     held_out_documents: int = Field(20_000, ge=1)
     """Documents after those, read by `evaluate.py` alone."""
-    seed: int = Field(1337, ge=0)
+    seed: int = Field(1337, ge=0, le=LARGEST_SEED)
     """Of the shuffle before splitting."""
 
     @model_validator(mode="after")
@@ -68,8 +71,17 @@ class TokenizerConfig(Section):
 
     Of a tokenizer trained elsewhere: at least its own entries, the bytes it lacks, and `<eos>`.
     """
+    leading_space: bool = True
+    """Encode every document behind a space, which decoding takes away again, so that its first word is the same token
+    as inside a document (the library's `add_prefix_space`). A tokenizer trained elsewhere says so itself."""
+    trained_on: Literal["train", "train_and_validation"] = "train"
+    """`train_and_validation` has seen the titles that the loss is measured on, as published figures often have: only
+    for studies that say `rebuilds_published: true`."""
     pretrained: str | None = None
     """One trained elsewhere: a repository of the hub that holds a tokenizer.json, or the path of a .json."""
+
+
+Orthogonalization = Literal["newton_schulz", "polar_express_4", "polar_express_3"]
 
 
 class SharpnessConfig(Section):
@@ -102,6 +114,12 @@ class OptimizerConfig(Section):
     eps: float = Field(1e-8, gt=0)
     momentum: float = Field(0.95, ge=0, lt=1)
     """Of sgd and muon."""
+    orthogonalization: Orthogonalization = "newton_schulz"
+    """How muon makes an update orthogonal (`model/muon.py`): by the five polynomials it was published with, or by
+    four or three better ones, which cost less."""
+    split_qkv: bool = False
+    """Muon makes the updates of query, key and value orthogonal each by itself; otherwise as one matrix, in which
+    the largest of the three hides the others, at sqrt(3) times the rate."""
     clip_norm: float | None = Field(1.0, gt=0)
     """Largest global L2 norm of a gradient; null for no clipping."""
     sharpness: SharpnessConfig = SharpnessConfig()
@@ -126,7 +144,8 @@ class ScheduleConfig(Section):
     floor_fraction: float = Field(0.1, ge=0, le=1)
     """Lowest rate as a share of the peak."""
     floor_lr: float | None = Field(None, ge=0)
-    """Lowest rate as a number; takes the place of `floor_fraction`."""
+    """Lowest rate as a number; takes the place of `floor_fraction`. It is that of the first group: muon's AdamW part
+    ends at the same share of its own peak."""
 
     @model_validator(mode="after")
     def _phases_fit(self) -> "ScheduleConfig":
@@ -150,7 +169,8 @@ class TrainingConfig(Section):
     batch_size: int = Field(64, ge=1)
     """Windows of `model.block_size` tokens behind one update."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Windows in one forward pass, to save memory; null for the whole batch. The gradient is the same."""
+    """Windows in one forward pass, to save memory; null for the whole batch. The gradient is the same for
+    the same dropout masks; but each pass draws its own, so that other ones fall with another number."""
     shuffle: bool = True
     """Draw the windows in a new order every epoch; false reads them one after the other, as the seeds did."""
     shuffle_titles: bool = False
@@ -167,7 +187,7 @@ class TrainingConfig(Section):
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, one update to the next, which is evaluated and
     checkpointed in their place; null for none."""
-    rungs: int = Field(8, ge=1)
+    rungs: int = Field(8, ge=1, le=10_000)
     """Evaluations, evenly spaced over the budget; a trial may be pruned at each."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
@@ -209,7 +229,7 @@ class DiagnosticsConfig(Section):
 class TrainConfig(Section):
     """One complete training run."""
 
-    seed: int = Field(1337, ge=0)
+    seed: int = Field(1337, ge=0, le=LARGEST_SEED)
     """Of initialisation, window order and dropout."""
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -282,3 +302,11 @@ class TrainConfig(Section):
     def settings_without_effect(self) -> set[str]:
         """Dotted keys that change nothing in this run, such as `optimizer.sharpness.rho` without SAM."""
         return settings_without_effect(self)
+
+
+def recorded(tree: Any) -> Any:
+    """A configuration as any version has stored it, completed by what held before a key that it lacks was there."""
+    tokenizer = tree.get("tokenizer") if isinstance(tree, dict) else None
+    if not isinstance(tokenizer, dict):
+        return tree  # for the schema to refuse, or complete
+    return {**tree, "tokenizer": {"leading_space": False, **tokenizer}}

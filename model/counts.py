@@ -94,13 +94,55 @@ def passes_per_token(config: "TrainConfig") -> int:
     return gradients * (2 if config.training.r_drop else 1)
 
 
-def flops_per_token(config: "TrainConfig") -> int:
-    """Operations behind one training token, forward and backward.
+IN_GRAM_AT_ONCE = 2
+"""Iterations of muon on a Gram matrix in a row: in bf16 its error grows with each, and four spoil the result."""
+
+
+def gram_pays(rows: int, columns: int, iterations: int) -> bool:
+    """Whether muon's polynomials cost less in the Gram matrix of a wide matrix than in the matrix itself.
+
+    Every second iteration then takes three products more with the one, and two fewer with the other.
+    """
+    return iterations >= IN_GRAM_AT_ONCE and 3 * rows < 2 * columns
+
+
+def update_flops(config: "TrainConfig") -> int:
+    """Operations of one update: the products by which muon makes those of the blocks' matrices orthogonal.
+
+    With m rows and n ≥ m columns each of Newton and Schulz's five iterations takes 4 m² n + 2 m³. Other optimizers have
+    no products.
+    """
+    if config.optimizer.name != "muon":
+        return 0
+    total = 0
+    for count in module_counts(config):
+        if count.name.startswith("blocks.") and count.shapes and len(count.shapes[0]) == 2:
+            height, width = count.shapes[0]
+            parts = 3 if config.optimizer.split_qkv and count.name.endswith(".query_key_value") else 1
+            m, n = sorted((height // parts, width))
+            total += count.copies * parts * _orthogonal_flops(m, n, config.optimizer.orthogonalization)
+    return total
+
+
+def _orthogonal_flops(m: int, n: int, method: str) -> int:
+    """Of `model.muon.orthogonalize`, one matrix."""
+    square, with_matrix = 2 * m**3, 2 * m * m * n
+    if method == "newton_schulz":
+        return 5 * (2 * with_matrix + square)
+    iterations = int(method[-1])
+    rounds = -(-iterations // (IN_GRAM_AT_ONCE if gram_pays(m, n, iterations) else 1))
+    # a round begins with the Gram matrix and ends with the product; an iteration more in it takes P G P and P Q
+    return rounds * 2 * with_matrix + (iterations + 3 * (iterations - rounds)) * square + square
+
+
+def flops_per_token(config: "TrainConfig") -> float:
+    """Operations behind one training token: forward, backward, and its share of the update.
 
     For each token a forward pass costs F = 2 × (entries of all matrices, the output head among them) +
     4 × `n_layer` × `block_size` × `d_model`; the backward pass costs 2 F, for the gradients of inputs and of
     weights (Kaplan et al. 2020, arXiv 2001.08361, section 2.1; Chowdhery et al. 2022, arXiv 2204.02311,
-    appendix B): 3 F for each of `passes_per_token`. The update itself is left out, and so are the losses.
+    appendix B): 3 F for each of `passes_per_token`. `update_flops` are shared by the tokens of a step. The losses are
+    left out.
     """
     forward = sum(count.flops_per_token for count in module_counts(config))
-    return 3 * forward * passes_per_token(config)
+    return 3 * forward * passes_per_token(config) + update_flops(config) / config.tokens_per_step

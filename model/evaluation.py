@@ -67,7 +67,7 @@ class SplitScore:
 
     @property
     def bits_per_byte(self) -> float:
-        """Nats ÷ ln 2 ÷ UTF-8 bytes of the titles."""
+        """Nats, those of every `<eos>` among them, ÷ ln 2 ÷ UTF-8 bytes of the titles, without any for `<eos>`."""
         return self.nats / math.log(2) / self.utf8_bytes
 
 

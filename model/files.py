@@ -42,3 +42,20 @@ def write_corpus_file(path: Path, content: bytes) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise CorpusError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def check_writable(folder: Path) -> None:
+    """See that files can be written to `folder`, before long work whose result shall go there; nothing is left behind.
+
+    Raises:
+        OSError: they cannot.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        write_atomically(folder / f".probe-{uuid.uuid4().hex}", b"")
+    finally:
+        for file in folder.glob(".probe-*"):
+            file.unlink(missing_ok=True)
+        for path in missing:
+            with contextlib.suppress(OSError):  # never made, or in use by now
+                path.rmdir()

@@ -11,10 +11,12 @@ from typing import Any, Literal, assert_never, get_args
 import torch
 from torch import Tensor, nn
 
-from model.attention import ValueMixture
+from model.attention import QueryKeyValue, ValueMixture
 from model.config import OptimizerConfig
 from model.errors import CheckpointError
 from model.gpt import LayerScale, OutputHead
+from model.muon import Muon
+from model.precision import has_bf16
 
 Role = Literal["matrices", "head", "biases", "norms", "scales", "embeddings", "other"]
 """`head` is the matrix of an untied output head; `scales` are factors on whole branches, which never decay."""
@@ -140,7 +142,7 @@ def _shown(shape: tuple[int, ...] | str) -> str:
 def _state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
     if isinstance(optimizer, torch.optim.Adam):  # and AdamW, which torch derives from it
         return ("step", "exp_avg", "exp_avg_sq")
-    has_momentum = isinstance(optimizer, torch.optim.Muon) or optimizer.defaults["momentum"] > 0
+    has_momentum = isinstance(optimizer, Muon) or optimizer.defaults["momentum"] > 0
     return ("momentum_buffer",) if has_momentum else ()
 
 
@@ -161,8 +163,7 @@ def build(model: nn.Module, config: OptimizerConfig, *, device: torch.device) ->
         case "adamw":
             return Optimizers(_adam(torch.optim.AdamW, groups, config, device))
         case "muon":
-            # torch scales the rate by sqrt(max(1, rows / columns)), as https://kellerjordan.github.io/posts/muon/
-            # whose author leaves embeddings and the output head to AdamW
+            # embeddings and the output head are AdamW's, as Muon's author has it
             rate, decay = config.auxiliary_lr, config.auxiliary_weight_decay
             matrices = [group for group in groups if group["role"] == "matrices"]
             rest = [
@@ -177,12 +178,30 @@ def build(model: nn.Module, config: OptimizerConfig, *, device: torch.device) ->
             ]
             optimizers: list[torch.optim.Optimizer] = []
             if matrices:
-                optimizers.append(torch.optim.Muon(matrices, momentum=config.momentum))
+                optimizers.append(_muon(model, matrices, config, device))
             if rest:
                 optimizers.append(_adam(torch.optim.AdamW, rest, config, device))
             return Optimizers(*optimizers)
         case _:
             assert_never(config.name)
+
+
+def _muon(
+    model: nn.Module, groups: list[dict[str, Any]], config: OptimizerConfig, device: torch.device
+) -> Muon:
+    parts = {
+        module.weight: module.PARTS
+        for module in model.modules()
+        if isinstance(module, QueryKeyValue) and config.split_qkv
+    }
+    for group in groups:
+        group["parts"] = [parts.get(parameter, 1) for parameter in group["params"]]
+    return Muon(
+        groups,
+        momentum=config.momentum,
+        orthogonalization=config.orthogonalization,
+        dtype=torch.bfloat16 if has_bf16(device) else torch.float32,
+    )
 
 
 def _adam(

@@ -49,7 +49,7 @@ def choose(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) 
         ConfigError: fp16 on a CPU.
     """
     if name == "auto":
-        chosen, reason = automatic(device.type, bf16_in_hardware=_has_bf16(device))
+        chosen, reason = automatic(device.type, bf16_in_hardware=has_bf16(device))
         return Precision(chosen, reason, device.type)
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("training.precision: given fp16 on a CPU, allowed there: auto, fp32, bf16")
@@ -77,7 +77,8 @@ def automatic(device_type: str, *, bf16_in_hardware: bool) -> tuple[PrecisionNam
             )
 
 
-def _has_bf16(device: torch.device) -> bool:
+def has_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies in bf16, rather than emulates it."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             # torch also says yes where bf16 is emulated, as before compute capability 8; fp16 is faster there

@@ -6,12 +6,19 @@ if TYPE_CHECKING:  # config asks this module
     from model.config import TrainConfig
 
 
+_OF_MUON = ("orthogonalization", "split_qkv")
+
+
 def settings_without_effect(config: "TrainConfig") -> set[str]:
     """Dotted keys that change nothing in this run, such as `optimizer.sharpness.rho` without SAM."""
     model, optimizer, schedule = config.model, config.optimizer, config.schedule
     keys: set[str] = set()
+    if config.data.source != "file":
+        keys |= {"data.path", "data.column"}
+    if config.data.source not in ("auto", "hub"):
+        keys |= {f"data.hub.{key}" for key in type(config.data.hub).model_fields}
     if config.tokenizer.pretrained is not None:
-        keys |= {"tokenizer.model"}
+        keys |= {"tokenizer.model", "tokenizer.leading_space", "tokenizer.trained_on"}
     if model.positions != "rope":
         keys |= {"model.rope_base"}
     if model.n_layer == 1:
@@ -27,7 +34,7 @@ def settings_without_effect(config: "TrainConfig") -> set[str]:
     if optimizer.name in ("adam", "adamw"):
         keys |= {"optimizer.momentum"}
     if optimizer.name != "muon":
-        keys |= {"optimizer.auxiliary_lr", "optimizer.auxiliary_weight_decay"}
+        keys |= {f"optimizer.{key}" for key in ("auxiliary_lr", "auxiliary_weight_decay", *_OF_MUON)}
     if schedule.decay != "wsd":
         keys |= {"schedule.decay_fraction", "schedule.decay_shape"}
     if schedule.decay == "constant":

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,7 +30,7 @@ SplitName = Literal["train", "validation", "held_out"]
 TokenizerModel = Literal["bpe", "unigram"]
 
 _EOS_CHARACTERS = len("<eos>")
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 """To be raised with every change of training or encoding, so that no cache outlives it."""
 
 
@@ -40,21 +41,32 @@ class Tokenizer:
         self._library = library
         self.eos_id: int = library.get_vocab_size()
         """Closes every document; the last id."""
+        self.leading_space: bool = bool(getattr(library.pre_tokenizer, "add_prefix_space", False))
+        """A space before every document, of which the library's own file knows as `add_prefix_space`."""
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, vocab_size: int, model: TokenizerModel = "bpe") -> Self:
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        vocab_size: int,
+        model: TokenizerModel = "bpe",
+        leading_space: bool = True,
+    ) -> Self:
         """The tokenizer for `texts`; the same texts give the same tokenizer.
 
         Args:
-            texts: Documents of the train split alone.
+            texts: Documents, each with a space before it for training where there is a `leading_space`.
             vocab_size: Entries with the 256 bytes and `<eos>`, at least 257. There are fewer where the texts
                 have no more pairs that occur twice: a token seen once could not be learned.
             model: Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) or the unigram language model
                 (Kudo 2018, arXiv 1804.10959).
+            leading_space: Every document is encoded behind a space: its first word is then the entry that the same
+                word has elsewhere, in place of pieces of its own.
         """
         assert vocab_size > len(BYTE_ALPHABET), "the schema asks for the bytes and <eos>"
         library = tokenizers.Tokenizer(models.BPE() if model == "bpe" else models.Unigram())
-        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=leading_space)
         library.decoder = decoders.ByteLevel()
         settings: dict[str, Any] = {
             "vocab_size": vocab_size - 1,
@@ -114,23 +126,32 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without `<eos>`. Raises TypeError for half a surrogate pair: no text."""
-        return self._library.encode(text).ids
+        return self._library.encode(self._spaced(text)).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each, on all processors."""
-        return [encoding.ids for encoding in self._library.encode_batch_fast(texts)]
+        return [encoding.ids for encoding in self._library.encode_batch_fast([*map(self._spaced, texts)])]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, without any `<eos>`.
+        """The text of `ids`, a document or several, without any `<eos>`.
 
         Exact for what `encode` gave. Bytes that form no character, as a model may write them, become U+FFFD.
         """
-        # The library passes over ids it has no entry for, `<eos>` among them.
-        return self._library.decode(list(ids))
+        if not self.leading_space:
+            # The library passes over ids it has no entry for, `<eos>` among them.
+            return self._library.decode(list(ids))
+        documents = groupby(ids, key=lambda token: token == self.eos_id)
+        texts = (self._library.decode(list(tokens)) for is_end, tokens in documents if not is_end)
+        return "".join(text.removeprefix(" ") for text in texts)
 
     def to_json(self) -> str:
         """All of it in the library's own format, for `from_json`."""
         return self._library.to_str()
+
+    def _spaced(self, text: str) -> str:
+        # not left to the library, which puts none before a text that begins with one: that text would come back
+        # without it
+        return f" {text}" if self.leading_space else text
 
 
 def _settled(pieces: list[tuple[str, float]], size: int) -> list[tuple[str, float]]:
@@ -150,9 +171,12 @@ def _settled(pieces: list[tuple[str, float]], size: int) -> list[tuple[str, floa
 def _maps_bytes(pre_tokenizer: Any) -> bool:
     """Whether it does nothing but cut a text up and write its bytes as characters, all of them."""
     match pre_tokenizer:
-        case {"type": "Sequence", "pretokenizers": [*cuts, last]}:
-            return _maps_bytes(last) and all(map(_only_cuts, cuts))
-        case {"type": "ByteLevel", "add_prefix_space": False}:
+        case {"type": "Sequence", "pretokenizers": [*cuts, {"type": "ByteLevel", "add_prefix_space": False}]}:
+            return all(map(_only_cuts, cuts))
+        case {
+            "type": "ByteLevel",
+            "add_prefix_space": bool(),
+        }:  # in a sequence the space would go before every cut
             return True
     return False
 
@@ -223,13 +247,13 @@ class TokenizedCorpus:
     def prepare(cls, corpus: Corpus, wanted: TokenizerConfig, *, cache: Path) -> Self:
         """`corpus` with a tokenizer of at most `wanted.vocab_size` entries, from `cache` where it is there.
 
-        It is the one that came along with the corpus, or a `wanted.model` trained on the train split.
+        It is the one that came along with the corpus, or a `wanted.model` trained on `wanted.trained_on`.
 
         Raises:
             ConfigError: the one that came along has more entries.
             CorpusError: it loses text, or the cache cannot be written.
         """
-        kind = f"{wanted.model}-{wanted.vocab_size}"
+        kind = f"{wanted.model}-{wanted.vocab_size}-{wanted.trained_on}{'' if wanted.leading_space else '-no-space'}"
         key = f"{corpus.fingerprint}-{kind}-{tokenizers.__version__}-{_CACHE_VERSION}"
         folder = cache / f"tokens-{key}"
         path = folder / "tokenizer.json.gz"  # gzip for its checksum
@@ -237,7 +261,12 @@ class TokenizedCorpus:
             tokenizer = Tokenizer.from_json(gzip.decompress(path.read_bytes()).decode())
         except (OSError, EOFError, zlib.error, UnicodeDecodeError, CheckpointError):
             if corpus.tokenizer is None:
-                tokenizer = Tokenizer.train(corpus.train, vocab_size=wanted.vocab_size, model=wanted.model)
+                seen = corpus.train + (
+                    corpus.validation if wanted.trained_on == "train_and_validation" else ()
+                )
+                tokenizer = Tokenizer.train(
+                    seen, vocab_size=wanted.vocab_size, model=wanted.model, leading_space=wanted.leading_space
+                )
             else:
                 tokenizer = _proven(corpus, corpus.tokenizer, wanted.vocab_size)
             write_corpus_file(path, gzip.compress(tokenizer.to_json().encode(), mtime=0))

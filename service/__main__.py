@@ -4,6 +4,7 @@ torch is imported only where something is trained or scored, so that the others 
 """
 
 import json
+import re
 import signal
 import socket
 import sys
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from model import yaml_tree
+from model.command_line import faults_in_one_line
 from model.errors import UserError
-from service import logs
-from service.settings import ROOT, Settings
+from model.files import check_writable
+from service import logs, terminal
+from service.settings import MOST_TRIALS, ROOT, Settings
 
 OVERRIDE = click.option(
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Change one key of the base file."
@@ -32,10 +34,8 @@ class _Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; a UserError ends it with status 2, Ctrl-C with 130."""
         try:
-            return super().invoke(ctx)
-        except UserError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(2)
+            with faults_in_one_line():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(130)
 
@@ -46,10 +46,17 @@ def cli() -> None:
 
 
 def _reports_folder(study: str, given: str | None) -> Path:
-    """Where what is said of a study is written, unless another folder was given."""
+    """Where what is said of a study is written, unless another folder was given; it can be written to."""
     from service.study_file import checked_name
 
-    return Path(given) if given else ROOT / "runs" / "reports" / checked_name(study)
+    folder = Path(given) if given else ROOT / "runs" / "reports" / checked_name(study)
+    try:
+        check_writable(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written: {error.strerror or error}; --out names another folder"
+        ) from None
+    return folder
 
 
 @cli.command()
@@ -65,8 +72,10 @@ def create(
     from service.create import create as create_study
 
     number = (trials or "").removeprefix("+")
-    if trials and (not number.isdecimal() or int(number) < 1):
-        raise UserError(f"--trials: given {trials!r}, allowed: N trials in all, or +N more, N from 1")
+    if trials and (not re.fullmatch("[0-9]{1,9}", number) or not 1 <= int(number) <= MOST_TRIALS):
+        raise UserError(
+            f"--trials: given {trials!r}, allowed: N trials in all, or +N more, N from 1 to {MOST_TRIALS}"
+        )
     count = int(number) if number else None
     more = bool(trials and trials.startswith("+"))
     create_study(
@@ -111,7 +120,7 @@ def workers(study: str, workers: int | None) -> None:
 
 
 @cli.command()
-@click.argument("trials", type=click.IntRange(1), required=False)
+@click.argument("trials", type=click.IntRange(1, MOST_TRIALS), required=False)
 @click.option("--study", default="hn", show_default=True, help="Folder under studies/, or a study file.")
 @click.option("--name", help="What to call it in the storage.")
 @click.option(
@@ -138,7 +147,7 @@ def run(
         workers=workers,
         scale=scale,
         overrides=yaml_tree.parse_overrides(settings_),
-        console=Console(highlight=False),
+        console=terminal.console(),
     )
 
 
@@ -167,7 +176,7 @@ def confirm(
         name=name,
         workers=workers,
         folder=_reports_folder(study, out),
-        console=Console(highlight=False),
+        console=terminal.console(),
     )
 
 
@@ -192,7 +201,7 @@ def status(study: str, watch: bool) -> None:
     """Workers alive, trials by state, rate, time left, and the best so far."""
     from service import status as status_page
 
-    console = Console(highlight=False)
+    console = terminal.console()
     take_snapshot = status_page.take(Settings.from_environment(), study)
     if watch:
         status_page.watch(take_snapshot, console)
@@ -216,7 +225,7 @@ def evaluate(study: str, top: int | None, confirmed: bool, out: str | None) -> N
     from service import scoring  # imports torch
 
     settings, folder = Settings.from_environment(), _reports_folder(study, out)
-    console = Console(highlight=False)
+    console = terminal.console()
     if confirmed:
         scoring.score_confirmed(settings, study, folder=folder, console=console)
     else:
@@ -236,8 +245,8 @@ def report(study: str, scale: str | None, out: str | None, result: str | None) -
 
     settings = Settings.from_environment()
     name = checked_name(f"{study}-{scale}" if scale else study)
-    loaded, definition = load_study(open_storage(settings), name, settings)
     folder = _reports_folder(name, out)
+    loaded, definition = load_study(open_storage(settings), name, settings)
     written = files.write(
         loaded, definition, settings, folder=folder, result=Path(result) if result else None
     )

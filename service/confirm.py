@@ -6,6 +6,7 @@ the search's base file as it is, whether or not the search has run it. What the 
 """
 
 import contextlib
+import itertools
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from model.config import TrainConfig
+from model.config import LARGEST_SEED, TrainConfig, recorded
 from model.errors import ConfigError
 from model.yaml_tree import Document, validate
 from service import elimination, verdict
@@ -240,7 +241,9 @@ def _finalists(
             break
         try:
             if is_own(trial, generation):
-                config = validate(Document(f"trial {trial.number}", trial.user_attrs["config"]), TrainConfig)
+                config = validate(
+                    Document(f"trial {trial.number}", recorded(trial.user_attrs["config"])), TrainConfig
+                )
             else:
                 config = definition.config_for(definition.space.point(trial.params, whole=True))
                 config = config.with_tokens(corpus_facts(search)["budget_tokens"])
@@ -272,9 +275,14 @@ def _changes(config: TrainConfig, start: TrainConfig) -> Values:
 
 
 def _fresh_seeds(definition: StudyDefinition) -> list[int]:
-    """The seeds after the largest one that a trial of the search has, so that every call finds the same ones."""
-    used = [definition.base_config.seed, *(cell["seed"] for cell in definition.cells if "seed" in cell)]
-    return list(range(max(used) + 1, max(used) + 1 + MAX_SEEDS))
+    """The seeds after the largest one that a trial of the search has, so that every call finds the same ones.
+
+    After the largest that there is come the smallest.
+    """
+    used = {definition.base_config.seed, *(cell["seed"] for cell in definition.cells if "seed" in cell)}
+    last = max(used)
+    after = (seed % (LARGEST_SEED + 1) for seed in itertools.count(last + 1))
+    return list(itertools.islice((seed for seed in after if seed not in used), MAX_SEEDS))
 
 
 def _command(study: str, top: int | None, seeds: int, name: str | None) -> str:

@@ -9,11 +9,11 @@ import optuna
 from optuna.trial import TrialState
 from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from service.ownership import own_trials
 from service.shown import shown_operations, shown_params, shown_seconds
+from service.terminal import FittingTable
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,8 @@ class Grid:
     """What was searched, one line a row; too long for a column of a terminal."""
 
     def as_rich(self, title: str) -> Group:
-        """For a terminal of 80 columns or more."""
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-        for heading in self.headings:
-            table.add_column(heading, justify="right")
-        for row in self.rows:
-            table.add_row(*(Text(cell, no_wrap=True) for cell in row))
+        """For a terminal."""
+        table = FittingTable(title, self.headings, self.rows, box=box.SIMPLE_HEAD, padding=0)
         names = (f"{self.headings[0]} {row[0]}: " for row in self.rows)
         lines = (Text(name + shown) for name, shown in zip(names, self.configurations, strict=False))
         return Group(table, *lines)

@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.python import python
 from service.settings import Settings
 
 CORES_PER_WORKER = 2
@@ -49,7 +49,7 @@ def visible_gpus(device: str, environment: Mapping[str, str] = os.environ) -> li
         return []
     # in a process of its own: a supervisor keeps no CUDA context and no torch in memory
     count = "import torch; print(torch.cuda.device_count())"
-    asked = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=False)
+    asked = subprocess.run(**python("-c", count), capture_output=True, text=True, check=False)
     found = int(asked.stdout) if asked.stdout.strip().isdigit() else 0
     named = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return (named or [str(index) for index in range(found)])[:found]

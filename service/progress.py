@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import structlog
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from service.shown import shown_params, shown_seconds
+from service.terminal import FittingTable
 
 Event = dict[str, Any]
 """A worker's log line."""
@@ -188,13 +188,11 @@ class LiveTable:
             self.say(f"worker {index}: {name}{reason}{trace}")
 
     def _table(self) -> Group:
-        table = Table(title=f"study {self._study}", title_justify="left")
-        for column in ("worker", "trial", "rung", "val_loss", "tokens/s", "time left"):
-            table.add_column(column, justify="right")
+        rows = []
         for index in sorted(self._views):
             view = self._views[index]
             left = view.seconds_left
-            table.add_row(
+            row = (
                 str(index),
                 "–" if view.trial is None else str(view.trial),
                 view.rung,
@@ -202,6 +200,9 @@ class LiveTable:
                 "–" if view.tokens_per_second is None else f"{view.tokens_per_second:,.0f}",
                 "–" if left is None else shown_seconds(left),
             )
+            rows.append(row)
+        headings = ("worker", "trial", "rung", "val_loss", "tokens/s", "time left")
+        table = FittingTable(f"study {self._study}", headings, rows)
         best = "" if self._best is None else f"   best {self._best[0]:.4f} (trial {self._best[1]})"
         return Group(table, Text(f"{self._ended} of {self._trials} trials ended{best}   {self._time_left()}"))
 

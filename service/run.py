@@ -1,7 +1,6 @@
 """A study's slots worked on by this machine's workers, and what came of it: `workers`, `run` and `confirm`."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,7 +16,8 @@ from service.create import create
 from service.leaderboard import count_states, leaderboard, ranked_trials
 from service.ownership import key_of
 from service.progress import JsonLines, LiveTable
-from service.settings import ROOT, Settings
+from service.python import python
+from service.settings import Settings
 from service.shown import shown_seconds
 from service.slots import Slots
 from service.storage import load_study, open_storage
@@ -156,10 +156,8 @@ def _finish(
 
 def _measure(study: str, threads: int) -> dict[str, Any]:
     """The estimate, from a process of its own: torch's memory is not kept while the workers run."""
-    command = [sys.executable, "-m", "service", "estimate", study, "--threads", str(threads)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    call = python("-m", "service", "estimate", study, "--threads", str(threads))
+    done = subprocess.run(**call, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(
             done.stderr.strip().removeprefix("error: ") or f"the measurement failed: {done.stdout}"

@@ -13,16 +13,20 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy
+import sqlalchemy as sa
 
-from model.errors import ConfigError
+from model.errors import ConfigError, CorpusError
+from service import addresses
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 """The project's folder."""
+MOST_TRIALS = 100_000
+"""That one call may ask for: each has a row in the storage from the start."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Settings:
         """The settings that the environment asks for. Raises ConfigError for a value that cannot be used."""
         runs = ROOT / "runs"
         return cls(
-            storage_url=environment.get("HPTUNE_STORAGE_URL") or f"sqlite:///{runs / 'hptune.db'}",
+            storage_url=environment.get("HPTUNE_STORAGE_URL") or _sqlite(runs / "hptune.db"),
             artifacts=environment.get("HPTUNE_ARTIFACTS") or str(runs / "artifacts"),
             cache=Path(environment.get("HPTUNE_CACHE") or runs / "cache"),
             curves=Path(environment.get("HPTUNE_CURVES") or runs),
@@ -54,20 +58,38 @@ class Settings:
         )
 
     @property
-    def url(self) -> sqlalchemy.URL:
+    def url(self) -> sa.URL:
         """The storage URL, parsed. Raises ConfigError, without repeating it (it may hold a password)."""
-        try:
-            return sqlalchemy.make_url(self.storage_url)
-        except sqlalchemy.exc.ArgumentError:
-            raise ConfigError(
-                "HPTUNE_STORAGE_URL: not a database URL, allowed: sqlite:///file.db, "
-                "postgresql+psycopg://user:password@host/database"
-            ) from None
+        return addresses.parse(self.storage_url)
 
     @property
     def storage_shown(self) -> str:
-        """The storage URL with its password masked, for messages."""
-        return self.url.render_as_string(hide_password=True)
+        """The storage URL without its secrets, for messages."""
+        return addresses.shown(self.url)
+
+    def made_cache(self) -> Path:
+        """The cache's folder, made where it is missing. Raises CorpusError: it cannot be."""
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable_cache(self.cache, error) from None
+        return self.cache
+
+
+def unwritable_cache(path: Path, error: OSError) -> CorpusError:
+    """What to say of a cache in which `path` cannot be written."""
+    return CorpusError(
+        f"{path}: cannot be written: {error.strerror}; HPTUNE_CACHE names another folder for what can be made again"
+    )
+
+
+def _sqlite(path: Path) -> str:
+    try:
+        return sa.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{path}: no URL can name a path that is not UTF-8; HPTUNE_STORAGE_URL names another one"
+        ) from None
 
 
 def _seconds(environment: Mapping[str, str], name: str, *, default: float) -> float:
@@ -82,6 +104,6 @@ def _seconds(environment: Mapping[str, str], name: str, *, default: float) -> fl
 
 
 def _workers(given: str) -> int:
-    if not given.isdecimal() or not 1 <= int(given) <= 64:
+    if not re.fullmatch("[0-9]{1,9}", given) or not 1 <= int(given) <= 64:
         raise ConfigError(f"HPTUNE_WORKERS_PER_GPU: must be a whole number from 1 to 64, given {given!r}")
     return int(given)

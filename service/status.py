@@ -9,7 +9,6 @@ import optuna
 from optuna.trial import TrialState
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from service import audit
@@ -21,6 +20,7 @@ from service.settings import Settings
 from service.shown import shown_params, shown_seconds
 from service.slots import Slots
 from service.storage import corpus_facts, load_study, open_storage
+from service.terminal import FittingTable
 
 REFRESH_SECONDS = 2.0
 RATE_WINDOW = timedelta(hours=1)
@@ -107,33 +107,29 @@ def _rate(trials: list[optuna.trial.FrozenTrial], now: datetime) -> float | None
 
 def page(snapshot: Snapshot) -> Group:
     """The snapshot for a terminal."""
-    parts: list[Text | Table | Group] = [
+    parts: list[Text | FittingTable | Group] = [
         Text(f"study {snapshot.study.study_name}: {snapshot.states}"),
         Text(snapshot.summary),
     ]
     if snapshot.running:
-        table = Table(title="running trials", title_justify="left")
-        for heading in ("trial", "rung", "val_loss", "since", "configuration"):
-            table.add_column(heading, justify="right", overflow="fold")
+        running = []
         for trial in snapshot.running:
             reports = sorted(trial.intermediate_values.items())
             rungs = _rungs(trial) or len(snapshot.rungs)
             since = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
-            table.add_row(
+            row = (
                 str(trial.number),
                 f"{len(reports)}/{rungs}" + (" audited" if audit.MARK in trial.user_attrs else ""),
                 f"{reports[-1][1]:.4f}" if reports else "–",
                 shown_seconds(since),
                 shown_params(trial.params),
             )
-        parts.append(table)
+            running.append(row)
+        headings = ("trial", "rung", "val_loss", "since", "configuration")
+        parts.append(FittingTable("running trials", headings, running))
     if snapshot.workers:
-        workers = Table(title="workers alive", title_justify="left")
-        for heading in ("worker", "device", "process"):
-            workers.add_column(heading, justify="right", overflow="fold")
-        for worker in snapshot.workers:
-            workers.add_row(str(worker.number), Text(worker.device), Text(worker.owner))
-        parts.append(workers)
+        alive = [(str(worker.number), worker.device, worker.owner) for worker in snapshot.workers]
+        parts.append(FittingTable("workers alive", ("worker", "device", "process"), alive))
     if snapshot.best:
         parts.append(leaderboard(snapshot.best).as_rich("best trials, val_loss in nats per character"))
     return Group(*parts)

@@ -18,10 +18,11 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
 from model.errors import ConfigError, UserError
+from service.addresses import without_secrets
 from service.notes import study_note
 from service.optuna_tables import insert_study
 from service.patience import StudyStorage, first_line
-from service.settings import Settings
+from service.settings import Settings, unwritable_cache
 from service.study_config import StudyDefinition
 from service.tables import GENERATION, create_tables, missing, upgrade
 
@@ -57,12 +58,15 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
     sqlite = url.get_backend_name() == "sqlite"
     if sqlite and url.database:
         path = Path(url.database)
-        if create:
-            try:
+        try:
+            if create:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StorageError(f"{shown}: the storage cannot be opened: {error.strerror}") from None
-        elif not path.exists():
+            there = create or path.exists()
+        except OSError as error:
+            raise StorageError(
+                f"{shown}: the storage cannot be opened: {error.strerror}; HPTUNE_STORAGE_URL names another one"
+            ) from None
+        if not there:
             raise StorageError(f"{shown}: there is no storage yet; ./hptune.sh makes one")
     if sqlite:
         engine_kwargs: dict[str, Any] = {"connect_args": {"timeout": 60}}
@@ -75,7 +79,10 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
         }
     try:
         storage = StudyStorage(
-            settings.storage_url, engine_kwargs=engine_kwargs, skip_table_creation=not create
+            # escaped anew: Optuna fills in what stands in braces
+            url.render_as_string(hide_password=False),
+            engine_kwargs=engine_kwargs,
+            skip_table_creation=not create,
         )
         if create:
             create_tables(storage.engine)
@@ -89,7 +96,7 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
         if sqlite:  # and no earlier: a file of somebody else's stays as it is
             _prepare_sqlite(storage.engine)
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise StorageError(f"{shown}: the storage cannot be opened: {first_line(error)}") from None
+        raise StorageError(f"{shown}: the storage cannot be opened: {told(error, url)}") from None
     except ImportError as error:  # Optuna's, caused by the driver's own
         raise StorageError(f"{shown}: no driver for this database: {error.__cause__ or error}") from None
     except RuntimeError as error:  # what Optuna raises for another schema version
@@ -99,10 +106,13 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
     return storage
 
 
+def told(error: BaseException, url: sa.URL) -> str:
+    """What the database said, on one line and without the secrets of its URL."""
+    return without_secrets(first_line(error), url)
+
+
 def _postgresql_arguments(url: sa.URL) -> dict[str, Any]:
     """A peer that has gone without a word is noticed in half a minute; what the URL itself says goes first."""
-    if url.get_backend_name() != "postgresql":
-        return {}
     arguments = {
         "connect_timeout": 10,  # seconds, as the next three
         "keepalives_idle": 10,
@@ -128,9 +138,12 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
 @contextlib.contextmanager
 def creation_lock(settings: Settings) -> Iterator[None]:
     """Let one process at a time make storage and study: on this machine, or among all of a PostgreSQL server."""
-    settings.cache.mkdir(parents=True, exist_ok=True)
+    path = settings.made_cache() / "create.lock"
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context((settings.cache / "create.lock").open("w"))
+        try:
+            file = stack.enter_context(path.open("w"))
+        except OSError as error:
+            raise unwritable_cache(path, error) from None
         fcntl.flock(file, fcntl.LOCK_EX)
         if settings.url.get_backend_name() == "postgresql":
             engine = sa.create_engine(settings.url, poolclass=sa.NullPool)

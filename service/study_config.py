@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from model.config import TrainConfig
+from model.config import TrainConfig, recorded
 from model.errors import ConfigError, UserError
 from model.yaml_tree import Document, KeyPath, read, validate
 from service import strategy
@@ -19,7 +19,7 @@ from service.design import BASELINE, MAX_CELLS, Cell, arm_name, distinct, space_
 from service.scale import ScaleConfig
 from service.search_space import SearchSpace, Values, leaves
 from service.space_proof import prove_cells, prove_space
-from service.study_file import REPOSITORY, StudyConfig, checked_name, from_here, recorded, study_file
+from service.study_file import REPOSITORY, StudyConfig, checked_name, from_here, place_of, study_file
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class StudyDefinition:
     def from_snapshot(cls, snapshot: Mapping[str, Any]) -> "StudyDefinition":
         """The study of a `snapshot`. It is not proven again; ConfigError: another version's."""
         document = Document(f"study {snapshot['name']} in the storage", snapshot["study"])
-        base = Document(f"base file of {document.name}", snapshot["base"])
+        base = Document(f"base file of {document.name}", recorded(snapshot["base"]))
         study = validate(document, StudyConfig)
         if "scale" not in snapshot and study.design is not None and study.design.seeds:
             raise ConfigError(f"{document.name}: made by a version with another order of seeds; make it anew")
@@ -153,13 +153,17 @@ def load(
     for_all |= dict.fromkeys(given, "command line")
     base = base.with_overrides(given, for_all)
     cells = _cells(study, document, base, study.scales[scale] if scale else None)
-    made_from = {"scale": scale, "overrides": given, "file": recorded(path, root)}
+    made_from = {"scale": scale, "overrides": given, "file": place_of(path, root)}
     definition = _definition(name, study, document, base, cells, **made_from)
     _refuse_varied(definition, fixed, for_all, searched=study.space is not None)
+    if not study.rebuilds_published:
+        _refuse_seen_validation(definition)
     without_effect = _prove(definition, study, document, cells)
-    for key, where in (for_all if scale else fixed | for_all).items():  # what is fixed may idle at a scale
+    # what the file fixes may idle at a scale, or where the command line asks for something else
+    for key, where in (for_all if scale or given else fixed | for_all).items():
         if key in without_effect:
-            raise ConfigError(f"{where}: {key}: has no effect in any trial of this study")
+            hint = "; it is read with data.source=file" if key in ("data.path", "data.column") else ""
+            raise ConfigError(f"{where}: {key}: has no effect in any trial of this study{hint}")
     return definition
 
 
@@ -203,6 +207,22 @@ def _refuse_varied(
     for edit, place in fixed.items():
         if definition.cells and all(edit in cell for cell in definition.cells):
             raise ConfigError(f"{place}: {edit}: has no effect, each configuration of the design has its own")
+
+
+def _refuse_seen_validation(definition: StudyDefinition) -> None:
+    """Refuse a tokenizer trained on the validation titles, which makes the losses of a study look too good."""
+    key, allowed = "tokenizer.trained_on", "train"
+    varied = definition.space.parameters.get(key)
+    if definition.base_config.tokenizer.trained_on != allowed:
+        place = definition.base.place(("tokenizer", "trained_on"))
+    elif varied is not None and set(varied.corners()) != {allowed}:
+        place = definition.name
+    else:
+        return
+    raise ConfigError(
+        f"{place}: {key}: must be {allowed}: validation titles are for measuring; another value only in a design "
+        "that says `rebuilds_published: true`"
+    )
 
 
 def _prove(

@@ -23,7 +23,7 @@ def load_corpus(study: optuna.Study, settings: Settings) -> corpora.Corpus:
     fingerprint: str = facts["fingerprint"]
     path = settings.cache / f"corpus-{fingerprint}.json.gz"
     if not path.exists():
-        settings.cache.mkdir(parents=True, exist_ok=True)
+        settings.made_cache()
         partial = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             fetch(open_store(settings.artifacts), facts["artifact"], partial)

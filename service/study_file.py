@@ -13,6 +13,7 @@ from service import strategy
 from service.design import DesignConfig
 from service.parameters import ParameterSection
 from service.scale import ScaleConfig
+from service.settings import MOST_TRIALS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
@@ -27,7 +28,7 @@ class StudyConfig(Section):
     """The training run that is varied; a path relative to the repository."""
     seed: int = Field(1337, ge=0)
     """Of the sampler. The seed of the training runs is the base file's."""
-    trials: int = Field(50, ge=1)
+    trials: int = Field(50, ge=1, le=MOST_TRIALS)
     """Trials when nothing else is said, the baseline included. A design has its own number."""
     fixed: dict[str, Any] = Field(default_factory=dict)
     """Values by dotted key that the base file gets in every trial."""
@@ -43,6 +44,9 @@ class StudyConfig(Section):
     """Weights are kept of this many best trials."""
     baseline: bool = True
     """The first slot's trial is the base file with the fixed values; with `seeds`, it is an arm like the others."""
+    rebuilds_published: bool = False
+    """The design rebuilds published figures, and may use what they used and no search should: a tokenizer trained
+    on the titles that it is measured on."""
     scales: dict[str, ScaleConfig] = Field(default_factory=dict)
     """Other sizes at which it can be run, by name."""
 
@@ -51,6 +55,8 @@ class StudyConfig(Section):
         if (self.space is None) == (self.design is None):
             given = "neither" if self.space is None else "both"
             raise ValueError(f"needs either space or design, given {given}")
+        if self.space is not None and self.rebuilds_published:
+            raise ValueError("rebuilds_published is for a design, given with a space")
         if self.design is not None and self.sampler is not None:
             raise ValueError("sampler has no effect with a design, given both")
         if self.design is not None or (self.sampler is not None and self.sampler.name == "grid"):
@@ -80,11 +86,14 @@ def study_file(name_or_path: str, root: Path) -> Path:
 
 def from_here(path: Path) -> Path:
     """The path as a person in the current folder would write it."""
-    path, here = path.absolute(), Path.cwd()
+    try:
+        path, here = path.absolute(), Path.cwd()
+    except FileNotFoundError:  # the folder has been removed
+        return path
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def recorded(path: Path, root: Path) -> str:
+def place_of(path: Path, root: Path) -> str:
     """The path as a study's definition has it: from `root` where it is in there, and so the same in every checkout."""
     path, root = path.resolve(), root.resolve()
     return str(path.relative_to(root) if path.is_relative_to(root) else path)

@@ -7,7 +7,6 @@ import queue
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -17,7 +16,7 @@ import sqlalchemy as sa
 
 from service.machine import Place
 from service.progress import Event, View
-from service.settings import ROOT
+from service.python import python
 from service.slots import Slots
 
 RESTARTS = 5
@@ -82,18 +81,18 @@ class Supervisor:
     def _start(self, index: int) -> None:
         place = self._places[index]
         self._owners[index] = owner = f"{socket.gethostname()}:{index}:{uuid.uuid4().hex[:12]}"
-        command = [sys.executable, "-m", "service", "work", self._study, "--json", "--owner", owner]
-        command += ["--parent", str(os.getpid()), "--threads", str(place.threads)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        call = python(
+            *("-m", "service", "work", self._study, "--json", "--owner", owner),
+            *("--parent", str(os.getpid()), "--threads", str(place.threads)),
+        )
         if place.gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = place.gpu
+            call["env"]["CUDA_VISIBLE_DEVICES"] = place.gpu
         process = subprocess.Popen(
-            command,
+            **call,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment,
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
         )
         self._processes[index] = process

@@ -6,6 +6,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from model.config import recorded
 from service.design import BASELINE
 from service.ownership import generation_of, slot_of
 from service.storage import corpus_facts
@@ -63,5 +64,5 @@ def baseline_of_search(
     if not found and generation is None:  # made before trials were marked: it is known by what it trains
         budget_tokens = corpus_facts(study)["budget_tokens"]
         config = definition.base_config.with_tokens(budget_tokens).model_dump(mode="json")
-        found = [number for number in configs if configs[number] == config]
+        found = [number for number in configs if recorded(configs[number]) == config]
     return max(found, default=None)

@@ -24,7 +24,10 @@ def tables(record: StudyRecord) -> tuple[Table, ...]:
         "Models of this study",
         ("model of", "layers", "heads", "d_model", "block", "vocabulary", "parameters", "forward FLOPs per token"),
         tuple(_overview_row(config, counts, names) for counts, (config, names) in models.items()),
-        ("FLOPs are those of matrix products. Training costs three times as many, six times with SAM.",),
+        (
+            "FLOPs are those of matrix products. Training costs three times as many, six times with SAM or R-Drop, "
+            "twelve times with both, and muon's updates beside them.",
+        ),
     )  # fmt: skip
     modules = (
         _module_table(number, counts, names)

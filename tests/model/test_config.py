@@ -86,6 +86,12 @@ def test_the_schema_imports_no_torch():
         ({"evaluation.block_size": 65}, "evaluation.block_size must be at most model.block_size"),
         ({"schedule.floor_lr": 0.01}, "schedule.floor_lr must be at most optimizer.lr, given 0.01 and 0.001"),
         ({"sed": 1}, "sed: unknown key, did you mean 'seed'?"),
+        (
+            {"seed": 2**64},
+            "seed: must be less than or equal to 18446744073709551615, given 18446744073709551616",
+        ),
+        ({"training.rungs": 10**9}, "training.rungs: must be less than or equal to 10000, given 1000000000"),
+        ({"data.seed": 2**64}, "data.seed: must be less than or equal to 18446744073709551615"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(overrides, message):
@@ -166,6 +172,9 @@ def test_epochs_become_tokens_once():
 
 
 WITHOUT_EFFECT = [
+    ({}, {"data.path", "data.column"}),
+    ({"data.source": "docstrings"}, {"data.path", "data.hub.id", "data.hub.first_rows"}),
+    ({"data.source": "file", "data.path": "x"}, {"data.hub.revision"}),
     ({}, {"optimizer.sharpness.rho", "optimizer.sharpness.same_dropout", "optimizer.momentum"}),
     ({"optimizer.sharpness.method": "sam"}, {"optimizer.momentum"}),
     ({"optimizer.sharpness.method": "sam", "model.dropout": 0.0}, {"optimizer.sharpness.same_dropout"}),

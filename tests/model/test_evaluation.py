@@ -132,7 +132,7 @@ def test_evaluation_drops_nothing_out_and_restores_the_mode(training):
 
 def test_a_split_shorter_than_one_window_is_refused():
     short = encode_split(TOKENIZER, ["x"])
-    with pytest.raises(CorpusError, match="2 tokens") as caught:
+    with pytest.raises(CorpusError, match="3 tokens") as caught:
         score(tiny_gpt(), split=short)
     assert "\n" not in str(caught.value)
 

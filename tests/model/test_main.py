@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from model.__main__ import main
+from model.config import LARGEST_SEED
 from tests.conftest import TINY, sentences
 
 SETTINGS = {"data.source": "file", **TINY, "training.tokens": 4_096, "training.rungs": 2}
@@ -50,3 +51,19 @@ def test_a_run_that_diverges_leaves_its_diagnostics(run, tmp_path):
     assert result.exit_code == 1
     last = json.loads((tmp_path / "out" / "diagnostics.jsonl").read_text().splitlines()[-1])
     assert f"diverged: {last['diverged']}" in result.output
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(run):
+    result = run({}, "--out", "/proc/nope/out")
+    assert result.exit_code == 2
+    assert result.output == "error: --out /proc/nope/out: cannot be written: No such file or directory\n"
+
+
+def test_a_setting_without_effect_is_refused(run):
+    result = run({"data.source": "docstrings"})
+    assert (result.exit_code, result.output) == (2, "error: --set data.path: has no effect in this run\n")
+
+
+def test_the_largest_seed_trains(run):
+    result = run({"seed": LARGEST_SEED, "data.seed": LARGEST_SEED})
+    assert result.exit_code == 0, result.output

@@ -7,6 +7,7 @@ from model.config import OptimizerConfig, TrainConfig
 from model.errors import CheckpointError
 from model.gpt import GPT
 from model.optimizer import build, describe_groups, parameters_by_role
+from model.precision import has_bf16
 
 CPU = torch.device("cpu")
 NAMES = ["sgd", "adam", "adamw", "muon"]
@@ -336,7 +337,10 @@ def test_muon_moves_matrices_as_torchs_muon_and_the_rest_as_torchs_adamw():
         optimizers.step()
         muon.step()
         adamw.step()
-    assert equal(weights(model), weights(reference))
+    if has_bf16(CPU):
+        assert equal(weights(model), weights(reference))
+    else:  # torch's emulates bf16, ours is in fp32
+        torch.testing.assert_close(weights(model), weights(reference), rtol=0, atol=2e-3)
 
 
 def test_muons_first_update_is_the_nearest_orthogonal_matrix_roughly():

@@ -212,3 +212,17 @@ def test_a_hub_that_never_answers_is_given_up_with_the_ways_out(monkeypatch):
 
 def test_a_name_that_is_none_is_refused_before_any_request():
     assert "must be a repository of the hub or the path of a .json file" in refusal("a/b/c")
+
+
+def test_one_that_puts_a_space_before_a_text_goes_on_doing_so_and_loses_none(tmp_path):
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=90, show_progress=False))
+    ours = Tokenizer.from_json(fetch(write(tmp_path / "tokenizer.json", bpe.to_str())))
+    assert ours.encode("the cat") == bpe.encode("the cat").ids
+    assert [ours.decode(ours.encode(text)) for text in ("the cat", " the cat", "")] == [
+        "the cat",
+        " the cat",
+        "",
+    ]

@@ -24,6 +24,9 @@ TITLES = tuple(
 )
 TOKENIZER = Tokenizer.train(TITLES, vocab_size=300)
 UNIGRAM = Tokenizer.train(TITLES, vocab_size=300, model="unigram")
+WITHOUT_SPACE = Tokenizer.train(TITLES, vocab_size=300, leading_space=False)
+UNIGRAM_WITHOUT_SPACE = Tokenizer.train(TITLES, vocab_size=300, model="unigram", leading_space=False)
+ALL = (TOKENIZER, UNIGRAM, WITHOUT_SPACE, UNIGRAM_WITHOUT_SPACE)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SPLITS = ("train", "validation", "held_out")
 
@@ -47,7 +50,7 @@ def assert_same(split, other):
 @example("👩‍👩‍👧‍👦 漢字カタカナ العربية e\u0301 é \U0010ffff")
 @example("")
 def test_every_text_comes_back_and_eos_never_appears_by_itself(text):
-    for tokenizer in (TOKENIZER, UNIGRAM):
+    for tokenizer in ALL:
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
         assert all(0 <= token < tokenizer.eos_id for token in ids)
@@ -56,8 +59,53 @@ def test_every_text_comes_back_and_eos_never_appears_by_itself(text):
 
 @given(st.lists(TEXT, max_size=4))
 def test_decoding_leaves_eos_out(texts):
-    ids = [token for text in texts for token in [*TOKENIZER.encode(text), TOKENIZER.eos_id]]
-    assert TOKENIZER.decode(ids) == "".join(texts)
+    for tokenizer in ALL:
+        ids = [token for text in texts for token in [*tokenizer.encode(text), tokenizer.eos_id]]
+        assert tokenizer.decode(ids) == "".join(texts)
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, UNIGRAM])
+def test_the_first_word_is_the_same_tokens_as_inside_a_title(tokenizer):
+    for word in ("Train", "Tune", "model"):
+        ids = tokenizer.encode(word)
+        assert tokenizer.encode(f"your {word}")[-len(ids) :] == ids
+    assert len(TOKENIZER.encode("Train")) < len(WITHOUT_SPACE.encode("Train"))  # learned inside titles alone
+
+
+@given(TEXT)
+def test_the_file_gives_any_other_reader_of_the_library_the_same_tokens(text):
+    for tokenizer in ALL:
+        if text and not text.startswith(" "):  # elsewhere the library puts none, and loses the text's own
+            assert tokenizers.Tokenizer.from_str(tokenizer.to_json()).encode(text).ids == tokenizer.encode(
+                text
+            )
+
+
+def test_a_file_without_the_space_reads_as_it_was_written():
+    old = Tokenizer.from_json(WITHOUT_SPACE.to_json())
+    assert not old.leading_space
+    assert (
+        old.encode("Show HN: Train")
+        == WITHOUT_SPACE.encode("Show HN: Train")
+        != TOKENIZER.encode("Show HN: Train")
+    )
+
+
+def test_training_may_be_let_see_the_validation_titles(tmp_path):
+    wanted = TokenizerConfig(vocab_size=300, trained_on="train_and_validation")
+    seen = TokenizedCorpus.prepare(corpus(), wanted, cache=tmp_path).tokenizer
+    honest = TokenizedCorpus.prepare(corpus(), TokenizerConfig(vocab_size=300), cache=tmp_path).tokenizer
+    by_hand = Tokenizer.train(corpus().train + corpus().validation, vocab_size=300)
+    assert seen.to_json() == by_hand.to_json() != honest.to_json()
+
+
+def test_the_cache_keeps_tokenizers_with_and_without_the_space_apart(tmp_path):
+    for leading_space, expected in ((True, TOKENIZER), (False, WITHOUT_SPACE)) * 2:
+        wanted = TokenizerConfig(vocab_size=300, leading_space=leading_space)
+        assert (
+            TokenizedCorpus.prepare(corpus(), wanted, cache=tmp_path).tokenizer.to_json()
+            == expected.to_json()
+        )
 
 
 def test_ids_without_an_entry_decode_to_nothing():
@@ -85,12 +133,13 @@ def test_the_bytes_alone_are_the_smallest_vocabulary():
     smallest = Tokenizer.train(TITLES, vocab_size=257)
     assert smallest.vocab_size == 257
     text = "é <eos> 日"
-    assert len(smallest.encode(text)) == len(text.encode())
+    assert len(smallest.encode(text)) == len(f" {text}".encode())
 
 
 def test_the_vocabulary_is_smaller_where_nothing_repeats():
     assert Tokenizer.train(["abc"], vocab_size=5000).vocab_size == 257
-    assert Tokenizer.train(["ab ab"], vocab_size=5000).vocab_size == 258
+    assert Tokenizer.train(["ab ab"], vocab_size=5000, leading_space=False).vocab_size == 258
+    assert Tokenizer.train(["ab ab"], vocab_size=5000).vocab_size == 259  # "ab", and it behind a space
 
 
 def test_training_twice_gives_the_same_tokenizer():
@@ -111,7 +160,7 @@ def test_a_unigram_takes_the_pieces_that_make_a_text_most_likely():
         ways = [rest[:i] for i in range(1, len(rest) + 1) if rest[:i] in scores]
         return max(scores[piece] + best(rest[len(piece) :]) for piece in ways)
 
-    ids = UNIGRAM.encode(" Train")
+    ids = UNIGRAM.encode("Train")
     pieces = list(scores)
     assert "".join(pieces[i] for i in ids) == word
     assert sum(scores[pieces[i]] for i in ids) == pytest.approx(best(word), abs=1e-9)
@@ -145,7 +194,7 @@ def test_json_brings_the_same_tokenizer_back(tokenizer):
 
 
 def _foreign(**parts):
-    return json.dumps({**json.loads(TOKENIZER.to_json()), **parts})
+    return json.dumps({**json.loads(WITHOUT_SPACE.to_json()), **parts})
 
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -191,7 +240,10 @@ def _without_a_byte():
         (_foreign(added_tokens=[_SPECIAL]), "its added_tokens must be none"),
         (_foreign(pre_tokenizer=None), "its pre_tokenizer must"),
         (_foreign(pre_tokenizer={"type": "Whitespace"}), "its pre_tokenizer must"),
-        (_foreign(pre_tokenizer={**BYTES, "add_prefix_space": True}), "its pre_tokenizer must"),
+        (
+            _foreign(pre_tokenizer=_sequence(DIGITS, {**BYTES, "add_prefix_space": True})),
+            "its pre_tokenizer must",
+        ),
         (_foreign(pre_tokenizer=_sequence(BYTES, DIGITS)), "its pre_tokenizer must"),
         (
             _foreign(pre_tokenizer=_sequence(SPACES | {"behavior": "Removed"}, BYTES)),

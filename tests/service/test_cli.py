@@ -1,4 +1,5 @@
 import subprocess
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -91,6 +92,54 @@ def test_a_scale_that_is_not_there_is_answered_with_those_that_are(tiny):
     result = in_process(tiny, "create", str(tiny.file), "--scale", "cpu")
     assert result.exit_code == 2
     assert result.stderr.endswith("study.yaml: scale 'cpu' does not exist; there are: none\n")
+
+
+@pytest.mark.parametrize("verb", [("evaluate", "--study", "tiny"), ("report", "tiny"), ("confirm", "tiny")])
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(tiny, verb):
+    result = in_process(tiny, *verb, "--out", "/proc/nope")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "error: /proc/nope: cannot be written: No such file or directory; --out names another folder\n"
+    )
+
+
+@pytest.mark.parametrize("given", ["0", "+0", "-3", "²", "100001", "9" * 5000])
+def test_a_number_of_trials_that_cannot_be_is_refused(tiny, given):
+    result = in_process(tiny, "create", str(tiny.file), f"--trials={given}")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("allowed: N trials in all, or +N more, N from 1 to 100000\n")
+
+
+def test_a_file_that_is_only_read_without_its_source_is_refused(tiny):
+    tiny.write(source="docstrings")
+    result = in_process(tiny, "create", str(tiny.file), "--set", "data.path=titles.txt")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: command line: data.path: has no effect in any trial of this study; it is read with data.source=file\n"
+    )
+
+
+def test_a_device_that_fails_is_one_line(tiny, monkeypatch):
+    monkeypatch.setattr("service.settings.Settings.from_environment", Path("/proc/self/mem/x").read_text)
+    result = in_process(tiny, "status", "tiny")
+    assert (result.exit_code, result.stderr) == (2, "error: /proc/self/mem/x: Not a directory\n")
+
+
+def test_a_terminal_of_another_encoding_costs_no_result(finished):
+    call = finished.command("status", "tiny")
+    call["env"] |= {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    result = subprocess.run(**call, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "study tiny: 3 complete" in result.stdout
+
+
+def test_what_would_command_a_terminal_is_escaped(tiny):
+    result = in_process(tiny, "create", "x\x1b[2J\n\udcff/study.yaml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: study ")
+    assert result.stderr.isascii()
+    assert "\x1b" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def in_process(study, *arguments):

@@ -8,8 +8,9 @@ import pytest
 import structlog
 from optuna.trial import TrialState
 
+from model.config import LARGEST_SEED
 from model.errors import UserError
-from service import artifacts, confirm, objective, verdict_page
+from service import artifacts, confirm, objective, study_config, verdict_page
 from service.design import BASELINE
 from service.ownership import key_of
 from service.search_space import leaves
@@ -260,3 +261,9 @@ def test_where_every_configuration_is_out_there_is_no_verdict(fast):
         UserError, match=r"no configuration is complete on every seed \(baseline: 2 of 2 runs"
     ):
         confirm.conclude(fast.tiny.settings, NAME)
+
+
+@pytest.mark.parametrize(("seed", "fresh"), [(7, range(8, 28)), (LARGEST_SEED, range(20))])
+def test_fresh_seeds_are_ones_that_can_be_trained(tiny, seed, fresh):
+    tiny.write(seed=seed)
+    assert confirm._fresh_seeds(study_config.load(tiny.file)) == list(fresh)

@@ -137,7 +137,7 @@ def test_the_note_of_a_study_says_what_is_asked_of_what_and_how_to_run_it(finish
     assert rows["fingerprint"] == facts["fingerprint"]
     assert rows["corpus"] == "file corpus.txt"
     assert rows["documents"] == "900 train, 100 validation, 200 held-out; 0 duplicates dropped"
-    assert rows["budget of a trial"].startswith("9,000 training tokens, 0.83 times the train split; 3 rungs")
+    assert rows["budget of a trial"].startswith("9,000 training tokens, 0.826 times the train split; 3 rungs")
     assert (rows["varied"], rows["sampler"], rows["pruner"]) == ("optimizer.lr", "random", "none")
     (commands,) = texts(note, "code")
     assert commands.splitlines()[0] == f"./hptune.sh 3 --study {finished.file}"

@@ -1,14 +1,18 @@
+import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 
-from model.errors import ConfigError
+from model.errors import ConfigError, CorpusError
 from service.settings import ROOT, Settings
+from service.storage import creation_lock, load_study, open_storage
+from service.study_corpus import load_corpus
 
 
 def test_without_an_environment_everything_is_under_runs():
     settings = Settings.from_environment({})
-    assert settings.storage_url == f"sqlite:///{ROOT / 'runs' / 'hptune.db'}"
+    assert settings.url.database == str(ROOT / "runs" / "hptune.db")
     assert settings.artifacts == str(ROOT / "runs" / "artifacts")
     assert settings.cache == ROOT / "runs" / "cache"
     assert (settings.device, settings.lease_seconds) == ("auto", 60.0)
@@ -46,6 +50,49 @@ def test_a_password_is_shown_nowhere():
     settings = Settings("postgresql+psycopg://me:s3cret@host/db", "a", Path("c"))
     assert settings.storage_shown == "postgresql+psycopg://me:***@host/db"
     broken = Settings("s3cret, not a URL", "a", Path("c"))
-    with pytest.raises(ConfigError, match=r"^HPTUNE_STORAGE_URL: not a database URL, allowed: ") as caught:
+    with pytest.raises(ConfigError, match=r"^HPTUNE_STORAGE_URL: not a database URL; ") as caught:
         broken.url  # noqa: B018
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["per%20cent", "q?mark", "sp ace", "ümlaut", "{x}", "#", "a@b", "a&b=c;d+e"])
+def test_the_default_storage_is_made_under_any_path(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("service.settings.ROOT", tmp_path / name)
+    storage = open_storage(Settings.from_environment({}), create=True)
+    storage.engine.dispose()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "runs" / "hptune.db").is_file()
+
+
+def test_a_path_that_no_url_can_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.settings.ROOT", tmp_path / os.fsdecode(b"\xff"))
+    with pytest.raises(
+        ConfigError, match="no URL can name a path that is not UTF-8; HPTUNE_STORAGE_URL names"
+    ):
+        Settings.from_environment({})
+    assert Settings.from_environment({"HPTUNE_STORAGE_URL": "sqlite:///x.db"}).storage_url == "sqlite:///x.db"
+
+
+@pytest.mark.parametrize("given", ["0", "65", "two", "²", "9" * 5000])
+def test_workers_a_gpu_that_are_no_small_number_are_refused(given):
+    with pytest.raises(ConfigError, match="HPTUNE_WORKERS_PER_GPU: must be a whole number from 1 to 64"):
+        Settings.from_environment({"HPTUNE_WORKERS_PER_GPU": given})
+
+
+@pytest.mark.parametrize("under", ["/proc/nope", "file", "file/below"])
+def test_a_cache_that_cannot_be_made_is_one_line(tmp_path, under):
+    (tmp_path / "file").touch()
+    settings = Settings("sqlite:///x.db", "a", tmp_path / under)
+    for use in (settings.made_cache, creation_lock(settings).__enter__):
+        with pytest.raises(CorpusError, match="HPTUNE_CACHE names another folder") as caught:
+            use()
+        assert str(caught.value).startswith(f"{tmp_path / under}: cannot be written: ")
+
+
+def test_a_corpus_is_not_fetched_to_a_cache_that_cannot_be_made(finished):
+    study, _ = load_study(open_storage(finished.settings), "tiny", finished.settings)
+    elsewhere = dataclasses.replace(finished.settings, cache=Path("/proc/nope"))
+    with pytest.raises(
+        CorpusError, match=r"^/proc/nope: cannot be written: No such file or directory; HPTUNE_CACHE"
+    ):
+        load_corpus(study, elsewhere)

@@ -99,11 +99,6 @@ def test_a_server_that_does_not_answer_is_named_without_its_password(tmp_path):
     assert "s3cret" not in message
 
 
-def test_a_missing_driver_is_named(tmp_path):
-    settings = place(tmp_path, "postgresql+psycopg2://me:s3cret@host/db")
-    assert "no driver for this database: No module named" in refusal(settings, create=True)
-
-
 def test_a_study_that_is_not_there_lists_those_that_are(finished, tmp_path):
     storage = open_storage(finished.settings)
     with pytest.raises(StudyError, match=r"^study 'nosuch' is not in sqlite:.*; there are: tiny$"):

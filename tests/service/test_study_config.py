@@ -279,6 +279,39 @@ def test_what_has_no_effect_beside_a_design_is_refused(root, extra, message):
     assert message in refusal(root, DESIGN + extra)
 
 
+SEES = "tokenizer.trained_on: train_and_validation"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "place"),
+    [
+        (DESIGN + f"fixed: {{{SEES}}}\n", {}, "small/study.yaml:"),
+        (DESIGN + f"fixed: {{{SEES}}}\n", {}, "rebuilds_published: true"),
+        (
+            DESIGN.replace("list:", f"list:\n    - {{{SEES}}}"),
+            {},
+            "small: tokenizer.trained_on: must be train",
+        ),
+        (STUDY, {"tokenizer.trained_on": "train_and_validation"}, "command line: tokenizer.trained_on"),
+        (STUDY + "rebuilds_published: true\n", {}, "rebuilds_published is for a design"),
+    ],
+)
+def test_a_tokenizer_that_has_seen_the_validation_titles_is_refused(root, text, overrides, place):
+    assert place in refusal(root, text, overrides=overrides)
+
+
+def test_a_design_that_rebuilds_published_figures_may_use_such_a_tokenizer(root):
+    study = define(root, DESIGN + f"rebuilds_published: true\nfixed: {{{SEES}}}\n")
+    assert study.base_config.tokenizer.trained_on == "train_and_validation"
+
+
+def test_what_was_stored_before_there_was_a_leading_space_goes_on_without_one(root):
+    snapshot = json.loads(json.dumps(define(root, STUDY).snapshot()))
+    assert StudyDefinition.from_snapshot(snapshot).base_config.tokenizer.leading_space
+    del snapshot["base"]["tokenizer"]["leading_space"]
+    assert not StudyDefinition.from_snapshot(snapshot).base_config.tokenizer.leading_space
+
+
 def test_what_is_fixed_is_what_the_arms_start_from(root):
     study = define(root, DESIGN + "fixed: {optimizer.betas: [0.8, 0.9]}\n")
     betas = [study.config_for(cell).optimizer.betas for cell in study.cells[:3]]

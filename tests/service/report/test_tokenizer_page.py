@@ -55,7 +55,9 @@ def test_the_plot_has_the_frequencies_by_rank(data):
 
 def test_the_table_has_a_column_for_each_vocabulary(data, tmp_path):
     tokenized, corpus = data
-    smallest = TokenizedCorpus.prepare(corpus, TokenizerConfig(vocab_size=257), cache=tmp_path)
+    smallest = TokenizedCorpus.prepare(
+        corpus, TokenizerConfig(vocab_size=257, leading_space=False), cache=tmp_path
+    )
     measured = [tokenizer_page.measure(each, block_sizes=[5]) for each in (tokenized, smallest)]
     table = tokenizer_page.table(measured, corpus)
     assert table.headings[1:] == (f"{measured[0].vocab_size:,}", "257")

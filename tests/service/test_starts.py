@@ -1,0 +1,175 @@
+"""Where and how the scripts are started: real processes, from a checkout of their own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.python import python
+from tests.conftest import ROOT, tiny_study
+
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+NOSUCH = "error: study 'nosuch' does not exist; there are: quickstart\n"
+HOSTILE = (
+    "model.py",
+    "service/__init__.py",
+    "service/__main__.py",
+    "click.py",
+    "torch.py",
+    "sqlalchemy/__init__.py",
+)
+
+
+def checkout(folder: Path) -> Path:
+    """What the scripts need, in `folder`; the environment is this one."""
+    for name in ("model", "service", "studies/quickstart", "docker"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("hptune.sh", "evaluate.py", "train_config.yaml", *LOCKS):
+        shutil.copy(ROOT / name, folder)
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    locks = b"".join((ROOT / name).read_bytes() for name in LOCKS)
+    stamp = subprocess.run(["cksum"], input=locks, capture_output=True, check=True).stdout
+    (folder / ".venv" / ".installed").write_bytes(stamp)
+    return folder
+
+
+@pytest.fixture
+def hostile(tmp_path) -> Path:
+    """A folder in which modules of the names of ours and of our libraries lie."""
+    folder = tmp_path / "nano gpt"
+    for name in HOSTILE:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("raise ImportError('taken from the current folder')\n")
+    return folder
+
+
+def call(*words: object, cwd: Path, before: tuple[str, ...] = (), **environment: str):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HPTUNE_", "PYTHON"))}
+    return subprocess.run(
+        [*before, *map(str, words)],
+        cwd=cwd, env=kept | environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+
+
+def test_the_script_is_found_through_links_and_with_cdpath(tmp_path, hostile):
+    root = checkout(tmp_path / "per%20cent q?mark ümlaut {x}")
+    (hostile / "link.sh").symlink_to(os.path.relpath(root / "hptune.sh", hostile))
+    (hostile / "folder").symlink_to(root)
+    starts = {"link.sh": hostile, "folder/hptune.sh": hostile, f"{root.name}/hptune.sh": tmp_path}
+    for script, cwd in starts.items():
+        done = call("bash", script, "--study", "nosuch", cwd=cwd, CDPATH=".")
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", NOSUCH), script
+
+
+@pytest.mark.slow
+def test_a_study_is_run_from_a_folder_with_modules_of_our_names(tmp_path, hostile):
+    root = checkout(tmp_path / "per%20cent q?mark {x}")
+    tiny = tiny_study(tmp_path)
+    tiny.write("design:\n  list: [{arm: A}]\nbaseline: false\n")
+    done = call(root / "hptune.sh", "--study", tiny.file, "--workers", "1", cwd=hostile, HPTUNE_DEVICE="cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "study tiny: 1 complete" in done.stdout
+    assert done.stdout.count("best trials, val_loss in nats per character") == 1
+    assert sorted(path.name for path in (root / "runs").iterdir()) == ["artifacts", "cache", "hptune.db"]
+
+
+def test_the_evaluator_finds_its_environment_from_any_folder(tmp_path, hostile):
+    root = checkout(
+        tmp_path / "sp ace"
+    )  # whose Python is a wrapper, which must not be looked for again and again
+    (hostile / "evaluate").symlink_to(root / "evaluate.py")
+    for environment in ({}, {"PYTHONSAFEPATH": "1"}):
+        done = call("python3", "evaluate", "--help", cwd=hostile, **environment)
+        assert (done.returncode, done.stderr) == (0, "")
+    (root / ".venv" / "bin" / "python").write_text("")
+    done = call("python3", "evaluate", "--help", cwd=hostile)
+    assert done.stderr.endswith(
+        "/.venv/bin/python: cannot be run: Exec format error; ./hptune.sh sets up the environment\n"
+    )
+
+
+def test_children_take_no_module_from_the_current_folder(hostile):
+    asked = subprocess.run(
+        **python("-c", "import click, model, service, sqlalchemy; print(model.__file__)"),
+        cwd=hostile, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert asked.stdout.strip() == str(ROOT / "model" / "__init__.py")
+
+
+def test_every_python_of_ours_is_started_in_one_way():
+    starts = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in (ROOT / "service").rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "sys.executable" in line
+    ]
+    assert len(starts) == 1
+    assert starts[0].startswith("service/python.py: ")
+
+
+def test_a_current_folder_that_has_been_removed(tmp_path):
+    script = (
+        'mkdir gone && cd gone && rmdir ../gone && exec "$0" -P -m service create quickstart --scale nosuch'
+    )
+    done = call("bash", "-c", script, sys.executable, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 2
+    assert done.stderr.endswith("study.yaml: scale 'nosuch' does not exist; there are: none\n")
+
+
+@pytest.fixture
+def read_only() -> tuple[str, ...]:
+    """The beginning of a command that sees the folder of its first argument read-only."""
+    script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    for way in (("--mount",), ("--user", "--map-root-user", "--mount")):
+        probe = subprocess.run(["unshare", *way, "sh", "-c", script, "/usr", "true"], capture_output=True)
+        if probe.returncode == 0:
+            return ("unshare", *way, "sh", "-c", script)
+    pytest.skip("this machine lets no process mount a folder read-only for itself")
+
+
+def test_a_checkout_that_is_read_only_says_what_to_set(tmp_path, read_only):
+    root = checkout(tmp_path / "checkout")
+    run = ("bash", root / "hptune.sh", "--study", "quickstart")
+    done = call(*run, cwd=tmp_path, before=(*read_only, str(root)))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {root}/runs/cache: cannot be written: Read-only file system; HPTUNE_CACHE names another folder for "
+        "what can be made again\n"
+    )
+    done = call(*run, cwd=tmp_path, before=(*read_only, str(root)), HPTUNE_CACHE=str(tmp_path / "cache"))
+    assert done.stderr == (
+        f"error: sqlite:///{root}/runs/hptune.db: the storage cannot be opened: Read-only file system; "
+        "HPTUNE_STORAGE_URL names another one\n"
+    )
+    (root / ".venv" / ".installed").unlink()
+    done = call(*run, cwd=tmp_path, before=(*read_only, str(root)))
+    assert done.stderr == f"error: {root}: the environment .venv cannot be made there: not writable\n"
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="the docker client is not installed")
+@pytest.mark.parametrize(
+    ("file", "shell", "study"),
+    [
+        ("", {}, "hn"),
+        ('HPTUNE_STUDY="quickstart"', {}, "quickstart"),
+        ("HPTUNE_STUDY='quickstart' # the small one", {}, "quickstart"),
+        ("# HPTUNE_STUDY=no\nexport HPTUNE_STUDY=quickstart\r\n", {}, "quickstart"),
+        ("S=quick\nHPTUNE_STUDY=${S}start", {}, "quickstart"),
+        ("HPTUNE_STUDY = quickstart", {}, "quickstart"),
+        ("HPTUNE_STUDY=quickstart", {"HPTUNE_STUDY": "ladder"}, "ladder"),
+    ],
+)
+def test_dotenv_is_read_as_compose_reads_it(tmp_path, file, shell, study):
+    shutil.copytree(ROOT / "docker", tmp_path / "docker")
+    (tmp_path / ".env").write_text(file)
+    asked = call(tmp_path / "docker" / "setting.sh", "HPTUNE_STUDY", "hn", cwd=tmp_path, **shell)
+    if "compose" in asked.stderr:
+        pytest.skip("the docker client has no Compose v2")
+    assert (asked.stdout, asked.stderr) == (f"{study}\n", "")
