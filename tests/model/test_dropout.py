@@ -7,7 +7,7 @@ from scipy import stats
 from model.dropout import dropout
 
 
-@pytest.mark.parametrize("p", [0.001, 0.05, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("p", [0.001, 0.05, 0.1, 0.5, 0.9, 0.984, 0.99, 0.9999, 1 - 2**-17, 1 - 1e-6])
 def test_the_share_that_is_dropped_is_the_probability(p):
     torch.manual_seed(0)
     elements = 2_000_000
@@ -20,6 +20,20 @@ def test_the_others_are_enlarged_so_that_the_mean_stays():
     x = torch.arange(1.0, 100_001.0).view(10, 100, 100)
     y = dropout(x, 0.2, training=True)
     torch.testing.assert_close(y[y != 0], x[y != 0] / 0.8)
+
+
+@pytest.mark.parametrize("p", [0.01, 0.05, 0.1, 0.15, 0.3, 0.9])
+def test_in_bf16_an_element_is_off_by_its_own_rounding_alone(p):
+    torch.manual_seed(0)
+    x = torch.linspace(1, 2, 100_000).bfloat16()
+    y = dropout(x, p, training=True)
+    assert torch.equal(y[y != 0], (x[y != 0].float() * (1 / (1 - p))).bfloat16())
+
+
+@pytest.mark.parametrize("p", [1 - 2**-30, 1 - 2**-53])
+def test_next_to_1_nothing_is_kept(p):
+    torch.manual_seed(0)
+    assert not dropout(torch.ones(100_000), p, training=True).any()
 
 
 def test_neighbours_are_dropped_independently():
