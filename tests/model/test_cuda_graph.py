@@ -27,6 +27,7 @@ from tests.model.test_training import (
     STEP_TOKENS,
     assert_same_bits,
     corpus,
+    from_state,
     tiny_config,
     without_clocks,
 )
@@ -128,12 +129,12 @@ def test_running_ahead_changes_nothing(data, where, config, monkeypatch):
 
 
 def test_a_run_ahead_that_is_stopped_and_restored_ends_as_if_it_had_not_been(data, where, tmp_path):
-    waiting, stopped, resumed = (new_run(data, kind(where)) for kind in (plain, Ahead, Ahead))
+    waiting, stopped = (new_run(data, kind(where)) for kind in (plain, Ahead))
     list(waiting)
     next(iter(stopped))
     stopped.train_steps(1)
     stopped.save(tmp_path / "state")
-    resumed.restore(tmp_path / "state")
+    resumed = from_state(tmp_path / "state", stopped, data)
     list(resumed)
     assert_same(resumed, waiting)
 

@@ -28,6 +28,7 @@ from tests.model.test_training import (
     InterruptedStream,
     assert_same_bits,
     corpus,
+    from_state,
     tiny_config,
 )
 
@@ -169,8 +170,7 @@ def test_records_after_a_resume_are_neither_lost_nor_doubled(data, tmp_path, eve
         list(run)
         run.save(tmp_path / "state")
         run.save(tmp_path / "state")  # which must not change what is saved
-        resumed = new_run(data, **config)
-        resumed.restore(tmp_path / "state")
+        resumed = from_state(tmp_path / "state", run, data)
         assert resumed.diagnostics == run.diagnostics
         list(resumed)
         assert without_clocks(resumed) == without_clocks(whole)
@@ -187,8 +187,7 @@ def test_spikes_are_counted_over_all_steps_and_over_a_resume(data, tmp_path):
     run = new_run(data, every=1000)
     fed(run, [*quiet, 9.0])
     run.save(tmp_path / "state")
-    resumed = new_run(data, every=1000)
-    resumed.restore(tmp_path / "state")
+    resumed = from_state(tmp_path / "state", run, data)
     fed(resumed, [4.0, 9.0, 4.0])
     resumed._diagnostics.finish_evaluation(100)
     assert resumed.diagnostics[-1]["loss_spikes"] == 2
