@@ -50,8 +50,8 @@ class Lineages:
         self._seen_strays: set[int] = set()
         self._drops_losers = CONFIRMS in study.user_attrs
 
-    def trial_for(self, slot: Slot) -> optuna.Trial | None:
-        """The trial to run in the slot; None when there is none to run and the slot has been closed."""
+    def trial_for(self, slot: Slot) -> tuple[optuna.Trial, Slot] | None:
+        """The trial to run in the slot, and the slot with it; None when there is none and the slot has been closed."""
         if slot.trial_number is None and self._is_dropped(slot):
             self._slots.close(slot)
             return None
@@ -71,8 +71,7 @@ class Lineages:
                 return None
             previous, attempts = None, 0
         trial = self._new_trial(slot, previous)
-        self._slots.set_trial(slot, trial.number, attempts=attempts)
-        return trial
+        return trial, self._slots.set_trial(slot, trial.number, attempts=attempts)
 
     def _is_dropped(self, slot: Slot) -> bool:
         """The slot is of a confirmation, and its configuration has lost on earlier seeds."""

@@ -173,17 +173,16 @@ class Worker:
                 self._run = None
 
     def _run_trial(self, slot: Slot, lease: Lease) -> Failure | None:
-        trial = self._lineages.trial_for(slot)
-        if trial is None:
+        found = self._lineages.trial_for(slot)
+        if found is None:
             return None
+        trial, slot = found
         log = self.log.bind(trial=trial.number)
-        attempts = slot.attempts
 
         def saved() -> None:
-            nonlocal attempts
-            if attempts:  # it has got on: what failed it before may not be its configuration
-                attempts = 0
-                self._slots.set_trial(slot, trial.number, attempts=0)
+            nonlocal slot
+            if slot.attempts:  # it has got on: what failed it before may not be its configuration
+                slot = self._slots.set_trial(slot, trial.number, attempts=0)
 
         def watch(run: TrainingRun) -> None:
             self._run = run
@@ -209,20 +208,14 @@ class Worker:
             state, value, ended = failure.state, None, failure.reason
             if failure.next == "retry":
                 log.error("trial failed", exc_info=True)
-                attempts += 1
-                ended = with_attempts(ended, attempts)
-        self._finish(slot, trial, state, value, ended, attempts)
+                slot = dataclasses.replace(slot, attempts=slot.attempts + 1)
+                ended = with_attempts(ended, slot.attempts)
+        self._finish(slot, trial, state, value, ended)
         log.info("trial ended", state=state.name, val_loss=value, ended=ended)
         return failure
 
     def _finish(
-        self,
-        slot: Slot,
-        trial: optuna.Trial,
-        state: TrialState,
-        value: float | None,
-        ended: str,
-        attempts: int,
+        self, slot: Slot, trial: optuna.Trial, state: TrialState, value: float | None, ended: str
     ) -> None:
         """Tell Optuna, then close or free the slot; a crash in between is seen by whoever leases it next."""
         self._slots.renew(slot)
@@ -234,7 +227,7 @@ class Worker:
                 raise LeaseLost(f"trial {trial.number} was ended from outside") from None
             # by this very call, whose answer was lost
         if state == TrialState.FAIL:
-            self._slots.hand_back(slot, attempts=attempts)
+            self._slots.hand_back(slot, attempts=slot.attempts)
         else:
             self._slots.close(slot)
             objective.drop_states(self._store, self._lineages.frozen(trial.number))

@@ -11,6 +11,7 @@ from model.checkpoint import read_tensors, write_tensors
 from model.errors import CorpusError
 from model.training import TrainingRun
 from service.storage import load_study, open_storage
+from tests.conftest import SPACE
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -183,6 +184,28 @@ def test_a_failure_is_tried_again_and_given_up_after_three_attempts(tiny, monkey
         f"{reason}; given up after 3 attempts that got no further",
     ]
     assert tiny.slots()["closed"] == 1
+
+
+def test_the_configuration_in_place_of_one_given_up_has_attempts_of_its_own(tiny, monkeypatch):
+    tiny.write(f"{SPACE}baseline: false\n")
+    tiny.create(1)
+    train_step, calls = TrainingRun._train_step, iter(range(1000))
+
+    def broken_at_first(run):
+        if next(calls) < 4:
+            raise RuntimeError("broken")
+        train_step(run)
+
+    monkeypatch.setattr(TrainingRun, "_train_step", broken_at_first)
+    tiny.worker().work()
+    assert states(tiny) == [TrialState.FAIL] * 4 + [TrialState.COMPLETE]
+    given_up, first_of_other, last = tiny.trials()[2:]
+    assert (
+        given_up.user_attrs["ended"] == "RuntimeError: broken; given up after 3 attempts that got no further"
+    )
+    assert first_of_other.user_attrs["ended"] == "RuntimeError: broken"
+    assert last.user_attrs["goes_on_with"] == first_of_other.number
+    assert last.params == first_of_other.params != given_up.params
 
 
 def test_memory_that_is_not_there_prunes_the_trial(tiny, monkeypatch):
