@@ -102,7 +102,7 @@ class Evaluation:
     tokens_per_second: float
     """`tokens` ÷ `train_seconds`."""
     peak_memory_bytes: int | None
-    """Largest GPU memory allocated since the last rung; None on a CPU."""
+    """Largest GPU memory allocated since the run began; None on a CPU."""
     val_loss_official: float | None = None
     """The seeds' `evaluate()` to the letter, with the run's own block and batch. At the last rung only."""
     coverage: float | None = None

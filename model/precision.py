@@ -33,13 +33,18 @@ class Precision:
     """Why this one, as a plain sentence."""
     device_type: str
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the operands of matrix products."""
+        return _DTYPES[self.name]
+
     def autocast(self) -> AbstractContextManager[Any]:
         """A context for one forward pass and its loss.
 
         It must not span two passes of SAM: autocast keeps the shortened weights until it is left, and would
         compute the second pass with those of the first.
         """
-        return torch.autocast(self.device_type, dtype=_DTYPES[self.name], enabled=self.name != "fp32")
+        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.name != "fp32")
 
 
 def choose(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:

@@ -103,7 +103,8 @@ class TrialRunner:
             if run is not None and run.diagnostics:
                 with contextlib.suppress(OSError):
                     artifacts.attach_text(self.store, trial, DIAGNOSTICS, as_lines(run.diagnostics))
-            self._show(trial, run, run.config if run else config, classify(error).reason, with_titles=False)
+            reason = classify(error, device_answers=self.device.answers()).reason
+            self._show(trial, run, run.config if run else config, reason, with_titles=False)
             raise
 
     def _train(self, trial: optuna.Trial, config: TrainConfig, custody: Custody) -> Outcome:

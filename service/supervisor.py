@@ -87,6 +87,7 @@ class Supervisor:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         if place.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = place.gpu
+        environment["HPTUNE_WORKERS_PER_GPU"] = str(place.sharing)
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import gc
 import os
 import threading
+import weakref
+from collections.abc import Callable
 
 import optuna
 import sqlalchemy as sa
@@ -60,12 +63,15 @@ class Worker:
         self._parent = parent
         self._stopping = threading.Event()
         self._run: TrainingRun | None = None
+        self._last_run: Callable[[], TrainingRun | None] = lambda: None
         storage = open_storage(settings)
         self._engine = storage.engine
         self._study, self._definition = load_study(storage, study_name, settings)
         facts = corpus_facts(self._study)
         self._store = open_store(settings.artifacts, writable=True)
-        where = device.choose(settings.device, threads=threads)
+        self._where = where = device.choose(
+            settings.device, threads=threads, workers=settings.workers_per_gpu
+        )
         corpus = load_corpus(self._study, settings)
         study_id, lease_seconds = self._study._study_id, settings.lease_seconds
         self._roster = Roster(storage.engine, study_id, lease_seconds=lease_seconds)
@@ -142,16 +148,28 @@ class Worker:
                         self._roster.renew(self._number)
                 continue
             failure = self._run_slot(slot)
+            self._free_memory()
             if failure is None or failure.next == "close":
                 failures_in_a_row = 0
             elif failure.next == "stop":
                 raise UserError(failure.reason)
+            elif failure.next == "restart":
+                raise SystemExit(f"error: {failure.reason}; this process can train nothing more")
             elif failure.next == "retry":
                 failures_in_a_row += 1
                 if failures_in_a_row == MAX_FAILURES_IN_A_ROW:
                     raise UserError(
                         f"{failures_in_a_row} trials failed one after the other: {failure.reason}"
                     )
+
+    def _free_memory(self) -> None:
+        """See that nothing of the last trial is there while the next one trains."""
+        if (
+            self._last_run() is not None
+        ):  # in a cycle, as that of a traceback from the first import of torch._dynamo
+            gc.collect()
+        with contextlib.suppress(RuntimeError):  # of a device that does not answer
+            self._where.free_memory()
 
     def _run_slot(self, slot: Slot) -> Failure | None:
         with Lease(
@@ -185,7 +203,7 @@ class Worker:
                 slot = self._slots.set_trial(slot, trial.number, attempts=0)
 
         def watch(run: TrainingRun) -> None:
-            self._run = run
+            self._run, self._last_run = run, weakref.ref(run)
             lease.watch(run)
             if self._stopping.is_set():
                 run.stop()
@@ -204,7 +222,7 @@ class Worker:
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
             raise
         except Exception as error:
-            failure = classify(error)
+            failure = classify(error, device_answers=self._where.answers())
             state, value, ended = failure.state, None, failure.reason
             if failure.next == "retry":
                 log.error("trial failed", exc_info=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import diagnostics as module
 from model.config import DiagnosticsConfig, TokenizerConfig, TrainConfig
@@ -157,6 +158,25 @@ def test_with_sam_the_gradient_is_the_one_that_is_applied(data):
         assert record["grad_norm"] == evaluation.gradient_norm
         squares = sum(value**2 for name, value in record.items() if name.startswith("grad_norm/"))
         assert math.sqrt(squares) == pytest.approx(record["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_the_yardstick_of_utilisation_is_timed_without_casts(name):
+    called = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append((str(function), [a.dtype for a in args if isinstance(a, torch.Tensor)]))
+            return function(*args, **(kwargs or {}))
+
+    with Seen():
+        rate = matrix_rate.__wrapped__(CPU, Precision(name, "", "cpu"))
+    assert rate > 0
+    products = [index for index, (function, _) in enumerate(called) if function.startswith("aten.mm")]
+    assert len(products) == 6
+    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    assert {dtype for function, dtypes in called[products[0] :] for dtype in dtypes} == {wanted}
+    assert all(function.startswith("aten.mm") for function, _ in called[products[0] :])
 
 
 @pytest.mark.parametrize("every", [1, 2])

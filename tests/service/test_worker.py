@@ -1,13 +1,18 @@
 import contextlib
+import gc
 import json
 import signal
 import subprocess
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 from optuna.trial import TrialState
 
+from model import device
 from model.checkpoint import read_tensors, write_tensors
+from model.device import Device
 from model.errors import CorpusError
 from model.training import TrainingRun
 from service.storage import load_study, open_storage
@@ -208,9 +213,65 @@ def test_the_configuration_in_place_of_one_given_up_has_attempts_of_its_own(tiny
     assert last.params == first_of_other.params != given_up.params
 
 
-def test_memory_that_is_not_there_prunes_the_trial(tiny, monkeypatch):
-    import torch
+class Sick(Device):
+    """After a fault in one of its kernels a GPU answers no further call of the process."""
 
+    def answers(self):
+        return False
+
+
+def test_what_a_sick_device_fails_is_handed_back_uncounted_and_the_process_ends(
+    tiny, monkeypatch, at_step, undisturbed_loss
+):
+    tiny.create(1)
+
+    def fault():
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "choose", lambda *_, **__: Sick(torch.device("cpu"), 1))
+        for step in (30, 30, 31, 30):  # more often than a configuration may fail
+            at_step({step: fault})
+            with pytest.raises(SystemExit, match="error: its device failed: CUDA error: an illegal"):
+                tiny.worker().work()
+            assert tiny.slots() == {"open": 1, "leased": 0, "held": 0, "closed": 0}
+    at_step({})
+    tiny.worker().work()
+    *failed, last = tiny.trials()
+    assert {trial.user_attrs["ended"] for trial in failed} == {
+        "its device failed: CUDA error: an illegal memory access was encountered"
+    }
+    assert last.user_attrs["goes_on_with"] == failed[-1].number == 3
+    assert last.value == undisturbed_loss
+
+
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+def test_a_run_does_not_outlive_its_trial(tiny, monkeypatch, in_a_cycle):
+    tiny.create(2)
+    train_step, alive, seen = TrainingRun._train_step, [], []
+    collected = []
+    monkeypatch.setattr(gc, "collect", lambda collect=gc.collect: collected.append(collect()))
+
+    def step(run):
+        if run.step == 0:
+            alive.append([other for other in seen if other() is not None])
+            if in_a_cycle:
+                run.itself = run  # as where a traceback that is kept holds the run's own frames
+            seen.append(weakref.ref(run))
+        train_step(run)
+
+    monkeypatch.setattr(TrainingRun, "_train_step", step)
+    gc.disable()
+    try:
+        tiny.worker().work()
+    finally:
+        gc.enable()
+    assert alive == [[], []]
+    if not in_a_cycle:  # half a second, which trials should not take without need
+        assert len(collected) <= 1  # of the first trial of a process, which imports torch._dynamo
+
+
+def test_memory_that_is_not_there_prunes_the_trial(tiny, monkeypatch):
     tiny.create(1)
     monkeypatch.setattr(
         TrainingRun, "_train_step", lambda run: torch.empty(10**15)
