@@ -26,7 +26,8 @@ from model.cuda_graph import AddGradient, RecordedGradient
 from model.device import Device
 from model.diagnostics import Diagnostics, Record
 from model.errors import CheckpointError, Diverged
-from model.evaluation import Evaluation, SplitScore, official_loss, score_split
+from model.evaluation import SplitScore, official_loss, score_split
+from model.evaluation_record import Evaluation
 from model.gpt import GPT
 from model.loss import add_gradient
 from model.schedule import learning_rate_factor

@@ -112,6 +112,7 @@ class TrialRunner:
         run = self._begun(trial, config, data)
         config = run.config
         trial.set_user_attr("config", config.model_dump(mode="json"))
+        trial.set_user_attr("train_tokens", data.split("train").n_tokens)
         trial.set_user_attr("parameters", config.parameter_count)
         trial.set_user_attr("passes_per_token", passes_per_token(config))
         trial.set_user_attr("flops_per_token", flops_per_token(config))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import structlog
 
 from model.errors import CheckpointError
-from model.evaluation import Evaluation
+from model.evaluation_record import Evaluation
 from service import objective
 from service.settings import Settings
 from service.worker import Worker

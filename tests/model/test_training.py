@@ -15,7 +15,7 @@ from model.config import DiagnosticsConfig, TokenizerConfig, TrainConfig
 from model.corpus import Corpus
 from model.device import Device
 from model.errors import CheckpointError, ConfigError, CorpusError, Diverged
-from model.evaluation import Evaluation
+from model.evaluation_record import Evaluation
 from model.precision import LossScaler
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun

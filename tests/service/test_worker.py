@@ -158,6 +158,8 @@ def test_arms_have_their_names_their_seeds_and_their_budgets(tiny):
     # half of the 900 titles, at three merges almost a token a letter, against 10,800 tokens at 300 entries
     assert len(coarse) == 2
     assert coarse[-1] == trials[2].user_attrs["config"]["training"]["tokens"] > 9000
+    assert [trial.user_attrs["train_tokens"] for trial in trials[:2]] == [10_843] * 2
+    assert round(0.5 * trials[2].user_attrs["train_tokens"]) == coarse[-1]  # of its own tokenizer
 
 
 def test_a_trial_that_is_taken_over_stays_in_its_arm(tiny, at_step):
