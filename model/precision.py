@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
+from model.config import precision_misfit
 from model.errors import ConfigError, Diverged
 
 PrecisionName = Literal["fp32", "bf16", "fp16"]
@@ -56,8 +57,8 @@ def choose(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) 
     if name == "auto":
         chosen, reason = automatic(device.type, bf16_in_hardware=_has_bf16(device))
         return Precision(chosen, reason, device.type)
-    if name == "fp16" and device.type == "cpu":
-        raise ConfigError("training.precision: given fp16 on a CPU, allowed there: auto, fp32, bf16")
+    if misfit := precision_misfit(name, device.type):
+        raise ConfigError(f"training.precision: {misfit}")
     return Precision(name, f"The configuration asks for {name}.", device.type)
 
 

@@ -14,7 +14,8 @@ from model import corpus as corpora
 from model.config import TokenizerConfig, TrainConfig
 from model.errors import CorpusError
 from model.tokenizer import TokenizedCorpus
-from service import strategy, study_config
+from service import machine, strategy, study_config
+from service.device_proof import prove_device
 from service.settings import Settings
 from service.slots import Slots
 from service.storage import (
@@ -42,6 +43,7 @@ def create(
     scale: str | None = None,
     more: int | None = None,
     total: int | None = None,
+    workers_here: bool = False,
     say: Callable[[str], None],
 ) -> tuple[str, StudyDefinition]:
     """See that the study is there and has slots for the trials asked for.
@@ -55,6 +57,7 @@ def create(
         scale: one of the sizes that the study file has; likewise.
         more: trials to finish beyond those finished, or
         total: trials to finish in all; the whole design, or the study file's number, where neither is given.
+        workers_here: its workers will be this machine's, so that what its device cannot train is refused now.
         say: takes a line for the user.
 
     Returns:
@@ -67,6 +70,8 @@ def create(
         checked_name(name)
     given = study_config.load(study, overrides=overrides, scale=scale)
     given = dataclasses.replace(given, name=name or given.name)
+    if workers_here or settings.device != "auto":
+        prove_device(given, machine.device_type(settings))
     with creation_lock(settings), contextlib.ExitStack() as stack:
         storage = open_storage(settings, create=True)
         stack.callback(storage.engine.dispose)

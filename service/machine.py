@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from service.settings import Settings
@@ -55,11 +56,15 @@ def visible_gpus(device: str, environment: Mapping[str, str] = os.environ) -> li
     # without a driver's device nodes there is nothing to ask, which would take seconds
     if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
         return []
+    return _entries(environment.get("CUDA_VISIBLE_DEVICES", ""), _gpus_found())
+
+
+@cache
+def _gpus_found() -> int:
     # in a process of its own: a supervisor keeps no CUDA context and no torch in memory
     count = "import torch; print(torch.cuda.device_count())"
     asked = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=False)
-    found = int(asked.stdout) if asked.stdout.strip().isdigit() else 0
-    return _entries(environment.get("CUDA_VISIBLE_DEVICES", ""), found)
+    return int(asked.stdout) if asked.stdout.strip().isdigit() else 0
 
 
 def _entries(given: str, found: int) -> list[str]:
@@ -68,6 +73,12 @@ def _entries(given: str, found: int) -> list[str]:
     if found and named and all(name.strip().startswith("MIG-") for name in named):
         return named  # of these slices a process sees one, however many it may be pinned to
     return (named or [str(index) for index in range(found)])[:found]
+
+
+def device_type(settings: Settings) -> str:
+    """What workers that are started here train on: `cpu` or `cuda`."""
+    gpu = settings.device.startswith("cuda") or visible_gpus(settings.device)
+    return "cuda" if gpu else "cpu"
 
 
 def cores() -> int:

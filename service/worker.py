@@ -17,6 +17,7 @@ from model import device
 from model.errors import UserError
 from model.training import TrainingRun
 from service import artifacts, audit, objective
+from service.device_proof import prove_device
 from service.failures import Failure, classify
 from service.leaderboard import ranked_trials
 from service.lease import Lease
@@ -72,6 +73,7 @@ class Worker:
         self._where = where = device.choose(
             settings.device, threads=threads, workers=settings.workers_per_gpu
         )
+        prove_device(self._definition, where.torch_device.type)
         corpus = load_corpus(self._study, settings)
         study_id, lease_seconds = self._study._study_id, settings.lease_seconds
         self._roster = Roster(storage.engine, study_id, lease_seconds=lease_seconds)
