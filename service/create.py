@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import optuna
 
@@ -175,19 +175,26 @@ def _refuse_large_windows(definition: StudyDefinition, corpus: corpora.Corpus, s
 
 
 def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, TokenizerConfig]]:
-    """Block, batch and tokenizer of each configuration, or the largest block and batch that a search may try."""
+    """Block, batch and tokenizer of each configuration, or the largest of each that a search may try.
+
+    The larger a vocabulary, the fewer tokens does a split have.
+    """
     base = definition.base_config
     if definition.cells:
         configs = map(definition.config_for, definition.cells)
         return {(c.model.block_size, c.training.batch_size, c.tokenizer) for c in configs}
 
-    def largest(key: str, of_base: int) -> int:
-        parameter = definition.space.parameters.get(key)
-        return cast(int, max([*(parameter.corners() if parameter else ()), of_base]))
+    def tried(key: str, of_base: Any) -> tuple[Any, ...]:
+        return definition.space.tried(key, of_base, baseline=definition.baseline)
 
-    block = largest("model.block_size", base.model.block_size)
-    batch = largest("training.batch_size", base.training.batch_size)
-    return {(block, batch, base.tokenizer)}
+    block = max(tried("model.block_size", base.model.block_size))
+    batch = max(tried("training.batch_size", base.training.batch_size))
+    vocab_size = max(tried("tokenizer.vocab_size", base.tokenizer.vocab_size))
+    models = tried("tokenizer.model", base.tokenizer.model)
+    return {
+        (block, batch, base.tokenizer.model_copy(update={"model": model, "vocab_size": vocab_size}))
+        for model in models
+    }
 
 
 def _refuse_changed_file(settings: Settings, study: optuna.Study, config: TrainConfig) -> None:

@@ -30,8 +30,6 @@ def _precisions(definition: StudyDefinition) -> Iterator[tuple[str, str]]:
         yield (given, f"study {definition.name}") if given else (base, place_of_base)
     if definition.cells:
         return
-    searched = space.parameters.get(_PRECISION)
-    for choice in searched.corners() if searched else ():
-        yield str(choice), space.places.get(_PRECISION, f"study {definition.name}")
-    if searched is None or _PRECISION in space.conditional or definition.baseline:
-        yield base, place_of_base
+    for name in space.tried(_PRECISION, base, baseline=definition.baseline):
+        searched = _PRECISION in space.parameters and name in space.parameters[_PRECISION].corners()
+        yield name, space.places.get(_PRECISION, f"study {definition.name}") if searched else place_of_base
