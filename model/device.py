@@ -158,18 +158,17 @@ def choose(name: str = "auto", *, threads: int | None = None, workers: int = 1) 
     if device.type == "cpu":
         _keep_freed_memory()
     else:
-        _set_up_gpu(device, name, workers)
+        _set_up_gpu(device, workers)
     return Device(device, count, runs_ahead=device.type == "cuda" and graphs == "1")
 
 
-def _set_up_gpu(device: torch.device, name: str, workers: int) -> None:
+def _set_up_gpu(device: torch.device, workers: int) -> None:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except RuntimeError as error:  # a driver that is too old counts its GPUs all the same
         reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"HPTUNE_DEVICE: given {name!r}, but CUDA cannot be used: {reason} HPTUNE_DEVICE=cpu trains without it"
-        ) from None
+        way_out = "HPTUNE_DEVICE=cpu trains without it"
+        raise ConfigError(f"HPTUNE_DEVICE: the GPU cannot be used: {reason} {way_out}") from None
     # its gradients under a mask may be NaN, where a window's tokens are 64 more than a multiple of 128
     # (https://github.com/pytorch/pytorch/issues/196678)
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -108,7 +108,6 @@ def test_a_driver_that_is_too_old_is_told_and_the_cpu_does_not_take_its_place(on
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"^HPTUNE_DEVICE: .*driver on your system is too old") as caught:
         choose(name)
-    assert repr(name if name != "auto" else "cuda") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
