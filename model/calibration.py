@@ -44,10 +44,11 @@ class Predictions:
             self._add(logits_BTV[start : start + rows], targets_BT[start : start + rows])
 
     def _add(self, logits_BTV: Tensor, targets_BT: Tensor) -> None:
-        counts = targets_BT != IGNORED
-        positions_N = torch.arange(self._block_size, device=counts.device).expand_as(counts)[counts]
-        targets_N = targets_BT[counts]
-        log_p_NV = F.log_softmax(logits_BTV[counts].float(), dim=-1)
+        # what does not count becomes rows of zeros: to leave it out, the host would wait for the device to count it
+        counts_N = (targets_BT != IGNORED).flatten()
+        positions_N = torch.arange(self._block_size, device=counts_N.device).expand_as(targets_BT).flatten()
+        targets_N = targets_BT.flatten().clamp(min=0)
+        log_p_NV = F.log_softmax(logits_BTV.flatten(0, 1).float(), dim=-1)
         p_NV = log_p_NV.exp()
         # an impossible entry (logit -inf) adds p ln p = 0, its limit; a NaN stays one
         entropy_N = torch.special.entr(p_NV).sum(dim=-1)
@@ -60,10 +61,11 @@ class Predictions:
         bins_N = (confidence_N * BINS).ceil().sub(1).clamp(0, BINS - 1).nan_to_num(BINS - 1).long()
         ones_N = torch.ones_like(nats_N)
         # products with one-hot rows, since sums by index have no fixed order on a GPU
-        self._bins_C3 += F.one_hot(bins_N, BINS).double().T @ _columns(ones_N, confidence_N, hits_N5[:, 0])
-        self._sums += _columns(hits_N5.any(dim=1), entropy_N).sum(dim=0)
+        by_bin_N3 = _columns(counts_N, ones_N, confidence_N, hits_N5[:, 0])
+        self._bins_C3 += F.one_hot(bins_N, BINS).double().T @ by_bin_N3
+        self._sums += _columns(counts_N, hits_N5.any(dim=1), entropy_N).sum(dim=0)
         one_hot_NT = F.one_hot(positions_N, self._block_size).double()
-        self._positions_T2 += one_hot_NT.T @ _columns(ones_N, nats_N)
+        self._positions_T2 += one_hot_NT.T @ _columns(counts_N, ones_N, nats_N)
 
     def figures(self) -> dict[str, float | list[float] | list[dict[str, float]]]:
         """By name:
@@ -101,5 +103,5 @@ class Predictions:
         }
 
 
-def _columns(*columns_N: Tensor) -> Tensor:
-    return torch.stack([column.double() for column in columns_N], dim=1)
+def _columns(counts_N: Tensor, *columns_N: Tensor) -> Tensor:
+    return torch.where(counts_N[:, None], torch.stack([column.double() for column in columns_N], dim=1), 0.0)

@@ -201,6 +201,13 @@ class TrainingConfig(Section):
         return self
 
 
+def precision_misfit(name: str, device_type: str) -> str | None:
+    """Why such a device (`cpu`, `cuda`) cannot train in that `training.precision`; None where it can."""
+    if (name, device_type) == ("fp16", "cpu"):
+        return "given fp16 on a CPU, allowed there: auto, fp32, bf16"
+    return None
+
+
 class EvaluationConfig(Section):
     """The exact pass over a split. The same for every trial of a study."""
 

@@ -85,7 +85,11 @@ class RecordedGradient:
         try:
             return self._checked_recording(inputs_BT.clone(), targets_BT.clone(), generator, state)
         except RuntimeError as error:  # what CUDA and torch refuse, running out of memory among it
-            warnings.warn(f"training goes on without a CUDA graph: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"training goes on without a CUDA graph: {_root(error)}", RuntimeWarning, stacklevel=2
+            )
+            # whatever a recording that breaks off has left behind, none is used that was checked before it
+            self._recordings = {size: None for size, kept in self._recordings.items() if kept is None}
             return None
         finally:
             generator.set_state(state)
@@ -114,3 +118,10 @@ class RecordedGradient:
         if not off_by <= _TOLERANCE:
             raise RuntimeError(f"a replay is off by {off_by:.2g} of the gradient or the loss")
         return _Recording(inputs_BT, targets_BT, replay, replayed_loss)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What came first. The end of a capture that has broken off says only that it has."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error

@@ -16,6 +16,10 @@ _WARM_UP_CALLS = 3
 """Before a capture, as torch's own `make_graphed_callables` makes them: libraries set themselves up at first use."""
 
 
+_SHARED_OUT = 0.9
+"""Of a GPU's memory among the workers on it; each has a CUDA context beside what its tensors take."""
+
+
 @dataclass(frozen=True)
 class Device:
     """Where a process computes."""
@@ -76,19 +80,15 @@ class Device:
             here = torch.cuda.current_stream()
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(here)
-            with torch.cuda.stream(aside):
-                for _ in range(_WARM_UP_CALLS):
-                    compute()
-                graph = torch.cuda.CUDAGraph()
-                try:
+            try:
+                with torch.cuda.stream(aside):
+                    for _ in range(_WARM_UP_CALLS):
+                        compute()
+                    graph = torch.cuda.CUDAGraph()
                     with torch.cuda.graph(graph, stream=aside):
                         result = compute()
-                except RuntimeError:
-                    # one that breaks off leaves the generator's state bound to it, and no operator could draw from it
-                    unbound = torch.Generator(self.torch_device).graphsafe_get_state()
-                    self.generator.graphsafe_set_state(unbound)
-                    raise
-            here.wait_stream(aside)
+            finally:  # what has been computed there is read here, whether or not a graph came of it
+                here.wait_stream(aside)
         return graph.replay, result
 
     def synchronize(self) -> None:
@@ -96,30 +96,52 @@ class Device:
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize(self.torch_device)
 
+    def answers(self) -> bool:
+        """Whether it still computes. After some faults every further call of CUDA in this process fails."""
+        try:
+            self.synchronize()
+        except RuntimeError:
+            return False
+        return True
+
     def peak_memory_bytes(self) -> int | None:
-        """Largest memory allocated on a GPU since the last call; None on a CPU."""
+        """Largest memory allocated on a GPU since `free_memory`; None on a CPU.
+
+        Of all that time: what a graph's replays use counts as allocated only while it is recorded.
+        """
         if self.torch_device.type != "cuda":
             return None
-        peak = torch.cuda.max_memory_allocated(self.torch_device)
-        torch.cuda.reset_peak_memory_stats(self.torch_device)
-        return peak
+        return torch.cuda.max_memory_allocated(self.torch_device)
+
+    def free_memory(self) -> None:
+        """Give back what no tensor holds any more, and begin to count the peak anew."""
+        if self.torch_device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.torch_device)
 
 
-def choose(name: str = "auto", *, threads: int | None = None) -> Device:
+def choose(name: str = "auto", *, threads: int | None = None, workers: int = 1) -> Device:
     """The device called `name` (`auto`, `cpu`, `cuda`, `cuda:1`, ...), with this process's threads set.
 
     Sums in a different number of threads differ in their last bits, so a run repeats to the bit only under the
     same number.
 
+    Args:
+        name: as in HPTUNE_DEVICE.
+        threads: of a CPU; OMP_NUM_THREADS, or else the cores allowed, unless given.
+        workers: processes that share a GPU. With several each is held to its share of the memory, so that what fits
+            does not depend on what the others train.
+
     Raises:
-        ConfigError: the name is not a device of this machine, or HPTUNE_CUDA_GRAPHS is neither 0 nor 1.
+        ConfigError: the name is not a device of this machine, its driver is of no use, or HPTUNE_CUDA_GRAPHS is neither
+            0 nor 1.
     """
     # OpenMP takes a list, one number a nesting level
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     count = threads or (int(asked) if asked.isdecimal() else 0) or len(os.sched_getaffinity(0))
     torch.set_num_threads(count)
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.device_count() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -135,7 +157,23 @@ def choose(name: str = "auto", *, threads: int | None = None) -> Device:
         raise ConfigError(f"HPTUNE_CUDA_GRAPHS: given {graphs!r}, allowed: 0, 1")
     if device.type == "cpu":
         _keep_freed_memory()
+    else:
+        _set_up_gpu(device, workers)
     return Device(device, count, runs_ahead=device.type == "cuda" and graphs == "1")
+
+
+def _set_up_gpu(device: torch.device, workers: int) -> None:
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:  # a driver that is too old counts its GPUs all the same
+        reason = " ".join(str(error).split())
+        way_out = "HPTUNE_DEVICE=cpu trains without it"
+        raise ConfigError(f"HPTUNE_DEVICE: the GPU cannot be used: {reason} {way_out}") from None
+    # its gradients under a mask may be NaN, where a window's tokens are 64 more than a multiple of 128
+    # (https://github.com/pytorch/pytorch/issues/196678)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if workers > 1:
+        torch.cuda.set_per_process_memory_fraction(_SHARED_OUT / workers, device.index)
 
 
 def _keep_freed_memory() -> None:

@@ -23,7 +23,7 @@ among them), `tokens` (seen by then) and, each at its own instant of that step:
     flops_per_second            that × `counts.flops_per_token`
     utilisation                 that ÷ `matrix_rate.matrix_rate` of this device and number format
     memory_allocated_bytes, memory_reserved_bytes
-                                largest of PyTorch's CUDA allocator since the last evaluation; on a GPU alone
+                                largest of PyTorch's CUDA allocator since the run began; on a GPU alone
     diagnostics_seconds         what this record took
     loss_spikes                 steps so far, measured or not, whose loss stood out: `loss_spikes.LossSpikes`
     nonfinite_events            so far: steps, measured or not, without a finite loss and gradient (skipped in fp16,

@@ -28,4 +28,4 @@ def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         kept = bits[: x.numel()].view(x.shape) >= round(p * 2**16) - 2**15
     # rounded once, behind the product: a factor rounded to bf16 is up to 0.4 % off for every element alike
-    return x * kept.to(x.dtype) * (1 / (1 - p))
+    return (x * kept.to(x.dtype)).mul_(1 / (1 - p))

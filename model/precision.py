@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
+from model.config import precision_misfit
 from model.errors import ConfigError, Diverged
 
 PrecisionName = Literal["fp32", "bf16", "fp16"]
@@ -33,13 +34,18 @@ class Precision:
     """Why this one, as a plain sentence."""
     device_type: str
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the operands of matrix products."""
+        return _DTYPES[self.name]
+
     def autocast(self) -> AbstractContextManager[Any]:
         """A context for one forward pass and its loss.
 
         It must not span two passes of SAM: autocast keeps the shortened weights until it is left, and would
         compute the second pass with those of the first.
         """
-        return torch.autocast(self.device_type, dtype=_DTYPES[self.name], enabled=self.name != "fp32")
+        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.name != "fp32")
 
 
 def choose(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
@@ -51,8 +57,8 @@ def choose(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) 
     if name == "auto":
         chosen, reason = automatic(device.type, bf16_in_hardware=has_bf16(device))
         return Precision(chosen, reason, device.type)
-    if name == "fp16" and device.type == "cpu":
-        raise ConfigError("training.precision: given fp16 on a CPU, allowed there: auto, fp32, bf16")
+    if misfit := precision_misfit(name, device.type):
+        raise ConfigError(f"training.precision: {misfit}")
     return Precision(name, f"The configuration asks for {name}.", device.type)
 
 

@@ -26,7 +26,8 @@ from model.cuda_graph import AddGradient, RecordedGradient
 from model.device import Device
 from model.diagnostics import Diagnostics, Record
 from model.errors import CheckpointError, Diverged
-from model.evaluation import Evaluation, SplitScore, official_loss, score_split
+from model.evaluation import SplitScore, official_loss, score_split
+from model.evaluation_record import Evaluation
 from model.gpt import GPT
 from model.loss import add_gradient
 from model.schedule import learning_rate_factor
@@ -75,7 +76,9 @@ class TrainingRun:
         # refused now and not after the last step
         official_coverage(len(self.validation.tokens), **self._windows)
         self.step = 0
-        """Updates done."""
+        """Steps done."""
+        self._updates = 0
+        """Those of them that changed the weights: not the ones skipped for an fp16 overflow."""
         self.evaluations: list[Evaluation] = []
         """One for every rung passed."""
         self._diagnostics = (
@@ -188,13 +191,17 @@ class TrainingRun:
             queued = QueuedStep(compute_gradient, self.optimizers, **how)
             self._look_at_queued()
             self._queued = queued
+            updated = True
         else:
             before_update = diagnostics.before_update if diagnostics else None
             result = take_step(compute_gradient, self.optimizers, **how, before_update=before_update)
             started += self._count(result)
+            updated = not result.skipped
         self.step += 1
-        if self._average:
-            self._average.update(self.model, updates=self.step)
+        if updated:
+            self._updates += 1
+            if self._average:
+                self._average.update(self.model, updates=self._updates)
         self._train_seconds += time.perf_counter() - started
 
     def _look_at_queued(self) -> None:
@@ -206,6 +213,7 @@ class TrainingRun:
             self._count(queued.result())
         except Diverged:
             self.step -= 1
+            self._updates -= 1
             if self._diagnostics:  # its record is of that step, not of the one begun since
                 self._diagnostics.start(self.step + 1)
             raise
@@ -288,6 +296,7 @@ class TrainingRun:
         facts = {
             "identity": self._identity(),
             "step": self.step,
+            "updates": self._updates,
             "evaluations": [evaluation.as_dict() for evaluation in self.evaluations],
             "loss_since_rung": self._loss_since_rung,
             "steps_since_rung": self._steps_since_rung,
@@ -301,12 +310,26 @@ class TrainingRun:
         measured = self._diagnostics.flat_state() if self._diagnostics else {}
         write_tensors(path, weights | average | measured | self.optimizers.flat_state(), facts)
 
-    def restore(self, path: Path) -> None:
-        """Go on from a saved state.
+    @classmethod
+    def resumed(
+        cls, path: Path, config: TrainConfig, data: TokenizedCorpus, *, device: Device
+    ) -> "TrainingRun":
+        """The run of these arguments, from its saved state on.
 
         Raises:
-            CheckpointError: the file is missing, truncated, foreign, or of another configuration or corpus.
+            CheckpointError: the file is missing, truncated, foreign, or of another configuration, corpus or version.
         """
+        # always a run of its own: one that a refused state has half filled is never seen
+        run = cls(config, data, device=device)
+        try:
+            run._load(path)
+        except CheckpointError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: incomplete or of another version: {error!r}") from None
+        return run
+
+    def _load(self, path: Path) -> None:
         tensors, facts = read_tensors(path)
         if facts.get("identity") != self._identity():
             raise CheckpointError(f"{path}: the state of another run: configuration or corpus differ")
@@ -317,6 +340,7 @@ class TrainingRun:
         self.optimizers.load_flat_state({k: t for k, t in tensors.items() if k.startswith("optimizer.")})
         self.scaler.load_state_dict(facts["scaler"])
         self.step = facts["step"]
+        self._updates = facts["updates"]
         if self.step:  # the next evaluation may come before the next step, and reports the last one's rate
             self._set_learning_rate(self.step - 1)
         self.evaluations = [Evaluation(**fields) for fields in facts["evaluations"]]

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import optuna
 
@@ -14,7 +14,8 @@ from model import corpus as corpora
 from model.config import TokenizerConfig, TrainConfig
 from model.errors import CorpusError
 from model.tokenizer import TokenizedCorpus
-from service import strategy, study_config
+from service import machine, strategy, study_config
+from service.device_proof import prove_device
 from service.optuna_tables import bury
 from service.ownership import key_of
 from service.settings import Settings
@@ -43,6 +44,7 @@ def create(
     scale: str | None = None,
     more: int | None = None,
     total: int | None = None,
+    workers_here: bool = False,
     say: Callable[[str], None],
 ) -> tuple[str, StudyDefinition]:
     """See that the study is there and has slots for the trials asked for.
@@ -56,6 +58,7 @@ def create(
         scale: one of the sizes that the study file has; likewise.
         more: trials to finish beyond those finished, or
         total: trials to finish in all; the whole design, or the study file's number, where neither is given.
+        workers_here: its workers will be this machine's, so that what its device cannot train is refused now.
         say: takes a line for the user.
 
     Returns:
@@ -68,6 +71,8 @@ def create(
         checked_name(name)
     given = study_config.load(study, overrides=overrides, scale=scale)
     given = dataclasses.replace(given, name=name or given.name)
+    if workers_here or settings.device != "auto":
+        prove_device(given, machine.device_type(settings))
     with creation_lock(settings), contextlib.ExitStack() as stack:
         storage = open_storage(settings, create=True)
         stack.callback(storage.engine.dispose)
@@ -169,19 +174,26 @@ def _refuse_large_windows(definition: StudyDefinition, corpus: corpora.Corpus, s
 
 
 def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, TokenizerConfig]]:
-    """Block, batch and tokenizer of each configuration, or the largest block and batch that a search may try."""
+    """Block, batch and tokenizer of each configuration, or the largest of each that a search may try.
+
+    The larger a vocabulary, the fewer tokens does a split have.
+    """
     base = definition.base_config
     if definition.cells:
         configs = map(definition.config_for, definition.cells)
         return {(c.model.block_size, c.training.batch_size, c.tokenizer) for c in configs}
 
-    def largest(key: str, of_base: int) -> int:
-        parameter = definition.space.parameters.get(key)
-        return cast(int, max([*(parameter.corners() if parameter else ()), of_base]))
+    def tried(key: str, of_base: Any) -> tuple[Any, ...]:
+        return definition.space.tried(key, of_base, baseline=definition.baseline)
 
-    block = largest("model.block_size", base.model.block_size)
-    batch = largest("training.batch_size", base.training.batch_size)
-    return {(block, batch, base.tokenizer)}
+    block = max(tried("model.block_size", base.model.block_size))
+    batch = max(tried("training.batch_size", base.training.batch_size))
+    vocab_size = max(tried("tokenizer.vocab_size", base.tokenizer.vocab_size))
+    models = tried("tokenizer.model", base.tokenizer.model)
+    return {
+        (block, batch, base.tokenizer.model_copy(update={"model": model, "vocab_size": vocab_size}))
+        for model in models
+    }
 
 
 def _refuse_changed_file(settings: Settings, study: optuna.Study, config: TrainConfig) -> None:

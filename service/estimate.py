@@ -8,6 +8,7 @@ from model.config import TrainConfig
 from model.device import Device
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
+from service.device_proof import prove_device
 from service.settings import Settings
 from service.storage import corpus_facts, load_study, open_storage
 from service.study_corpus import load_corpus
@@ -31,9 +32,10 @@ class Estimate:
 def measure_study(settings: Settings, study: str, *, threads: int | None, seconds: float) -> Estimate:
     """`measure` of a study's base configuration on this machine's device. Raises UserError: it cannot be trained."""
     loaded, definition = load_study(open_storage(settings), study, settings)
+    where = device.choose(settings.device, threads=threads)
+    prove_device(definition, where.torch_device.type)
     config = definition.base_config.with_tokens(corpus_facts(loaded)["budget_tokens"])
     data = TokenizedCorpus.prepare(load_corpus(loaded, settings), config.tokenizer, cache=settings.cache)
-    where = device.choose(settings.device, threads=threads)
     return measure(config, data, device=where, seconds=seconds)
 
 

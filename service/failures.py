@@ -1,5 +1,6 @@
 """How a trial can end, and what follows: one table from exception to trial state and the worker's next move."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,7 @@ from optuna.trial import TrialState
 
 from model.errors import Diverged, UserError
 
-Next = Literal["close", "hand back", "retry", "stop"]
+Next = Literal["close", "hand back", "retry", "restart", "stop"]
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,18 @@ class Failure:
     reason: str
     next: Next
     """`close` the slot (the trial counts as finished), `hand back` and stop quietly, `retry` the configuration,
-    or `stop` the worker with the message."""
+    `restart` the worker, whose process can train nothing more, or `stop` it with the message."""
 
 
 class Interrupted(Exception):  # noqa: N818 - an outcome, not a fault
     """The worker was asked to stop; the state of the trial is saved."""
 
 
-def classify(error: BaseException) -> Failure:
+def classify(error: BaseException, *, device_answers: bool = True) -> Failure:
     """The row of the table for `error`.
 
-    A diverged or too large configuration is PRUNED: the sampler learns from PRUNED and never from FAIL.
+    A diverged or too large configuration is PRUNED: the sampler learns from PRUNED and never from FAIL. No
+    configuration is to blame for what fails on a device that does not answer any more.
     """
     if isinstance(error, Diverged):
         return Failure(TrialState.PRUNED, f"diverged: {error}", "close")
@@ -39,14 +41,21 @@ def classify(error: BaseException) -> Failure:
         return Failure(TrialState.FAIL, "interrupted", "hand back")
     if isinstance(error, UserError):
         return Failure(TrialState.FAIL, str(error), "stop")
+    if not device_answers:
+        return Failure(TrialState.FAIL, f"its device failed: {_first_line(error)}", "restart")
     return Failure(TrialState.FAIL, f"{type(error).__name__}: {_first_line(error)}", "retry")
+
+
+_OUT_OF_MEMORY = re.compile(
+    r"DefaultCPUAllocator|CUDA error: out of memory|cudaErrorMemoryAllocation|_STATUS_ALLOC_FAILED"
+)
+"""In what the CPU's allocator, the CUDA runtime and its libraries (cuBLAS, cuDNN, ...) raise: plain RuntimeErrors."""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # the CPU allocator's fault is a plain RuntimeError
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _first_line(error: BaseException) -> str:

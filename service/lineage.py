@@ -55,8 +55,8 @@ class Lineages:
         self._drops_losers = CONFIRMS in study.user_attrs
         self._generation = generation_of(study)
 
-    def trial_for(self, slot: Slot) -> optuna.Trial | None:
-        """The trial to run in the slot; None when there is none to run and the slot has been closed."""
+    def trial_for(self, slot: Slot) -> tuple[optuna.Trial, Slot] | None:
+        """The trial to run in the slot, and the slot with it; None when there is none and the slot has been closed."""
         beyond = bool(self._definition.cells) and slot.index >= len(self._definition.cells)
         if beyond:  # put there by hand
             self._log.warning("slot of no configuration closed", slot=slot.index)
@@ -79,8 +79,7 @@ class Lineages:
                 return None
             previous, attempts = None, 0
         trial = self._new_trial(slot, previous)
-        self._slots.set_trial(slot, trial.number, attempts=attempts)
-        return trial
+        return trial, self._slots.set_trial(slot, trial.number, attempts=attempts)
 
     def _is_dropped(self, slot: Slot) -> bool:
         """The slot is of a confirmation, and its configuration has lost on earlier seeds."""

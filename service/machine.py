@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from service.python import python
@@ -22,17 +23,25 @@ class Place:
     gpu: str | None
     """Its one entry of CUDA_VISIBLE_DEVICES; None leaves the choice to HPTUNE_DEVICE."""
     threads: int
+    sharing: int = 1
+    """Workers on its GPU, itself included."""
 
 
 def places(settings: Settings, *, workers: int | None = None) -> list[Place]:
     """A place for every worker: `workers` of them, or as many as suit the machine.
 
-    Unless told otherwise that is `HPTUNE_WORKERS_PER_GPU` on every GPU seen, or else one for every two cores.
+    Unless told otherwise that is `HPTUNE_WORKERS_PER_GPU` on every GPU seen or on the one that HPTUNE_DEVICE names, or
+    else one for every two cores.
     """
-    gpus = visible_gpus(settings.device)
+    gpus: list[str | None] = [*visible_gpus(settings.device)]
+    if settings.device.startswith("cuda:"):
+        gpus = [None]
     count = workers or (len(gpus) * settings.workers_per_gpu if gpus else max(1, cores() // CORES_PER_WORKER))
     threads = max(1, cores() // count)
-    return [Place(gpus[index % len(gpus)] if gpus else None, threads) for index in range(count)]
+    if not gpus:
+        return [Place(None, threads)] * count
+    sharing = -(-count // len(gpus))
+    return [Place(gpus[index % len(gpus)], threads, sharing) for index in range(count)]
 
 
 def visible_gpus(device: str, environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -47,12 +56,29 @@ def visible_gpus(device: str, environment: Mapping[str, str] = os.environ) -> li
     # without a driver's device nodes there is nothing to ask, which would take seconds
     if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
         return []
+    return _entries(environment.get("CUDA_VISIBLE_DEVICES", ""), _gpus_found())
+
+
+@cache
+def _gpus_found() -> int:
     # in a process of its own: a supervisor keeps no CUDA context and no torch in memory
     count = "import torch; print(torch.cuda.device_count())"
     asked = subprocess.run(**python("-c", count), capture_output=True, text=True, check=False)
-    found = int(asked.stdout) if asked.stdout.strip().isdigit() else 0
-    named = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return int(asked.stdout) if asked.stdout.strip().isdigit() else 0
+
+
+def _entries(given: str, found: int) -> list[str]:
+    """One for each GPU, where CUDA_VISIBLE_DEVICES is `given` and torch counts `found`."""
+    named = [name for name in given.split(",") if name.strip()]
+    if found and named and all(name.strip().startswith("MIG-") for name in named):
+        return named  # of these slices a process sees one, however many it may be pinned to
     return (named or [str(index) for index in range(found)])[:found]
+
+
+def device_type(settings: Settings) -> str:
+    """What workers that are started here train on: `cpu` or `cuda`."""
+    gpu = settings.device.startswith("cuda") or visible_gpus(settings.device)
+    return "cuda" if gpu else "cpu"
 
 
 def cores() -> int:

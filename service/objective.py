@@ -103,14 +103,16 @@ class TrialRunner:
             if run is not None and run.diagnostics:
                 with contextlib.suppress(OSError):
                     artifacts.attach_text(self.store, trial, DIAGNOSTICS, as_lines(run.diagnostics))
-            self._show(trial, run, run.config if run else config, classify(error).reason, with_titles=False)
+            reason = classify(error, device_answers=self.device.answers()).reason
+            self._show(trial, run, run.config if run else config, reason, with_titles=False)
             raise
 
     def _train(self, trial: optuna.Trial, config: TrainConfig, custody: Custody) -> Outcome:
         data = TokenizedCorpus.prepare(self.corpus, config.tokenizer, cache=self.cache)
-        run = TrainingRun(config, data, device=self.device)
+        run = self._begun(trial, config, data)
         config = run.config
         trial.set_user_attr("config", config.model_dump(mode="json"))
+        trial.set_user_attr("train_tokens", data.split("train").n_tokens)
         trial.set_user_attr("parameters", config.parameter_count)
         trial.set_user_attr("passes_per_token", passes_per_token(config))
         trial.set_user_attr("flops_per_token", flops_per_token(config))
@@ -120,7 +122,8 @@ class TrialRunner:
             precision=run.precision.name,
         )
         trial.set_user_attr("provenance", facts)
-        self._resume(trial, run)
+        for evaluation in run.evaluations:  # of the trials that it goes on with
+            trial.report(evaluation.val_loss, evaluation.rung_tokens)
         custody.watch(run)
         rungs = len(config.rungs)
         pruned = False
@@ -189,21 +192,21 @@ class TrialRunner:
             log=self.log,
         )
 
-    def _resume(self, trial: optuna.Trial, run: TrainingRun) -> None:
+    def _begun(self, trial: optuna.Trial, config: TrainConfig, data: TokenizedCorpus) -> TrainingRun:
+        """The trial's run, from the newest of its saved states that can be used, or else from its beginning."""
         states: list[str] = trial.user_attrs.get(STATES, [])
         for state in reversed(states):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "state.safetensors"
                 try:
                     fetch(self.store, state, path)
-                    run.restore(path)
+                    run = TrainingRun.resumed(path, config, data, device=self.device)
                 except (ArtifactNotFound, CheckpointError, OSError) as error:
                     self.log.warning("saved state not usable", reason=str(error))
                     continue
             self.log.info("resumed", step=run.step, rung=len(run.evaluations))
-            for evaluation in run.evaluations:
-                trial.report(evaluation.val_loss, evaluation.rung_tokens)
-            return
+            return run
+        return TrainingRun(config, data, device=self.device)
 
     def _save_state(self, trial: optuna.Trial, run: TrainingRun) -> bool:
         """Save the run's state under an id of this trial's own, so that no other attempt can overwrite it.

@@ -71,6 +71,7 @@ def run(
         overrides=overrides,
         scale=scale,
         more=trials,
+        workers_here=True,
         say=lambda line: _say(console, line),
     )
     loaded = _finish(settings, study_name, definition, workers=workers, console=console)

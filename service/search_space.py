@@ -61,6 +61,20 @@ class SearchSpace:
         """Keys that exist in some trials only."""
         return frozenset(key for key, parameter in self.parameters.items() if parameter.when)
 
+    def tried(self, key: str, of_base: Any, *, baseline: bool) -> tuple[Any, ...]:
+        """The bounds or choices of `key`, and the base file's value where a trial may be left with it.
+
+        Args:
+            key: Dotted, of the base file.
+            of_base: Its value there.
+            baseline: A trial is the base file as it is.
+        """
+        parameter = self.parameters.get(key)
+        if parameter is None:
+            return (of_base,)
+        left = baseline or key in self.conditional
+        return (*parameter.corners(), of_base) if left else parameter.corners()
+
     def suggest(self, trial: optuna.Trial) -> Values:
         """The values of a trial by dotted key; conditional parameters exactly where their condition holds."""
         values: Values = {}

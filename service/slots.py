@@ -7,7 +7,7 @@ swap UPDATE, which SQLite and PostgreSQL both execute atomically; times are the 
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -151,9 +151,10 @@ class Slots:
         """Keep the slot for another lease. Raises LeaseLost when another worker has it."""
         self._update_own(slot, leased_until=self._now + self._lease_seconds)
 
-    def set_trial(self, slot: Slot, trial_number: int | None, *, attempts: int) -> None:
-        """Note which trial runs in the slot. Raises LeaseLost when another worker has it."""
+    def set_trial(self, slot: Slot, trial_number: int, *, attempts: int) -> Slot:
+        """Note which trial runs in the slot; the slot as it is now. Raises LeaseLost when another worker has it."""
         self._update_own(slot, trial_number=trial_number, attempts=attempts)
+        return replace(slot, trial_number=trial_number, attempts=attempts)
 
     def hand_back(self, slot: Slot, *, attempts: int) -> None:
         """Free the slot for whoever comes next. Raises LeaseLost when another worker has it."""

@@ -87,6 +87,7 @@ class Supervisor:
         )
         if place.gpu is not None:
             call["env"]["CUDA_VISIBLE_DEVICES"] = place.gpu
+        call["env"]["HPTUNE_WORKERS_PER_GPU"] = str(place.sharing)
         process = subprocess.Popen(
             **call,
             stdin=subprocess.DEVNULL,

@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import gc
 import os
 import threading
+import weakref
+from collections.abc import Callable
 
 import optuna
 import sqlalchemy as sa
@@ -14,6 +17,7 @@ from model import device
 from model.errors import UserError
 from model.training import TrainingRun
 from service import added, artifacts, audit, objective
+from service.device_proof import prove_device
 from service.failures import Failure, classify
 from service.leaderboard import ranked_own_trials
 from service.lease import Lease
@@ -61,12 +65,16 @@ class Worker:
         self._parent = parent
         self._stopping = threading.Event()
         self._run: TrainingRun | None = None
+        self._last_run: Callable[[], TrainingRun | None] = lambda: None
         storage = open_storage(settings)
         self._engine = storage.engine
         self._study, self._definition = load_study(storage, study_name, settings)
         facts = corpus_facts(self._study)
         self._store = open_store(settings.artifacts, writable=True)
-        where = device.choose(settings.device, threads=threads)
+        self._where = where = device.choose(
+            settings.device, threads=threads, workers=settings.workers_per_gpu
+        )
+        prove_device(self._definition, where.torch_device.type)
         corpus = load_corpus(self._study, settings)
         key, lease_seconds = key_of(self._study), settings.lease_seconds
         storage.seen = added.as_seen(self._definition.space, key.generation)
@@ -144,16 +152,28 @@ class Worker:
                         self._roster.renew(self._number)
                 continue
             failure = self._run_slot(slot)
+            self._free_memory()
             if failure is None or failure.next == "close":
                 failures_in_a_row = 0
             elif failure.next == "stop":
                 raise UserError(failure.reason)
+            elif failure.next == "restart":
+                raise SystemExit(f"error: {failure.reason}; this process can train nothing more")
             elif failure.next == "retry":
                 failures_in_a_row += 1
                 if failures_in_a_row == MAX_FAILURES_IN_A_ROW:
                     raise UserError(
                         f"{failures_in_a_row} trials failed one after the other: {failure.reason}"
                     )
+
+    def _free_memory(self) -> None:
+        """See that nothing of the last trial is there while the next one trains."""
+        if (
+            self._last_run() is not None
+        ):  # in a cycle, as that of a traceback from the first import of torch._dynamo
+            gc.collect()
+        with contextlib.suppress(RuntimeError):  # of a device that does not answer
+            self._where.free_memory()
 
     def _run_slot(self, slot: Slot) -> Failure | None:
         with Lease(
@@ -175,24 +195,23 @@ class Worker:
                 self._run = None
 
     def _run_trial(self, slot: Slot, lease: Lease) -> Failure | None:
-        trial = self._lineages.trial_for(slot)
-        if trial is None:
+        found = self._lineages.trial_for(slot)
+        if found is None:
             return None
+        trial, slot = found
         log = self.log.bind(trial=trial.number)
-        attempts = slot.attempts
 
         def saved() -> None:
-            nonlocal attempts
-            if attempts:  # it has got on: what failed it before may not be its configuration
-                attempts = 0
-                self._slots.set_trial(slot, trial.number, attempts=0)
+            nonlocal slot
+            if slot.attempts:  # it has got on: what failed it before may not be its configuration
+                slot = self._slots.set_trial(slot, trial.number, attempts=0)
 
         def check_lease() -> None:
             lease.check()
             self._slots.renew(slot)
 
         def watch(run: TrainingRun) -> None:
-            self._run = run
+            self._run, self._last_run = run, weakref.ref(run)
             lease.watch(run)
             if self._stopping.is_set():
                 run.stop()
@@ -211,24 +230,18 @@ class Worker:
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
             raise
         except Exception as error:
-            failure = classify(error)
+            failure = classify(error, device_answers=self._where.answers())
             state, value, ended = failure.state, None, failure.reason
             if failure.next == "retry":
                 log.error("trial failed", exc_info=True)
-                attempts += 1
-                ended = with_attempts(ended, attempts)
-        self._finish(slot, trial, state, value, ended, attempts)
+                slot = dataclasses.replace(slot, attempts=slot.attempts + 1)
+                ended = with_attempts(ended, slot.attempts)
+        self._finish(slot, trial, state, value, ended)
         log.info("trial ended", state=state.name, val_loss=value, ended=ended)
         return failure
 
     def _finish(
-        self,
-        slot: Slot,
-        trial: optuna.Trial,
-        state: TrialState,
-        value: float | None,
-        ended: str,
-        attempts: int,
+        self, slot: Slot, trial: optuna.Trial, state: TrialState, value: float | None, ended: str
     ) -> None:
         """Tell Optuna, then close or free the slot; a crash in between is seen by whoever leases it next."""
         self._slots.renew(slot)
@@ -240,7 +253,7 @@ class Worker:
                 raise LeaseLost(f"trial {trial.number} was ended from outside") from None
             # by this very call, whose answer was lost
         if state == TrialState.FAIL:
-            self._slots.hand_back(slot, attempts=attempts)
+            self._slots.hand_back(slot, attempts=slot.attempts)
         else:
             self._slots.close(slot)
             objective.drop_states(self._store, self._lineages.frozen(trial.number))

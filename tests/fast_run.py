@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import structlog
 
 from model.errors import CheckpointError
-from model.evaluation import Evaluation
+from model.evaluation_record import Evaluation
 from service import objective
 from service.settings import Settings
 from service.worker import Worker
@@ -87,13 +87,16 @@ class FastRun:
             time.sleep(self.step_seconds)
             file.write(text[len(text) // 2 :])
 
-    def restore(self, path):
+    @classmethod
+    def resumed(cls, path, config, data, *, device):
         try:
             state = json.loads(path.read_text())
         except ValueError as error:
             raise CheckpointError(str(error)) from None
-        self.step, self._link = state["step"], state["link"]
-        self.evaluations = [Evaluation(**fields) for fields in state["evaluations"]]
+        run = cls(config, data, device=device)
+        run.step, run._link = state["step"], state["link"]
+        run.evaluations = [Evaluation(**fields) for fields in state["evaluations"]]
+        return run
 
     def checkpoint(self, **_record):
         return SimpleNamespace(write=self._write_files)

@@ -1,6 +1,7 @@
 """A study as its report needs it: runs with their curves and figures, gathered into arms that share seeds."""
 
 import contextlib
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import FrozenTrial, TrialState
 
+from model.config import TokenizerConfig
+from model.evaluation_record import Evaluation
 from service import audit
 from service.design import BASELINE
 from service.ownership import generation_of, is_own
@@ -25,6 +28,7 @@ from service.study_config import StudyDefinition
 COMPLETE, DIVERGED, OUT_OF_MEMORY = "complete", "diverged", "out of memory"
 CURVE, DIAGNOSTICS = "curve.jsonl", "diagnostics.jsonl"
 """Artifacts of a trial: an `Evaluation` a line; the diagnostics of a step or of an evaluation a line."""
+_FIELDS = [field.name for field in dataclasses.fields(Evaluation)]
 
 
 @dataclass(frozen=True)
@@ -229,11 +233,13 @@ def _run(
     diagnostics = files.get(DIAGNOSTICS, ())
     steps = tuple(record for record in diagnostics if record["kind"] == "step")
     evaluations = tuple(record for record in diagnostics if record["kind"] == "evaluation")
+    seen = curve
     if state == COMPLETE and CURVE not in files:
-        # the storage has the last evaluation's fields; what stands there goes in place of the file's last line
-        curve = (*curve[:-1], {**attributes, **(curve[-1] if curve else {})})
+        # the storage has the last evaluation's fields, among others; they go in place of the file's last line
+        stored = {**attributes, **(curve[-1] if curve else {})}
+        seen = (*curve[:-1], stored)
+        curve = (*curve[:-1], {name: stored[name] for name in _FIELDS if name in stored})
     parameters = attributes.get("parameters")
-    vocab_size = config["tokenizer"]["vocab_size"] if config else None
     return Run(
         trial=trial.number,
         arm=arm,
@@ -243,13 +249,11 @@ def _run(
         config=config,
         metrics=measured.figures(
             config=config,
-            curve=curve,
+            curve=seen,
             steps=steps,
             evaluations=evaluations,
             parameters=parameters,
-            train_tokens=facts["train_tokens"]
-            if vocab_size == definition.base_config.tokenizer.vocab_size
-            else None,
+            train_tokens=_train_tokens(attributes, definition, facts),
         ),
         curve=curve,
         steps=steps,
@@ -282,6 +286,18 @@ def _added(trial: FrozenTrial, arm: str, state: str, definition: StudyDefinition
         device=None,
         added=True,
     )
+
+
+def _train_tokens(
+    attributes: Mapping[str, Any], definition: StudyDefinition, facts: Mapping[str, Any]
+) -> int | None:
+    """Of the train split under the run's own tokenizer; None where it is another one than the base file's and the
+    trial is of a version that did not note it."""
+    noted: int | None = attributes.get("train_tokens")
+    if noted is not None or "config" not in attributes:
+        return noted
+    own = TokenizerConfig.model_validate(attributes["config"]["tokenizer"])
+    return facts["train_tokens"] if own == definition.base_config.tokenizer else None
 
 
 def _files(trial: FrozenTrial, study: optuna.Study, store: Store) -> dict[str, tuple[dict[str, Any], ...]]:

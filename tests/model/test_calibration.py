@@ -107,6 +107,19 @@ def test_positions_without_a_target_do_not_count():
     assert ragged["entropy"] == pytest.approx(whole["entropy"])
 
 
+def test_impossible_entries_where_there_is_no_target_do_not_count():
+    logits, targets = random_case()
+    whole = figures(logits[:-1], targets[:-1])
+    logits[-1, :, 0], targets[-1] = -math.inf, -1
+    assert figures(logits, targets)["loss_by_position"] == pytest.approx(whole["loss_by_position"])
+
+
+def test_a_batch_is_taken_in_without_reading_anything_back():
+    # numbers on this device are not there at all: to look at one is an error
+    predictions = Predictions(5, torch.device("meta"))
+    predictions.add(*(tensor.to("meta") for tensor in random_case()))
+
+
 def test_figures_do_not_depend_on_how_the_tokens_are_batched(monkeypatch):
     case = random_case()
     whole = figures(*case)

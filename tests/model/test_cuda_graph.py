@@ -27,6 +27,7 @@ from tests.model.test_training import (
     STEP_TOKENS,
     assert_same_bits,
     corpus,
+    from_state,
     tiny_config,
     without_clocks,
 )
@@ -58,6 +59,40 @@ class Refusing(Ahead):
     def capture(self, compute):
         compute()
         raise RuntimeError("out of memory")
+
+
+class BreakingOff(Ahead):
+    """A GPU on which a capture ends as torch ends it when a value has been read in its middle."""
+
+    def capture(self, compute):
+        try:
+            compute()
+            raise RuntimeError("a value was read")
+        except RuntimeError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+
+
+class BreakingOffLater(Ahead):
+    """A GPU whose second capture breaks off, and takes the first one's random numbers with it."""
+
+    captures = 0
+    broken = 0
+
+    def capture(self, compute):
+        BreakingOffLater.captures += 1
+        if self.captures == 2:
+            compute()
+            BreakingOffLater.broken = 2
+            raise RuntimeError("out of memory")
+        replay, result = super().capture(compute)
+        number = self.captures
+
+        def replay_unless_lost():
+            if number < self.broken:
+                self.generator.manual_seed(0)
+            replay()
+
+        return replay_unless_lost, result
 
 
 class Wrong(Ahead):
@@ -128,12 +163,12 @@ def test_running_ahead_changes_nothing(data, where, config, monkeypatch):
 
 
 def test_a_run_ahead_that_is_stopped_and_restored_ends_as_if_it_had_not_been(data, where, tmp_path):
-    waiting, stopped, resumed = (new_run(data, kind(where)) for kind in (plain, Ahead, Ahead))
+    waiting, stopped = (new_run(data, kind(where)) for kind in (plain, Ahead))
     list(waiting)
     next(iter(stopped))
     stopped.train_steps(1)
     stopped.save(tmp_path / "state")
-    resumed.restore(tmp_path / "state")
+    resumed = from_state(tmp_path / "state", stopped, data)
     list(resumed)
     assert_same(resumed, waiting)
 
@@ -181,13 +216,28 @@ def test_measured_steps_are_waited_for_and_the_others_counted(data, where):
     assert {3, 6} <= set(steps[0])
 
 
-@pytest.mark.parametrize(("kind", "message"), [(Refusing, "out of memory"), (Wrong, "a replay is off by")])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Refusing, "out of memory"), (BreakingOff, "a value was read"), (Wrong, "a replay is off by")],
+)
 def test_without_a_good_recording_training_goes_on_as_without_one(data, where, kind, message):
     waiting, ahead = (new_run(data, one(where), dropout=0.5, optimizer="asam") for one in (plain, kind))
     list(waiting)
     with pytest.warns(RuntimeWarning, match=f"without a CUDA graph: {message}") as warned:
         list(ahead)
     assert len(warned) == 1
+    assert_same(ahead, waiting)
+
+
+def test_a_recording_that_breaks_off_leaves_none_in_use_that_was_checked_before_it(data, where):
+    BreakingOffLater.captures = BreakingOffLater.broken = 0
+    config = {"dropout": 0.5, "optimizer": "sam", "micro_batch_size": 3}
+    waiting, ahead = (new_run(data, one(where), **config) for one in (plain, BreakingOffLater))
+    list(waiting)
+    with pytest.warns(RuntimeWarning, match="without a CUDA graph: out of memory") as warned:
+        list(ahead)
+    assert len(warned) == 1
+    assert BreakingOffLater.captures == 3  # the first shape's is made and checked anew
     assert_same(ahead, waiting)
 
 

@@ -89,6 +89,48 @@ def test_only_a_gpu_runs_ahead_and_the_environment_can_forbid_it(monkeypatch):
         choose("cpu")
 
 
+@pytest.fixture
+def one_gpu(monkeypatch):
+    """As torch has it on a machine with a GPU, as far as `choose` looks."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_a_driver_that_is_too_old_is_told_and_the_cpu_does_not_take_its_place(one_gpu, monkeypatch, name):
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020).\nUpdate it.")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"^HPTUNE_DEVICE: .*driver on your system is too old") as caught:
+        choose(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_computes_attention_without_cudnn(one_gpu):
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    assert choose("auto").torch_device.type == "cuda"
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_workers_that_share_a_gpu_share_its_memory(one_gpu, monkeypatch):
+    shares = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: shares.append(given))
+    choose("cuda")
+    choose("cuda", workers=2)
+    choose("cuda:0", workers=3)
+    assert shares == [(0.45, None), (pytest.approx(0.3), 0)]
+
+
+def test_a_cpu_answers_and_has_no_memory_of_its_own_to_give_back():
+    assert CPU.answers()
+    CPU.free_memory()
+
+
 @pytest.mark.parametrize("chosen", [False, True])
 def test_on_a_cpu_memory_that_was_freed_is_used_again(chosen):
     # faults of the last of many tensors of 64 MiB, 16,384 pages, each freed before the next one

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import diagnostics as module
 from model.config import DiagnosticsConfig, TokenizerConfig, TrainConfig
@@ -28,6 +29,7 @@ from tests.model.test_training import (
     InterruptedStream,
     assert_same_bits,
     corpus,
+    from_state,
     tiny_config,
 )
 
@@ -158,6 +160,25 @@ def test_with_sam_the_gradient_is_the_one_that_is_applied(data):
         assert math.sqrt(squares) == pytest.approx(record["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_the_yardstick_of_utilisation_is_timed_without_casts(name):
+    called = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append((str(function), [a.dtype for a in args if isinstance(a, torch.Tensor)]))
+            return function(*args, **(kwargs or {}))
+
+    with Seen():
+        rate = matrix_rate.__wrapped__(CPU, Precision(name, "", "cpu"))
+    assert rate > 0
+    products = [index for index, (function, _) in enumerate(called) if function.startswith("aten.mm")]
+    assert len(products) == 6
+    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    assert {dtype for function, dtypes in called[products[0] :] for dtype in dtypes} == {wanted}
+    assert all(function.startswith("aten.mm") for function, _ in called[products[0] :])
+
+
 @pytest.mark.parametrize("every", [1, 2])
 def test_records_after_a_resume_are_neither_lost_nor_doubled(data, tmp_path, every):
     config = {"steps": 7, "rungs": 3, "dropout": 0.3, "every": every}
@@ -169,8 +190,7 @@ def test_records_after_a_resume_are_neither_lost_nor_doubled(data, tmp_path, eve
         list(run)
         run.save(tmp_path / "state")
         run.save(tmp_path / "state")  # which must not change what is saved
-        resumed = new_run(data, **config)
-        resumed.restore(tmp_path / "state")
+        resumed = from_state(tmp_path / "state", run, data)
         assert resumed.diagnostics == run.diagnostics
         list(resumed)
         assert without_clocks(resumed) == without_clocks(whole)
@@ -187,8 +207,7 @@ def test_spikes_are_counted_over_all_steps_and_over_a_resume(data, tmp_path):
     run = new_run(data, every=1000)
     fed(run, [*quiet, 9.0])
     run.save(tmp_path / "state")
-    resumed = new_run(data, every=1000)
-    resumed.restore(tmp_path / "state")
+    resumed = from_state(tmp_path / "state", run, data)
     fed(resumed, [4.0, 9.0, 4.0])
     resumed._diagnostics.finish_evaluation(100)
     assert resumed.diagnostics[-1]["loss_spikes"] == 2

@@ -120,8 +120,7 @@ def test_a_resumed_run_draws_what_was_before_and_a_second_attempt_replaces_the_f
         for _ in zip(range(2), run, strict=False):
             curves.write()
     run.save(tmp_path / "state")
-    resumed = new_run(data, tensorboard=True)
-    resumed.restore(tmp_path / "state")
+    resumed = TrainingRun.resumed(tmp_path / "state", run.config, data, device=run.device)
     with drawn(resumed, tmp_path) as curves:
         for _ in resumed:
             curves.write()

@@ -10,11 +10,12 @@ import safetensors.torch
 import torch
 
 from model import precision
-from model.config import TokenizerConfig, TrainConfig
+from model.checkpoint import read_tensors, write_tensors
+from model.config import DiagnosticsConfig, TokenizerConfig, TrainConfig
 from model.corpus import Corpus
 from model.device import Device
 from model.errors import CheckpointError, ConfigError, CorpusError, Diverged
-from model.evaluation import Evaluation
+from model.evaluation_record import Evaluation
 from model.precision import LossScaler
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
@@ -70,6 +71,11 @@ def tiny_config(*, steps=8, rungs=4, optimizer="adamw", dropout=0.2, seed=1, **t
 
 def new_run(data, **config):
     return TrainingRun(tiny_config(**config), data, device=CPU)
+
+
+def from_state(path, run, data):
+    """A run like this one, from a saved state on."""
+    return TrainingRun.resumed(path, run.config, data, device=run.device)
 
 
 def without_clocks(evaluations):
@@ -180,8 +186,7 @@ def test_a_run_saved_at_any_rung_or_step_and_restored_ends_with_the_same_bits(da
         for _, _ in zip(range(rung + 1), run, strict=False):
             pass
         run.save(tmp_path / "state")
-        resumed = new_run(data, **config)
-        resumed.restore(tmp_path / "state")
+        resumed = from_state(tmp_path / "state", run, data)
         list(resumed)
         assert_same_bits(resumed, whole)
 
@@ -192,8 +197,7 @@ def test_a_run_saved_at_any_rung_or_step_and_restored_ends_with_the_same_bits(da
         assert run.step == step + 1  # the step under way is finished, and no other begun
         run.save(tmp_path / "state")
         torch.manual_seed(step)  # another process has another random state
-        resumed = new_run(data, **config)
-        resumed.restore(tmp_path / "state")
+        resumed = from_state(tmp_path / "state", run, data)
         list(resumed)
         assert_same_bits(resumed, whole)
 
@@ -222,16 +226,15 @@ def test_a_run_restored_between_two_rungs_of_one_step_reports_the_rate_of_that_s
         for _, _ in zip(range(rung + 1), run, strict=False):
             pass
         run.save(tmp_path / "state")
-        resumed = new_run(data, steps=2, rungs=6)
-        resumed.restore(tmp_path / "state")
+        resumed = from_state(tmp_path / "state", run, data)
         list(resumed)
         assert_same_bits(resumed, whole)
 
 
 def test_a_state_of_before_the_first_step_can_be_restored(data, tmp_path):
-    new_run(data).save(tmp_path / "state")
-    resumed, whole = new_run(data), new_run(data)
-    resumed.restore(tmp_path / "state")
+    whole = new_run(data)
+    whole.save(tmp_path / "state")
+    resumed = from_state(tmp_path / "state", whole, data)
     list(resumed), list(whole)
     assert_same_bits(resumed, whole)
 
@@ -357,7 +360,7 @@ def test_restore_refuses_the_state_of_another_configuration(data, tmp_path, chan
     run.train_steps(1)
     run.save(tmp_path / "state")
     with pytest.raises(CheckpointError, match="another run") as caught:
-        new_run(data, **change).restore(tmp_path / "state")
+        from_state(tmp_path / "state", new_run(data, **change), data)
     assert "\n" not in str(caught.value)
 
 
@@ -365,9 +368,9 @@ def test_restore_refuses_the_state_of_another_corpus(data, tmp_path):
     run = new_run(data)
     run.save(tmp_path / "state")
     other = replace(corpus(), train=(*corpus().train[:-1], "another title"))
-    run = new_run(TokenizedCorpus.prepare(other, TokenizerConfig(vocab_size=300), cache=tmp_path))
+    other = TokenizedCorpus.prepare(other, TokenizerConfig(vocab_size=300), cache=tmp_path)
     with pytest.raises(CheckpointError, match="another run"):
-        run.restore(tmp_path / "state")
+        from_state(tmp_path / "state", run, other)
 
 
 def test_restore_refuses_missing_truncated_and_foreign_files_in_one_line(data, tmp_path):
@@ -375,16 +378,38 @@ def test_restore_refuses_missing_truncated_and_foreign_files_in_one_line(data, t
     run.train_steps(1)
     run.save(tmp_path / "whole")
     content = (tmp_path / "whole").read_bytes()
-    before = {key: tensor.clone() for key, tensor in run.model.state_dict().items()}
     files = {"empty": b"", "text": b"no tensors here", "header": content[:50], "truncated": content[:-1]}
     for name, part in files.items():
         (tmp_path / name).write_bytes(part)
     safetensors.torch.save_file({"model.x": torch.zeros(1)}, tmp_path / "foreign")
     for name in ("missing", "foreign", *files):
         with pytest.raises(CheckpointError, match=name) as caught:
-            run.restore(tmp_path / name)
+            from_state(tmp_path / name, run, data)
         assert "\n" not in str(caught.value)
-    assert all(torch.equal(tensor, before[key]) for key, tensor in run.model.state_dict().items())
+
+
+def test_a_state_of_another_version_is_refused_in_one_line(data, tmp_path):
+    config = tiny_config(ema=0.9).model_copy(update={"diagnostics": DiagnosticsConfig(every=2)})
+    run = TrainingRun(config, data, device=CPU)
+    list(run)
+    run.save(tmp_path / "state")
+    tensors, facts = read_tensors(tmp_path / "state")
+    lacking = [key for key in facts if key != "identity"]
+    damaged = [
+        *((tensors, {key: value for key, value in facts.items() if key != gone}) for gone in lacking),
+        *(({key: tensors[key] for key in tensors if key != gone}, facts) for gone in tensors),
+        (tensors, facts | {"evaluations": [{**facts["evaluations"][0], "unknown": 1}]}),
+        (tensors, facts | {"evaluations": None}),
+        (tensors, facts | {"scaler": 1.0}),
+        (tensors | {"optimizer.0.0.exp_avg": torch.zeros(3)}, facts),
+        (tensors | {"diagnostics": torch.zeros(3, dtype=torch.uint8)}, facts),
+    ]
+    for some_tensors, some_facts in damaged:
+        write_tensors(tmp_path / "damaged", some_tensors, some_facts)
+        with pytest.raises(CheckpointError) as caught:
+            from_state(tmp_path / "damaged", run, data)
+        assert "\n" not in str(caught.value)
+    assert from_state(tmp_path / "state", run, data).finished
 
 
 def test_a_full_disk_leaves_the_former_state_whole(data, tmp_path, monkeypatch):
@@ -403,9 +428,7 @@ def test_a_full_disk_leaves_the_former_state_whole(data, tmp_path, monkeypatch):
             run.save(tmp_path / "state")
     assert (tmp_path / "state").read_bytes() == former
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
-    resumed = new_run(data)
-    resumed.restore(tmp_path / "state")
-    assert resumed.step == 1
+    assert from_state(tmp_path / "state", run, data).step == 1
 
 
 def test_what_cannot_work_is_refused_before_the_first_step(data):

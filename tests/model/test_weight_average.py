@@ -3,12 +3,14 @@ import json
 import pytest
 import torch
 
+from model import precision
 from model.checkpoint import Checkpoint
 from model.config import TokenizerConfig, TrainConfig
 from model.corpus import Corpus
 from model.device import Device
 from model.errors import CheckpointError
 from model.gpt import GPT
+from model.precision import LossScaler
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
 from model.weight_average import WeightAverage
@@ -80,14 +82,38 @@ def test_the_average_is_what_is_evaluated_and_checkpointed(data, tmp_path):
 
 
 def test_an_average_goes_on_to_the_same_bits(data, tmp_path):
-    whole, run, resumed = (new_run(data, ema=0.9) for _ in range(3))
+    whole, run = (new_run(data, ema=0.9) for _ in range(2))
     list(whole)
     run.train_steps(3)
     run.save(tmp_path / "state")
-    resumed.restore(tmp_path / "state")
+    resumed = TrainingRun.resumed(tmp_path / "state", run.config, data, device=run.device)
     resumed.train_steps(3)
     assert equal(resumed.model, whole.model)
     assert equal(resumed.evaluated_model, whole.evaluated_model)
+
+
+def test_steps_that_fp16_skips_are_not_averaged(data, monkeypatch, tmp_path):
+    # any loss above 2 overflows, and the scale halves
+    monkeypatch.setattr(
+        precision, "LossScaler", lambda *, enabled: LossScaler(enabled=True, initial_scale=2.0**127)
+    )
+    run = new_run(data, ema=0.9)
+    history = []
+    for step in range(6):
+        before = weights(run.model)
+        run.train_steps(1)
+        if not all(map(torch.equal, weights(run.model), before)):
+            history.append(weights(run.model))
+        if step == 2:
+            run.save(tmp_path / "state")
+    assert 1 < len(history) < 6
+    shares = [0.9 ** (len(history) - i) for i in range(1, len(history) + 1)]
+    for index, got in enumerate(run.evaluated_model.parameters()):
+        expected = sum(s * w[index].double() for s, w in zip(shares, history, strict=True)) / sum(shares)
+        torch.testing.assert_close(got.detach().double(), expected, rtol=1e-5, atol=1e-7)  # fp32's rounding
+    resumed = TrainingRun.resumed(tmp_path / "state", run.config, data, device=run.device)
+    resumed.train_steps(3)
+    assert equal(resumed.evaluated_model, run.evaluated_model)
 
 
 def test_a_state_without_an_average_is_refused():

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from model.tokenizer import Tokenizer
 from service.artifacts import read_checkpoint
 from service.storage import StudyError, corpus_facts, load_study, open_storage
 from service.stores import StoreError, open_store
+from tests.conftest import ROOT
 
 OTHER_SPACE = """\
 space:
@@ -146,6 +148,24 @@ def test_each_arm_of_a_design_is_counted_with_its_own_window_and_vocabulary(tiny
     message = (
         r"has 7\d\d tokens, one window of model\.block_size 16 × training\.batch_size 64 \+ 1 needs 1,025"
     )
+    with pytest.raises(CorpusError, match=message) if refused else contextlib.nullcontext():
+        tiny.create(1)
+
+
+@pytest.mark.parametrize(
+    ("searched", "refused"),
+    [
+        ("tokenizer.vocab_size: {type: int, low: 300, high: 305}", False),
+        ("tokenizer.vocab_size: {type: int, low: 300, high: 1000}", True),
+    ],
+)
+def test_a_search_is_counted_with_the_largest_vocabulary_that_it_may_try(tiny, searched, refused):
+    base = tiny.folder / "base.yaml"
+    text = (ROOT / "train_config.yaml").read_text()
+    base.write_text(re.sub("vocab_size: 4_?000", "vocab_size: 300", text))
+    body = f"base: {base}\nspace:\n  {searched}\nsampler: {{name: random}}\n"
+    tiny.write(body, **{"tokenizer.vocab_size": None, "training.batch_size": 56})
+    message = r"has 7\d\d tokens, one window of model\.block_size 16 × training\.batch_size 56 \+ 1 needs 897"
     with pytest.raises(CorpusError, match=message) if refused else contextlib.nullcontext():
         tiny.create(1)
 

@@ -20,6 +20,24 @@ from service.failures import Interrupted, classify
             "out of memory: CUDA: 2 GiB",
             "close",
         ),
+        (
+            torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be"),
+            TrialState.PRUNED,
+            "out of memory: CUDA error: out of memory",
+            "close",
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            TrialState.PRUNED,
+            "out of memory: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "close",
+        ),
+        (
+            torch.AcceleratorError("CUDA error: invalid argument"),
+            TrialState.FAIL,
+            "AcceleratorError: CUDA error: invalid argument",
+            "retry",
+        ),
         (Interrupted(), TrialState.FAIL, "interrupted", "hand back"),
         (UserError("corpus.txt: gone"), TrialState.FAIL, "corpus.txt: gone", "stop"),
         (ConfigError("no bf16 here"), TrialState.FAIL, "no bf16 here", "stop"),
@@ -32,6 +50,14 @@ from service.failures import Interrupted, classify
 def test_every_exception_has_a_row(error, state, reason, next_):
     failure = classify(error)
     assert (failure.state, failure.reason, failure.next) == (state, reason, next_)
+
+
+def test_on_a_device_that_does_not_answer_no_configuration_is_to_blame():
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+    failure = classify(error, device_answers=False)
+    assert (failure.state, failure.next) == (TrialState.FAIL, "restart")
+    assert failure.reason == "its device failed: CUDA error: an illegal memory access was encountered"
+    assert classify(Interrupted(), device_answers=False).next == "hand back"
 
 
 @pytest.mark.parametrize("allocate", [np.empty, torch.empty], ids=["numpy", "torch"])

@@ -1,15 +1,22 @@
 import contextlib
+import gc
 import json
 import signal
 import subprocess
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 from optuna.trial import TrialState
 
+from model import device
+from model.checkpoint import read_tensors, write_tensors
+from model.device import Device
 from model.errors import CorpusError
 from model.training import TrainingRun
 from service.storage import load_study, open_storage
+from tests.conftest import SPACE
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -108,6 +115,23 @@ def test_an_interrupted_trial_is_gone_on_with_and_ends_with_the_same_bits(tiny, 
     assert len(second.intermediate_values) == 3
 
 
+def test_a_state_that_is_refused_half_way_leaves_nothing_in_the_run(tiny, at_step, undisturbed_loss):
+    tiny.create(1)
+    worker = tiny.worker()
+    at_step({30: worker.stop})
+    worker.work()
+    state = Path(tiny.settings.artifacts) / tiny.trials()[0].user_attrs["states"][-1]
+    tensors, facts = read_tensors(state)
+    # as of a version in which two parameters change places: the weights fit, what Adam remembers does not
+    one, other = "optimizer.0.0.exp_avg", "optimizer.0.1.exp_avg"
+    tensors[one], tensors[other] = tensors[other], tensors[one]
+    write_tensors(state, tensors, facts)
+    steps = at_step({})
+    tiny.worker().work()
+    assert steps[0] == 1
+    assert tiny.trials()[-1].value == undisturbed_loss
+
+
 ARMS = """\
 design:
   list:
@@ -134,6 +158,8 @@ def test_arms_have_their_names_their_seeds_and_their_budgets(tiny):
     # half of the 900 titles, at three merges almost a token a letter, against 10,800 tokens at 300 entries
     assert len(coarse) == 2
     assert coarse[-1] == trials[2].user_attrs["config"]["training"]["tokens"] > 9000
+    assert [trial.user_attrs["train_tokens"] for trial in trials[:2]] == [10_843] * 2
+    assert round(0.5 * trials[2].user_attrs["train_tokens"]) == coarse[-1]  # of its own tokenizer
 
 
 def test_a_trial_that_is_taken_over_stays_in_its_arm(tiny, at_step):
@@ -167,9 +193,87 @@ def test_a_failure_is_tried_again_and_given_up_after_three_attempts(tiny, monkey
     assert tiny.slots()["closed"] == 1
 
 
-def test_memory_that_is_not_there_prunes_the_trial(tiny, monkeypatch):
-    import torch
+def test_the_configuration_in_place_of_one_given_up_has_attempts_of_its_own(tiny, monkeypatch):
+    tiny.write(f"{SPACE}baseline: false\n")
+    tiny.create(1)
+    train_step, calls = TrainingRun._train_step, iter(range(1000))
 
+    def broken_at_first(run):
+        if next(calls) < 4:
+            raise RuntimeError("broken")
+        train_step(run)
+
+    monkeypatch.setattr(TrainingRun, "_train_step", broken_at_first)
+    tiny.worker().work()
+    assert states(tiny) == [TrialState.FAIL] * 4 + [TrialState.COMPLETE]
+    given_up, first_of_other, last = tiny.trials()[2:]
+    assert (
+        given_up.user_attrs["ended"] == "RuntimeError: broken; given up after 3 attempts that got no further"
+    )
+    assert first_of_other.user_attrs["ended"] == "RuntimeError: broken"
+    assert last.user_attrs["goes_on_with"] == first_of_other.number
+    assert last.params == first_of_other.params != given_up.params
+
+
+class Sick(Device):
+    """After a fault in one of its kernels a GPU answers no further call of the process."""
+
+    def answers(self):
+        return False
+
+
+def test_what_a_sick_device_fails_is_handed_back_uncounted_and_the_process_ends(
+    tiny, monkeypatch, at_step, undisturbed_loss
+):
+    tiny.create(1)
+
+    def fault():
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "choose", lambda *_, **__: Sick(torch.device("cpu"), 1))
+        for step in (30, 30, 31, 30):  # more often than a configuration may fail
+            at_step({step: fault})
+            with pytest.raises(SystemExit, match="error: its device failed: CUDA error: an illegal"):
+                tiny.worker().work()
+            assert tiny.slots() == {"open": 1, "leased": 0, "held": 0, "closed": 0}
+    at_step({})
+    tiny.worker().work()
+    *failed, last = tiny.trials()
+    assert {trial.user_attrs["ended"] for trial in failed} == {
+        "its device failed: CUDA error: an illegal memory access was encountered"
+    }
+    assert last.user_attrs["goes_on_with"] == failed[-1].number == 3
+    assert last.value == undisturbed_loss
+
+
+@pytest.mark.parametrize("in_a_cycle", [False, True])
+def test_a_run_does_not_outlive_its_trial(tiny, monkeypatch, in_a_cycle):
+    tiny.create(2)
+    train_step, alive, seen = TrainingRun._train_step, [], []
+    collected = []
+    monkeypatch.setattr(gc, "collect", lambda collect=gc.collect: collected.append(collect()))
+
+    def step(run):
+        if run.step == 0:
+            alive.append([other for other in seen if other() is not None])
+            if in_a_cycle:
+                run.itself = run  # as where a traceback that is kept holds the run's own frames
+            seen.append(weakref.ref(run))
+        train_step(run)
+
+    monkeypatch.setattr(TrainingRun, "_train_step", step)
+    gc.disable()
+    try:
+        tiny.worker().work()
+    finally:
+        gc.enable()
+    assert alive == [[], []]
+    if not in_a_cycle:  # half a second, which trials should not take without need
+        assert len(collected) <= 1  # of the first trial of a process, which imports torch._dynamo
+
+
+def test_memory_that_is_not_there_prunes_the_trial(tiny, monkeypatch):
     tiny.create(1)
     monkeypatch.setattr(
         TrainingRun, "_train_step", lambda run: torch.empty(10**15)

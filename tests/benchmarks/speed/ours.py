@@ -22,7 +22,7 @@ class Way:
         for section, values in overrides.items():
             tree[section] |= values
         self.device = where.torch_device
-        self.run = TrainingRun(TrainConfig.model_validate(tree), _corpus(tokens), device=where)
+        self.run = TrainingRun(TrainConfig.model_validate(tree), drawn_corpus(tokens), device=where)
         self.precision = self.run.precision.name
 
     def take_steps(self, number):
@@ -54,7 +54,7 @@ def _annotate(owner, name, label):
     setattr(owner, name, annotated)
 
 
-def _corpus(tokens):
+def drawn_corpus(tokens):
     """What a `TrainingRun` sees of a `TokenizedCorpus`: splits of titles of equal length."""
 
     def split(name):

@@ -1,6 +1,6 @@
 import pytest
 
-from model.evaluation import Evaluation
+from model.evaluation_record import Evaluation
 from service.report.measured import convergence_improvement, figures
 from service.report.metrics import FIGURES, metric
 

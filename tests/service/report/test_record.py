@@ -6,9 +6,11 @@ import sys
 import pytest
 from optuna.trial import create_trial
 
+from model.evaluation_record import Evaluation
 from service.storage import StudyError, load_study, open_storage
+from service.stores import open_store
 from tests.conftest import ROOT
-from tests.service.report.conftest import FINAL, read_record
+from tests.service.report.conftest import FINAL, add_trial, read_record
 
 
 def test_runs_are_gathered_into_arms_in_the_designs_order_by_seed(record):
@@ -85,6 +87,36 @@ def test_files_that_are_gone_leave_what_the_storage_has(written, record, tmp_pat
     assert run.metrics["bits_per_byte"] == record.arm("slow").runs[0].metrics["bits_per_byte"]
     assert [row["val_loss"] for row in run.curve] == [2.6, 2.2, 2.0]
     assert not run.has_curve
+    assert run.curve[-1]["train_seconds"] == 9
+    fields = {field.name for field in dataclasses.fields(Evaluation)}
+    assert all(row.keys() <= fields for row in run.curve)  # and not what else the trial has
+    assert without.arm("wild").runs[0].metrics["parameters"] == 9000
+
+
+def test_epochs_are_of_the_tokens_of_a_runs_own_tokenizer(tiny):
+    tiny.write("design: {list: [{arm: a}]}\nbaseline: false\n")
+    tiny.create()
+    storage = open_storage(tiny.settings)
+    study, definition = load_study(storage, "tiny", tiny.settings)
+    store = open_store(tiny.settings.artifacts)
+
+    def add(arm, values, **attributes):
+        config = definition.config_for(values).with_tokens(9000).model_dump(mode="json")
+        add_trial(study, store, config, arm=arm, losses=(4.0, 3.0, 2.0), **attributes)
+
+    add("base", {})
+    add("noted", {"tokenizer.model": "unigram"}, train_tokens=4480)
+    add("same size, another model", {"tokenizer.model": "unigram"})
+    add("another size", {"tokenizer.vocab_size": 270})
+    storage.engine.dispose()
+    found = read_record(tiny)
+    epochs = {arm.name: arm.runs[0].metrics["epochs"] for arm in found.arms}
+    assert epochs == {
+        "base": 8960 / found.corpus["train_tokens"],
+        "noted": 2.0,
+        "same size, another model": None,
+        "another size": None,
+    }
 
 
 def test_a_store_that_cannot_be_read_is_one_line(written, tmp_path):
