@@ -155,10 +155,10 @@ def test_arms_have_their_names_their_seeds_and_their_budgets(tiny):
     assert baseline == [3000, 6000, 9000]
     assert long == [1000, 2000, 3000]
     assert counted[-1] == trials[3].user_attrs["tokens"] == 5 * 4 * 16
-    # half of the 900 titles, at three merges almost a token a letter, against 10,800 tokens at 300 entries
+    # half of the 900 titles, at three merges almost a token a letter, against 10,894 tokens at 300 entries
     assert len(coarse) == 2
     assert coarse[-1] == trials[2].user_attrs["config"]["training"]["tokens"] > 9000
-    assert [trial.user_attrs["train_tokens"] for trial in trials[:2]] == [10_843] * 2
+    assert [trial.user_attrs["train_tokens"] for trial in trials[:2]] == [10_894] * 2
     assert round(0.5 * trials[2].user_attrs["train_tokens"]) == coarse[-1]  # of its own tokenizer
 
 
