@@ -38,7 +38,7 @@ def train(path: str, pairs: tuple[str, ...], device_name: str, cache: Path, out:
     config = yaml_tree.validate(document, TrainConfig)
     if out is None and config.diagnostics != DiagnosticsConfig():
         raise ConfigError("diagnostics: given without --out, allowed with it: they are written there")
-    documents = corpus.build(config.data, cache=cache, tokenizer=config.tokenizer.pretrained)
+    documents = corpus.build(config.data, cache=cache, tokenizer=config.tokenizer.pretrained, say=click.echo)
     for note in documents.notes:
         click.echo(note)
     click.echo(f"corpus: {documents.source}, {documents.duplicates:,} duplicates dropped")

@@ -1,9 +1,9 @@
-import threading
-from contextlib import ExitStack
-from http.server import ThreadingHTTPServer
+import socket
 
 import pytest
 import torch
+
+from tests.hub import Hub
 
 
 @pytest.fixture
@@ -16,17 +16,39 @@ def one_thread():
 
 
 @pytest.fixture
-def serve_hub(monkeypatch):
-    """Starts a server with the given handler on this machine, which is the hub until the test ends."""
-    with ExitStack() as stack:
+def hub_environment(tmp_path, monkeypatch):
+    """An empty cache of the hub's library, and nothing from the environment."""
+    from huggingface_hub import close_session, constants
 
-        def start(handler):
-            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(server.shutdown)
-            monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-            return server
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    close_session()
+    yield
+    close_session()
 
-        yield start
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, hub_environment):
+    """A hub of this test's own, without repositories."""
+    import datasets
+
+    (tmp_path / "hub").mkdir()
+    with Hub(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture
+def no_connection(monkeypatch, hub_environment):
+    """Takes the hub away: every connection is refused."""
+    with socket.socket() as reserved:  # bound and not listening
+        reserved.bind(("127.0.0.1", 0))
+
+        def disconnect():
+            monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{reserved.getsockname()[1]}")
+
+        yield disconnect
