@@ -114,7 +114,9 @@ def _read_parquet(path: Path, column: str | None) -> list[str]:
         names = [field.name for field in file.schema_arrow if is_text(field.type)]
         chosen = choose_column(column, names, where=str(path), key="data.column")
         for batch in file.iter_batches(columns=[chosen]):
-            documents += _texts(batch.column(0), where=str(path), first_row=len(documents) + 1)
+            # a column of numbers may have the same name
+            (values,) = (values for values in batch.columns if is_text(values.type))
+            documents += _texts(values, where=str(path), first_row=len(documents) + 1)
     return documents
 
 
