@@ -118,7 +118,9 @@ def _refuse_other_size(config: TrainConfig, weights: Mapping[str, Tensor]) -> No
         )
     shape = config.model
     if shape.positions in ("rope", "sinusoidal") and shape.block_size * shape.d_model > _LARGEST_TABLE:
-        raise CheckpointError(f"checkpoint: config.model.block_size: {shape.block_size:,} positions are more than a computer can hold")
+        raise CheckpointError(
+            f"checkpoint: config.model.block_size: {shape.block_size:,} positions are more than a computer can hold"
+        )
 
 
 def load_weights(model: GPT, weights: Mapping[str, Tensor], name: str) -> None:

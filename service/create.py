@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.slots import Slots
 from service.storage import (
     DEFINITION,
+    FALLBACK,
     StudyError,
     corpus_facts,
     create_study,
@@ -70,13 +71,22 @@ def create(
     with creation_lock(settings), contextlib.ExitStack() as stack:
         storage = open_storage(settings, create=True)
         stack.callback(storage.engine.dispose)
-        found = find_study(storage, given.name)
-        if found is not None and DEFINITION not in found.user_attrs:
-            optuna.delete_study(study_name=given.name, storage=storage)  # its making was cut off
-            found = None
+        found = _find_whole(storage, given.name)
+        corpus = None
         if found is None:
+            open_store(
+                settings.artifacts, writable=True
+            )  # known to fail before minutes are spent on a corpus
+            corpus = _read_corpus(settings, given, say=say)
+            if _fell_back(given, corpus):
+                name = checked_name(f"{given.name}{FALLBACK}")
+                say(f"this makes study {name}: {given.name} stays free for the corpus of the hub")
+                given = dataclasses.replace(given, name=name)
+                found = _find_whole(storage, name)
+        if found is None:
+            assert corpus is not None, "read where there is no study"
             command = _command(study, name, more or total, overrides, scale)
-            found = _make(settings, storage, given, command=command, say=say)
+            found = _make(settings, storage, given, corpus, command=command, say=say)
         else:
             stored = StudyDefinition.from_snapshot(found.user_attrs[DEFINITION])
             if (stored.overrides and not overrides) or (stored.scale and not scale):
@@ -95,25 +105,47 @@ def create(
     return given.name, given
 
 
-def _make(
-    settings: Settings,
-    storage: Any,
-    definition: StudyDefinition,
-    *,
-    command: str,
-    say: Callable[[str], None],
-) -> optuna.Study:
-    store = open_store(settings.artifacts, writable=True)
+def _find_whole(storage: Any, name: str) -> optuna.Study | None:
+    """The study called `name`, unless its making was cut off."""
+    found = find_study(storage, name)
+    if found is not None and DEFINITION not in found.user_attrs:
+        optuna.delete_study(study_name=name, storage=storage)
+        return None
+    return found
+
+
+def _fell_back(definition: StudyDefinition, corpus: corpora.Corpus) -> bool:
+    """Whether a study would take the name of the one that was meant, which a connection makes later."""
+    meant = definition.base_config.data.source == "auto"
+    return meant and corpus.resolved_source == "docstrings" and not definition.name.endswith(FALLBACK)
+
+
+def _read_corpus(
+    settings: Settings, definition: StudyDefinition, *, say: Callable[[str], None]
+) -> corpora.Corpus:
     data = definition.base_config.data
     say(f"study {definition.name}: reading the corpus ({data.source})")
     pretrained = definition.base_config.tokenizer.pretrained
-    corpus = corpora.build(data, cache=settings.cache, tokenizer=pretrained)
+    corpus = corpora.build(data, cache=settings.cache, tokenizer=pretrained, say=say)
     for note in corpus.notes:
         say(note)
     say(
         f"corpus: {corpus.source}; {corpus.duplicates:,} duplicates dropped; {len(corpus.train):,} train, "
         f"{len(corpus.validation):,} validation, {len(corpus.held_out):,} held-out documents"
     )
+    return corpus
+
+
+def _make(
+    settings: Settings,
+    storage: Any,
+    definition: StudyDefinition,
+    corpus: corpora.Corpus,
+    *,
+    command: str,
+    say: Callable[[str], None],
+) -> optuna.Study:
+    store = open_store(settings.artifacts, writable=True)
     tokenized = TokenizedCorpus.prepare(corpus, definition.base_config.tokenizer, cache=settings.cache)
     train_tokens = len(tokenized.split("train").tokens)
     budget = definition.base_config.with_token_budget(train_tokens).budget_tokens

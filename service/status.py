@@ -19,7 +19,7 @@ from service.roster import AliveWorker, Roster
 from service.settings import Settings
 from service.shown import shown_params, shown_seconds
 from service.slots import Slots
-from service.storage import corpus_facts, load_study, open_storage
+from service.storage import corpus_facts, load_study, made_as, open_storage
 
 REFRESH_SECONDS = 2.0
 RATE_WINDOW = timedelta(hours=1)
@@ -69,7 +69,7 @@ class Snapshot:
 def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
     """What takes snapshots of a study. Raises StorageError, StudyError."""
     storage = open_storage(settings)
-    study, definition = load_study(storage, study_name, settings)
+    study, definition = load_study(storage, made_as(storage, study_name), settings)
     slots = Slots(storage.engine, study._study_id, owner="status", lease_seconds=settings.lease_seconds)
     roster = Roster(storage.engine, study._study_id, lease_seconds=settings.lease_seconds)
     rungs = definition.base_config.with_tokens(corpus_facts(study)["budget_tokens"]).rungs

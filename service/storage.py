@@ -28,6 +28,8 @@ DEFINITION, CORPUS, COMMAND = "definition", "corpus", "command"
 """Study attributes: the snapshot of its definition; corpus fingerprint, source, artifact and budget; what made it."""
 CONFIRMS = "confirms"
 """Attribute of a confirmation: the study that it confirms, and its finalists. Its workers drop losers."""
+FALLBACK = "-docstrings"
+"""Ends the name of a study of `data.source: auto` that was made without a connection to the hub."""
 _CREATION = 0x68707475
 """The key of an advisory lock, held while a study is made."""
 
@@ -181,8 +183,17 @@ def load_study(storage: RDBStorage, name: str, settings: Settings) -> tuple[optu
     if study is None or DEFINITION not in study.user_attrs:
         names = optuna.get_all_study_names(storage)
         there = f"there are: {', '.join(sorted(names))}" if names else "there is none yet"
+        if f"{name}{FALLBACK}" in names:
+            there = f"without a connection to the hub {name}{FALLBACK} was made in its place: give that name"
         raise StudyError(f"study {name!r} is not in {settings.storage_shown}; {there}")
     return study, StudyDefinition.from_snapshot(study.user_attrs[DEFINITION])
+
+
+def made_as(storage: RDBStorage, name: str) -> str:
+    """The name of the study that a command made: `name`, or the one without a connection to the hub."""
+    if find_study(storage, name) is None and find_study(storage, f"{name}{FALLBACK}") is not None:
+        return f"{name}{FALLBACK}"
+    return name
 
 
 def refuse_changed(stored: StudyDefinition, given: StudyDefinition) -> None:

@@ -83,9 +83,7 @@ class _Repository:
         self.gated = (folder / ".gated").exists()
         paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".gated")
         names = (path.relative_to(folder).as_posix() for path in paths)
-        self.files = {
-            name: _Stored(name, path.read_bytes()) for name, path in zip(names, paths, strict=True)
-        }
+        self.files = {name: _Stored(name, path.read_bytes()) for name, path in zip(names, paths, strict=True)}
         digests = "".join(f"{name} {file.digest}\n" for name, file in self.files.items())
         self.commit = hashlib.sha1(f"{folder.name}\n{digests}".encode()).hexdigest()
 
@@ -190,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(404, "")
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
     def do_POST(self) -> None:
         path = urllib.parse.unquote(self.path)

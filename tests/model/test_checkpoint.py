@@ -156,7 +156,9 @@ def test_a_table_of_positions_that_no_weights_vouch_for_is_refused(folder):
 
 @pytest.mark.parametrize("name", [RECORD, TOKENIZER])
 @pytest.mark.parametrize(
-    "content", ["[" * 200_000, '{"a": ' * 200_000, '{"format": ' + "7" * 5_000 + "}"], ids=["[", "{", "digits"]
+    "content",
+    ["[" * 200_000, '{"a": ' * 200_000, '{"format": ' + "7" * 5_000 + "}"],
+    ids=["[", "{", "digits"],
 )
 def test_json_that_no_parser_takes_is_refused_in_one_line(folder, name, content):
     (folder / name).write_text(content)

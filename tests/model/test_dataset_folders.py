@@ -36,7 +36,9 @@ def test_a_folder_of_data_files_loads_as_a_dataset(read_hub, tmp_path, kind):
     assert source == f"folder {folder}"
     with pytest.raises(CorpusError, match=r"data\.hub\.column must be .* given 'text', allowed: title$"):
         read_hub(HubConfig(id=str(folder), column="text"))
-    with pytest.raises(CorpusError, match=r"data\.hub\.split: .* has no split 'test', allowed: train$") as caught:
+    with pytest.raises(
+        CorpusError, match=r"data\.hub\.split: .* has no split 'test', allowed: train$"
+    ) as caught:
         read_hub(HubConfig(id=str(folder), split="test"))
     assert "\n" not in str(caught.value)
     assert not isinstance(caught.value, HubUnreachableError)
@@ -78,7 +80,9 @@ def test_one_of_several_datasets_is_taken_by_name(read_hub, two_subsets):
         ("set-c", r"\(set-c\).*Available.*'set-a', 'set-b'"),
     ],
 )
-def test_a_subset_that_is_none_is_refused_with_those_there_are(read_hub, two_subsets, subset, expected, first_rows):
+def test_a_subset_that_is_none_is_refused_with_those_there_are(
+    read_hub, two_subsets, subset, expected, first_rows
+):
     with pytest.raises(CorpusError, match=expected) as caught:
         read_hub(HubConfig(id=str(two_subsets), subset=subset, column="text", first_rows=first_rows))
     assert "\n" not in str(caught.value)

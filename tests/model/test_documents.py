@@ -165,12 +165,14 @@ def test_a_damaged_parquet_file_is_refused_in_one_line_or_read(tmp_path, share, 
     if damage == "cut":
         del content[at:]
     else:
-        content[at : at + 8] = bytes(8) if damage == "zeros" else (byte ^ 0xFF for byte in content[at : at + 8])
+        content[at : at + 8] = (
+            bytes(8) if damage == "zeros" else (byte ^ 0xFF for byte in content[at : at + 8])
+        )
     path.write_bytes(content)
     try:
         assert len(read_file(path, column=None)) == 100
-    except CorpusError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
+    except CorpusError:
+        refusal(path)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):

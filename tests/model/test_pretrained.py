@@ -148,7 +148,9 @@ def test_a_panic_of_the_library_is_one_line(tmp_path, monkeypatch):
     assert "not a tokenizer file" in refusal(write(tmp_path / "tokenizer.json", trained_elsewhere()))
 
 
-@pytest.mark.parametrize("content", ["[" * 200_000, '{"model": ' + "7" * 5_000 + "}", '{"model": []}', "[]", "null"])
+@pytest.mark.parametrize(
+    "content", ["[" * 200_000, '{"model": ' + "7" * 5_000 + "}", '{"model": []}', "[]", "null"]
+)
 def test_json_that_no_parser_takes_is_refused(tmp_path, content):
     assert "not a tokenizer file" in refusal(write(tmp_path / "tokenizer.json", content))
 
@@ -195,20 +197,26 @@ def test_a_revision_can_be_pinned_and_is_recorded(some_model, fetch_it):
     assert old[0] != newest[0]
     assert old[1] == f"some/model at {some_model.commit('models', 'some/model@v1')}"
     assert fetch_it(f"some/model@{old[1].split()[-1]}") == old
-    with pytest.raises(CorpusError, match=r"^tokenizer\.pretrained: some/model has no such revision on the hub$"):
+    with pytest.raises(
+        CorpusError, match=r"^tokenizer\.pretrained: some/model has no such revision on the hub$"
+    ):
         fetch_it("some/model@v9")
 
 
 def test_the_commit_stands_in_the_source_of_the_corpus(some_model, tmp_path):
     lines = tmp_path / "titles.txt"
     lines.write_text("\n".join(TEXTS), encoding="utf-8")
-    corpus = build(DataConfig(source="file", path=str(lines)), cache=tmp_path / "cache", tokenizer="some/model@v1")
+    corpus = build(
+        DataConfig(source="file", path=str(lines)), cache=tmp_path / "cache", tokenizer="some/model@v1"
+    )
     commit = some_model.commit("models", "some/model@v1")
     assert corpus.source == f"file titles.txt; tokenizer some/model at {commit}"
 
 
 def test_what_the_hub_refuses_is_said(some_model, fetch_it, monkeypatch):
-    (some_model.root / "models/some/model@v1/tokenizer.json").rename(some_model.root / "models/some/model@v1/x")
+    (some_model.root / "models/some/model@v1/tokenizer.json").rename(
+        some_model.root / "models/some/model@v1/x"
+    )
     some_model.faults = [Fault("/api/models/some/model$", "status", status=503)]
     assert "some/model at" in fetch_it("some/model")[1]
     for name, expected in {
