@@ -36,7 +36,7 @@ class DataConfig(Section):
     """Where the documents come from and how they are split."""
 
     source: Literal["auto", "hub", "file", "docstrings"] = "auto"
-    """`auto` is the hub or, where it cannot be reached, `docstrings`."""
+    """`auto` is the hub or, where there is no connection to it at all, `docstrings`; then the study's name says so."""
     path: str | None = None
     """File for `source: file`: .txt (one document a line), .csv, .jsonl or .parquet."""
     column: str | None = None
@@ -69,7 +69,8 @@ class TokenizerConfig(Section):
     Of a tokenizer trained elsewhere: at least its own entries, the bytes it lacks, and `<eos>`.
     """
     pretrained: str | None = None
-    """One trained elsewhere: a repository of the hub that holds a tokenizer.json, or the path of a .json."""
+    """One trained elsewhere: a repository of the hub that holds a tokenizer.json, with @ and a commit, tag or branch
+    behind it where that is not the newest, or the path of a .json. The commit it came to is stored with the study."""
 
 
 class SharpnessConfig(Section):

@@ -18,7 +18,8 @@ from tests.hub import Fault, Hub
 pytestmark = pytest.mark.integration
 
 SMALL = {
-    "data.num_documents": 20_000,
+    "data.num_documents": 4400,
+    "data.validation_fraction": 0.5,  # the largest window of the space has to fit
     "data.held_out_documents": 200,
     "training.epochs": "null",
     "training.tokens": 9000,

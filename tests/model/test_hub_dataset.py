@@ -314,21 +314,22 @@ def test_a_hub_that_goes_quiet_after_its_first_answer_is_told_of(titles, read):
     titles.faults = [Fault("train.parquet", "hang")]
     assert read(read_seconds=0.5)[0] == TITLES
     (line,) = (line for line in read.said if "does not answer" in line)
-    assert line == "127.0.0.1 does not answer (The read operation timed out): trying again in 0.5 s"
+    assert re.fullmatch(r"127\.0\.0\.1 does not answer \(.*timed out\): trying again in 0\.5 s", line)
 
 
-def test_size_and_time_left_are_said_within_two_seconds(large, tmp_path):
+def test_a_line_at_once_and_then_size_and_time_left(large, tmp_path):
     large.faults = [Fault("cdn/", "slow", bytes_per_second=1_000_000)]
-    start, said = time.monotonic(), []
+    start, said = time.monotonic(), {}
 
     def say(line):
-        said.append((time.monotonic() - start, line))
+        said[line] = time.monotonic() - start
 
     read_hub(HubConfig(id="some/titles"), cache=tmp_path / "lists", say=say)
-    assert "fetching some/titles: 1 file, 2.9 MB" in [line for _, line in said]
-    after, line = next((after, line) for after, line in said if " left" in line)
-    assert after < 2.5  # 1.5, and what a busy machine adds
-    assert re.fullmatch(r"fetching some/titles: 2\.0 MB of 2\.9 MB, [01]\.\d MB/s, \d s left", line)
+    first, second, third = list(said)[:3]
+    assert first.startswith("asking 127.0.0.1:")
+    assert said[first] < 2
+    assert second == "fetching some/titles: 1 file, 2.9 MB"
+    assert re.fullmatch(r"fetching some/titles: [12]\.\d MB of 2\.9 MB, [01]\.\d MB/s, \d s left", third)
 
 
 @pytest.mark.parametrize("kind", ["silent", "refused"])
