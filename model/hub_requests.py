@@ -180,7 +180,7 @@ def host() -> str:
 def plain(error: BaseException) -> str:
     """What an exception says, in one line, without passwords and signatures in addresses."""
     text = " ".join(str(error).split())
-    text = re.sub(r"://[^/@\s]*@", "://***@", text)
+    text = re.sub(r"://[^/\s]*@", "://***@", text)
     text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
     return text[:200] or type(error).__name__
 

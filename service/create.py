@@ -74,9 +74,8 @@ def create(
         found = _find_whole(storage, given.name)
         corpus = None
         if found is None:
-            open_store(
-                settings.artifacts, writable=True
-            )  # known to fail before minutes are spent on a corpus
+            # what cannot be written is refused before minutes are spent on a corpus
+            open_store(settings.artifacts, writable=True)
             corpus = _read_corpus(settings, given, say=say)
             if _fell_back(given, corpus):
                 name = checked_name(f"{given.name}{FALLBACK}")

@@ -56,6 +56,7 @@ def run(tmp_path, a_million_rows):
         "HF_HOME": str(tmp_path / "home"),
         "HF_ENDPOINT": a_million_rows.url,
         "PYTHONPATH": str(ROOT),
+        "GOMP_SPINCOUNT": "1000",  # beside other work, spinning threads would take minutes
     }
     settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
 

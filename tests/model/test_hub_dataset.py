@@ -11,7 +11,7 @@ import pytest
 from model.config import HubConfig
 from model.errors import CorpusError
 from model.hub_dataset import read_hub
-from model.hub_requests import HubUnreachableError
+from model.hub_requests import HubUnreachableError, plain
 from tests.hub import TOKEN, Fault
 
 TITLES = [f"title {i} of something small" for i in range(50)]
@@ -345,3 +345,18 @@ def test_no_connection_is_told_apart_from_every_answer(read, monkeypatch, no_con
                 HubUnreachableError, match=r"timed out.*allowed without it: data\.source file"
             ):
                 read(read_seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "for url 'https://u:p@ss@hub.example/x?sig=SECRET&a=1' (404)",
+            "for url 'https://***@hub.example/x' (404)",
+        ),
+        ("a\n  b", "a b"),
+        ("", "ValueError"),
+    ],
+)
+def test_addresses_are_told_without_passwords_and_signatures(said, expected):
+    assert plain(ValueError(said)) == expected
