@@ -262,7 +262,7 @@ def test_verbs_that_name_a_study_before_it_is_made_find_it(auto, no_connection):
     no_connection()
     auto.create(1)
     snapshot = status.take(auto.settings, "tiny")()
-    assert snapshot.study == "tiny-docstrings"
+    assert snapshot.study.study_name == "tiny-docstrings"
 
 
 def test_a_study_whose_making_was_cut_off_is_made_again(tiny):
