@@ -49,7 +49,7 @@ def train(path: str, pairs: tuple[str, ...], device_name: str, cache: Path, out:
             check_writable(out)
         except OSError as error:
             raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from None
-    documents = corpus.build(config.data, cache=cache, tokenizer=config.tokenizer.pretrained)
+    documents = corpus.build(config.data, cache=cache, tokenizer=config.tokenizer.pretrained, say=click.echo)
     for note in documents.notes:
         click.echo(note)
     click.echo(f"corpus: {documents.source}, {documents.duplicates:,} duplicates dropped")

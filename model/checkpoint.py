@@ -23,6 +23,8 @@ from model.tokenizer import Tokenizer
 
 WEIGHTS, RECORD, TOKENIZER = "model.safetensors", "checkpoint.json", "tokenizer.json"
 _FORMAT = "hptune-1"
+_LARGEST_TABLE = 1 << 28
+"""Entries of a table of positions, which is computed and not among the weights."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -46,7 +48,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {key: file.get_tensor(key) for key in file.keys()}, json.loads(header["facts"])  # noqa: SIM118
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file") from None
-    except (safetensors.SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(f"{path}: truncated or not a safetensors file: {error}") from None
 
 
@@ -66,6 +70,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the weights are of another shape than the configuration says.
         """
+        _refuse_other_size(self.config, self.weights)
         model = GPT(self.config, seed=0, eos_id=self.tokenizer.eos_id)
         load_weights(model, self.weights, "checkpoint")
         return model.eval()
@@ -92,13 +97,30 @@ class Checkpoint:
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"]))
             raise CheckpointError(f"{folder / RECORD}: config.{where}: {fault['msg']}") from None
-        except (OSError, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except CheckpointError:
+            raise
+        except (OSError, KeyError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{folder}: missing or damaged: {error}") from None
         try:
             tokenizer = Tokenizer.from_json(tokenizer_json)
         except CheckpointError as error:
             raise CheckpointError(f"{folder / TOKENIZER}: {error}") from None
         return cls(config, tokenizer, weights, record)
+
+
+def _refuse_other_size(config: TrainConfig, weights: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError before a network is made of a size that the weights, and so the file, do not have."""
+    stored = sum(tensor.numel() for tensor in weights.values())
+    if config.parameter_count != stored:
+        raise CheckpointError(
+            f"checkpoint: weights of another model: they hold {stored:,} parameters, "
+            f"its configuration makes {config.parameter_count:,}"
+        )
+    shape = config.model
+    if shape.positions in ("rope", "sinusoidal") and shape.block_size * shape.d_model > _LARGEST_TABLE:
+        raise CheckpointError(
+            f"checkpoint: config.model.block_size: {shape.block_size:,} positions are more than a computer can hold"
+        )
 
 
 def load_weights(model: GPT, weights: Mapping[str, Tensor], name: str) -> None:

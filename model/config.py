@@ -39,7 +39,7 @@ class DataConfig(Section):
     """Where the documents come from and how they are split."""
 
     source: Literal["auto", "hub", "file", "docstrings"] = "auto"
-    """`auto` is the hub or, where it cannot be reached, `docstrings`."""
+    """`auto` is the hub or, where there is no connection to it at all, `docstrings`; then the study's name says so."""
     path: str | None = None
     """File for `source: file`: .txt (one document a line), .csv, .jsonl or .parquet."""
     column: str | None = None
@@ -78,7 +78,8 @@ class TokenizerConfig(Section):
     """`train_and_validation` has seen the titles that the loss is measured on, as published figures often have: only
     for studies that say `rebuilds_published: true`."""
     pretrained: str | None = None
-    """One trained elsewhere: a repository of the hub that holds a tokenizer.json, or the path of a .json."""
+    """One trained elsewhere: a repository of the hub that holds a tokenizer.json, with @ and a commit, tag or branch
+    behind it where that is not the newest, or the path of a .json. The commit it came to is stored with the study."""
 
 
 Orthogonalization = Literal["newton_schulz", "polar_express_4", "polar_express_3"]

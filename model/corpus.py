@@ -7,7 +7,7 @@ fingerprints, and writes the one file that carries a corpus to other machines.
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +18,20 @@ import pydantic
 
 from model import docstrings, pretrained
 from model.config import DataConfig
-from model.documents import HubUnreachableError, read_file, read_hub
+from model.documents import read_file
 from model.errors import CorpusError
 from model.files import write_corpus_file
+from model.hub_dataset import read_hub
+from model.hub_requests import HubUnreachableError
+from model.progress import Progress, Say, silent
 
 ResolvedSource = Literal["hub", "file", "docstrings"]
-_Gathered = tuple[Iterable[str], ResolvedSource, str]
+_Gathered = tuple[Sequence[str], ResolvedSource, str]
 
 _SMALLEST = 10
 """Documents without which a corpus is a mistake; `data.num_documents` has the same bound."""
+_PIECE = 100_000
+"""Documents between two looks at the clock."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class _CorpusFile(pydantic.BaseModel):
     corpus: Corpus
 
 
-def build(data: DataConfig, *, cache: Path, tokenizer: str | None = None) -> Corpus:
+def build(data: DataConfig, *, cache: Path, tokenizer: str | None = None, say: Say = silent) -> Corpus:
     """The corpus that `data` describes.
 
     Documents are stripped, empty ones dropped, then all but the first of equal ones. What is left is shuffled
@@ -87,15 +92,18 @@ def build(data: DataConfig, *, cache: Path, tokenizer: str | None = None) -> Cor
         data: The `data` section.
         cache: Folder for what takes long to gather.
         tokenizer: `tokenizer.pretrained`: what is to be fetched with the documents.
+        say: Takes lines for the user about what takes long.
 
     Raises:
         CorpusError: the source or the tokenizer cannot be read, or there are fewer than 10 distinct documents.
     """
-    fetched = None if tokenizer is None else pretrained.fetch(tokenizer)
     notes: list[str] = []
-    documents, resolved_source, source = _gather(data, cache, notes)
-    cleaned = [stripped for document in documents if (stripped := document.strip())]
-    distinct = list(dict.fromkeys(cleaned))
+    documents, resolved_source, source = _gather(data, cache, notes, say)
+    fetched = None
+    if tokenizer is not None:
+        fetched, which = pretrained.fetch(tokenizer, cache=cache, say=say)
+        source += f"; tokenizer {which}"
+    distinct, duplicates = _cleaned(documents, say)
     if len(distinct) < _SMALLEST:
         where = data.path if resolved_source == "file" else source
         raise CorpusError(
@@ -110,39 +118,54 @@ def build(data: DataConfig, *, cache: Path, tokenizer: str | None = None) -> Cor
         held_out=tuple(shuffled[n_train + n_validation :]),
         source=source,
         resolved_source=resolved_source,
-        duplicates=len(cleaned) - len(distinct),
+        duplicates=duplicates,
         notes=tuple(notes),
         tokenizer=fetched,
     )
 
 
-def _gather(data: DataConfig, cache: Path, notes: list[str]) -> _Gathered:
+def _cleaned(documents: Sequence[str], say: Say) -> tuple[list[str], int]:
+    """The distinct documents that hold something, and how many were like an earlier one."""
+    distinct: dict[str, None] = {}
+    full = 0
+    progress = Progress(say, "cleaning", unit="documents", total=len(documents))
+    for start in range(0, len(documents), _PIECE):
+        cleaned = [
+            stripped for document in documents[start : start + _PIECE] if (stripped := document.strip())
+        ]
+        distinct.update(dict.fromkeys(cleaned))
+        full += len(cleaned)
+        progress.advance(_PIECE)
+    return list(distinct), full - len(distinct)
+
+
+def _gather(data: DataConfig, cache: Path, notes: list[str], say: Say) -> _Gathered:
     match data.source:
         case "file":
             assert data.path is not None, "the schema asks for it"
             path = Path(data.path)
             return read_file(path, column=data.column), "file", f"file {path.name}"
         case "docstrings":
-            return _gather_docstrings(cache)
+            return _gather_docstrings(cache, say)
         case "hub":
-            documents, source = read_hub(data.hub)
+            documents, source = read_hub(data.hub, cache=cache, say=say)
             return documents, "hub", source
         case "auto":
             try:
-                documents, source = read_hub(data.hub)
+                documents, source = read_hub(data.hub, cache=cache, say=say)
             except HubUnreachableError as error:
                 notes.append(
                     f"the hub cannot be reached ({error.reason}): "
                     "using the docstrings of the installed packages instead"
                 )
-                return _gather_docstrings(cache)
+                return _gather_docstrings(cache, say)
             return documents, "hub", source
         case _:
             assert_never(data.source)
 
 
-def _gather_docstrings(cache: Path) -> _Gathered:
-    sentences, packages = docstrings.harvest(docstrings.LOCK_FILE, cache=cache)
+def _gather_docstrings(cache: Path, say: Say) -> _Gathered:
+    sentences, packages = docstrings.harvest(docstrings.LOCK_FILE, cache=cache, say=say)
     return sentences, "docstrings", f"docstrings of {packages} packages"
 
 

@@ -5,6 +5,7 @@ installed. Sources are parsed and never imported.
 """
 
 import ast
+import contextlib
 import gzip
 import hashlib
 import importlib.metadata
@@ -13,14 +14,17 @@ import multiprocessing
 import os
 import re
 import sys
+import threading
 import warnings
 import zlib
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
 from pathlib import Path
 
 from model.errors import CorpusError
 from model.files import write_corpus_file
+from model.progress import Progress, Say, silent
 
 LOCK_FILE = Path(__file__).parent.parent / "requirements.lock"
 """The project's own list of pinned packages."""
@@ -38,7 +42,7 @@ _WORD = re.compile(r"[A-Z]?[a-z]+(?:['/-][a-z]+)*\Z|[A-Z]+\Z")
 
 
 def harvest(
-    lock_file: Path = LOCK_FILE, *, cache: Path, processes: int | None = None
+    lock_file: Path = LOCK_FILE, *, cache: Path, processes: int | None = None, say: Say = silent
 ) -> tuple[list[str], int]:
     """The sentences of the pinned packages' docstrings, repetitions included, and the number of packages.
 
@@ -49,6 +53,7 @@ def harvest(
         lock_file: Lines `name==version`.
         cache: Folder for the result.
         processes: Processes that parse; None for one a processor, at most eight.
+        say: Takes lines for the user where nothing is kept yet.
 
     Raises:
         CorpusError: the lock file is missing or has another kind of line, a package of it is not installed or
@@ -71,7 +76,7 @@ def harvest(
         files = list(
             chain.from_iterable(_source_files(*requirement, lock_file) for requirement in requirements)
         )
-        sentences = _sentences_of_files(files, processes or min(8, os.cpu_count() or 1))
+        sentences = _sentences_of_files(files, processes or min(8, os.cpu_count() or 1), say)
         write_corpus_file(cached, gzip.compress(json.dumps(sentences).encode(), mtime=0))
     return sentences, len(requirements)
 
@@ -143,13 +148,32 @@ def _is_wanted(parts: tuple[str, ...]) -> bool:
     return name.endswith(".py") and not name.startswith("test_") and _SKIPPED_FOLDERS.isdisjoint(parts)
 
 
-def _sentences_of_files(files: list[str], processes: int) -> list[str]:
-    if processes == 1:
-        return list(chain.from_iterable(map(_sentences_of_file, files)))
-    # Spawned, since forking a process that already has torch's or the tokenizer's threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        return list(chain.from_iterable(pool.map(_sentences_of_file, files, chunksize=64)))
+def _sentences_of_files(files: list[str], processes: int, say: Say) -> list[str]:
+    progress = Progress(say, "reading docstrings", unit="files", total=len(files))
+    sentences: list[str] = []
+    with contextlib.ExitStack() as stack:
+        found: Iterable[list[str]] = map(_sentences_of_file, files)
+        if processes > 1:
+            # Spawned, since forking a process that already has torch's or the tokenizer's threads can hang.
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
+            found = stack.enter_context(pool).map(_sentences_of_file, files, chunksize=64)
+        for of_file in found:
+            sentences += of_file
+            progress.advance(1)
+    return sentences
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it is gone, which killed could not say so."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "called where a pool starts a process"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _sentences_of_file(path: str) -> list[str]:

@@ -24,7 +24,7 @@ from model.config import TokenizerConfig
 from model.corpus import Corpus
 from model.errors import CheckpointError, ConfigError, CorpusError
 from model.files import write_corpus_file
-from model.pretrained import BYTE_ALPHABET
+from model.pretrained import BYTE_ALPHABET, parse
 
 SplitName = Literal["train", "validation", "held_out"]
 TokenizerModel = Literal["bpe", "unigram"]
@@ -92,10 +92,7 @@ class Tokenizer:
         Raises:
             CheckpointError: `text` is truncated, or a tokenizer of another kind, which might lose text.
         """
-        try:
-            library = tokenizers.Tokenizer.from_str(text)
-        except Exception:  # the library raises nothing narrower
-            raise CheckpointError("not a tokenizer file, or a truncated one") from None
+        library = parse(text)
         state = json.loads(text)
         for part in ("normalizer", "post_processor", "truncation", "padding"):
             if state.get(part) is not None:

@@ -21,6 +21,7 @@ from service.ownership import key_of
 from service.settings import Settings
 from service.slots import Slots
 from service.storage import (
+    FALLBACK,
     StudyError,
     corpus_facts,
     create_study,
@@ -77,9 +78,20 @@ def create(
         storage = open_storage(settings, create=True)
         stack.callback(storage.engine.dispose)
         met = find_study(storage, given.name)
+        corpus = None
         if met is None:
+            # what cannot be written is refused before minutes are spent on a corpus
+            open_store(settings.artifacts, writable=True)
+            corpus = _read_corpus(settings, given, say=say)
+            if _fell_back(given, corpus):
+                name = checked_name(f"{given.name}{FALLBACK}")
+                say(f"this makes study {name}: {given.name} stays free for the corpus of the hub")
+                given = dataclasses.replace(given, name=name)
+                met = find_study(storage, name)
+        if met is None:
+            assert corpus is not None, "read where there is no study"
             command = _command(study, name, more or total, overrides, scale)
-            found = _make(settings, storage, given, command=command, say=say)
+            found = _make(settings, storage, given, corpus, command=command, say=say)
         else:
             found, stored = met
             if (stored.overrides and not overrides) or (stored.scale and not scale):
@@ -99,25 +111,38 @@ def create(
     return given.name, given
 
 
-def _make(
-    settings: Settings,
-    storage: Any,
-    definition: StudyDefinition,
-    *,
-    command: str,
-    say: Callable[[str], None],
-) -> optuna.Study:
-    store = open_store(settings.artifacts, writable=True)
+def _fell_back(definition: StudyDefinition, corpus: corpora.Corpus) -> bool:
+    """Whether a study would take the name of the one that was meant, which a connection makes later."""
+    meant = definition.base_config.data.source == "auto"
+    return meant and corpus.resolved_source == "docstrings" and not definition.name.endswith(FALLBACK)
+
+
+def _read_corpus(
+    settings: Settings, definition: StudyDefinition, *, say: Callable[[str], None]
+) -> corpora.Corpus:
     data = definition.base_config.data
     say(f"study {definition.name}: reading the corpus ({data.source})")
     pretrained = definition.base_config.tokenizer.pretrained
-    corpus = corpora.build(data, cache=settings.cache, tokenizer=pretrained)
+    corpus = corpora.build(data, cache=settings.cache, tokenizer=pretrained, say=say)
     for note in corpus.notes:
         say(note)
     say(
         f"corpus: {corpus.source}; {corpus.duplicates:,} duplicates dropped; {len(corpus.train):,} train, "
         f"{len(corpus.validation):,} validation, {len(corpus.held_out):,} held-out documents"
     )
+    return corpus
+
+
+def _make(
+    settings: Settings,
+    storage: Any,
+    definition: StudyDefinition,
+    corpus: corpora.Corpus,
+    *,
+    command: str,
+    say: Callable[[str], None],
+) -> optuna.Study:
+    store = open_store(settings.artifacts, writable=True)
     tokenized = TokenizedCorpus.prepare(corpus, definition.base_config.tokenizer, cache=settings.cache)
     train_tokens = len(tokenized.split("train").tokens)
     budget = definition.base_config.with_token_budget(train_tokens).budget_tokens

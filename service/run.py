@@ -20,15 +20,16 @@ from service.python import python
 from service.settings import Settings
 from service.shown import shown_seconds
 from service.slots import Slots
-from service.storage import load_study, open_storage
+from service.storage import load_study, made_as, open_storage
 from service.study_config import StudyDefinition
 from service.supervisor import Supervisor
 
 
 def work(settings: Settings, study: str, *, workers: int | None) -> int:
     """Run workers until the study's slots are closed, logging JSON lines; the exit status."""
-    log = logs.configure(json_lines=True, study=study)
     storage = open_storage(settings)
+    study = made_as(storage, study)  # containers name the study before it is known which one is made
+    log = logs.configure(json_lines=True, study=study)
     loaded, _ = load_study(storage, study, settings)
     slots = Slots(storage.engine, key_of(loaded), owner="workers", lease_seconds=settings.lease_seconds)
     places = machine.places(settings, workers=workers)

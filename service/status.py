@@ -19,7 +19,7 @@ from service.roster import AliveWorker, Roster
 from service.settings import Settings
 from service.shown import shown_params, shown_seconds
 from service.slots import Slots
-from service.storage import corpus_facts, load_study, open_storage
+from service.storage import corpus_facts, load_study, made_as, open_storage
 from service.terminal import FittingTable
 
 REFRESH_SECONDS = 2.0
@@ -70,7 +70,7 @@ class Snapshot:
 def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
     """What takes snapshots of a study. Raises StorageError, StudyError."""
     storage = open_storage(settings)
-    study, definition = load_study(storage, study_name, settings)
+    study, definition = load_study(storage, made_as(storage, study_name), settings)
     key = key_of(study)
     slots = Slots(storage.engine, key, owner="status", lease_seconds=settings.lease_seconds)
     roster = Roster(storage.engine, key, lease_seconds=settings.lease_seconds)

@@ -32,6 +32,8 @@ DEFINITION, CORPUS, COMMAND = "definition", "corpus", "command"
 """Study attributes: the snapshot of its definition; corpus fingerprint, source, artifact and budget; what made it."""
 CONFIRMS = "confirms"
 """Attribute of a confirmation: the study that it confirms, and its finalists. Its workers drop losers."""
+FALLBACK = "-docstrings"
+"""Ends the name of a study of `data.source: auto` that was made without a connection to the hub."""
 _CREATION = 0x68707475
 """The key of an advisory lock, held while a study is made."""
 
@@ -242,6 +244,8 @@ def load_study(storage: RDBStorage, name: str, settings: Settings) -> tuple[optu
             (ours if _is_ours(study.user_attrs) else others).append(study.study_name)
         there = f"there are: {', '.join(sorted(ours))}" if ours else "there is none yet"
         there += f"; made by Optuna itself: {', '.join(sorted(others))}" if others else ""
+        if f"{name}{FALLBACK}" in ours:
+            there = f"without a connection to the hub {name}{FALLBACK} was made in its place: give that name"
         raise StudyError(f"study {name!r} is not in {settings.storage_shown}; {there}")
     return found
 
@@ -276,6 +280,13 @@ def _check_facts(facts: Any) -> None:
     wrong = [key for key, kind in kinds.items() if not isinstance(facts[key], kind)]
     if wrong or [type(count) for count in facts["documents"]] != [int, int, int]:
         raise ValueError(f"corpus: {', '.join(wrong) or 'documents'}")
+
+
+def made_as(storage: RDBStorage, name: str) -> str:
+    """The name of the study that a command made: `name`, or the one without a connection to the hub."""
+    if find_study(storage, name) is None and find_study(storage, f"{name}{FALLBACK}") is not None:
+        return f"{name}{FALLBACK}"
+    return name
 
 
 def refuse_changed(stored: StudyDefinition, given: StudyDefinition) -> None:

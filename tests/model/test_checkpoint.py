@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import time
 
 import pytest
 import safetensors.torch
@@ -128,6 +129,47 @@ def test_weights_of_another_shape_are_refused(folder):
     record["config"]["model"]["d_model"] = 32
     (folder / RECORD).write_text(json.dumps(record))
     assert "weights of another model" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("model", "n_layer", 1_000_000), ("model", "d_model", 30_000), ("tokenizer", "vocab_size", 65_536)],
+)
+def test_a_configuration_of_another_size_is_refused_before_a_network_is_made(folder, section, key, value):
+    record = json.loads((folder / RECORD).read_bytes())
+    record["config"][section][key] = value
+    (folder / RECORD).write_text(json.dumps(record))
+    start = time.process_time()
+    assert "weights of another model: they hold" in refused(folder)
+    assert time.process_time() - start < 1  # 30,000 wide it would be 86 GB
+
+
+def test_a_table_of_positions_that_no_weights_vouch_for_is_refused(folder):
+    record = json.loads((folder / RECORD).read_bytes())
+    record["config"]["model"] |= {"block_size": 10**12, "positions": "rope"}
+    (folder / RECORD).write_text(json.dumps(record))
+    weights = safetensors.torch.load_file(folder / WEIGHTS)
+    del weights["position_embedding.weight"]
+    write_tensors(folder / WEIGHTS, weights, {})
+    assert "config.model.block_size: 1,000,000,000,000 positions" in refused(folder)
+
+
+@pytest.mark.parametrize("name", [RECORD, TOKENIZER])
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 200_000, '{"a": ' * 200_000, '{"format": ' + "7" * 5_000 + "}"],
+    ids=["[", "{", "digits"],
+)
+def test_json_that_no_parser_takes_is_refused_in_one_line(folder, name, content):
+    (folder / name).write_text(content)
+    assert str(folder) in refused(folder)
+
+
+@pytest.mark.parametrize("facts", ["[" * 200_000, "7" * 5_000])
+def test_facts_of_tensors_that_no_parser_takes_are_refused(tmp_path, facts):
+    safetensors.torch.save_file({}, tmp_path / "tensors", {"format": "hptune-1", "facts": facts})
+    with pytest.raises(CheckpointError, match="truncated or not a safetensors file"):
+        read_tensors(tmp_path / "tensors")
 
 
 def test_a_full_disk_leaves_the_former_file_whole(tmp_path, monkeypatch):

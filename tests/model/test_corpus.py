@@ -1,7 +1,6 @@
 import gzip
 import json
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import docstrings
+from model import docstrings, progress
 from model.config import DataConfig, HubConfig
 from model.corpus import Corpus, build, read, write
 from model.errors import CorpusError
+from model.hub_requests import HubUnreachableError
+from tests.hub import Fault
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), min_size=1, max_size=4)
 
@@ -116,16 +117,9 @@ def small_lock_file(tmp_path, monkeypatch):
     monkeypatch.setattr(docstrings, "LOCK_FILE", path)
 
 
-@pytest.fixture
-def no_hub(monkeypatch):
-    with socket.socket() as reserved:  # bound and not listening: every connection is refused
-        reserved.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{reserved.getsockname()[1]}")
-        yield
-
-
-@pytest.mark.usefixtures("small_lock_file", "no_hub")
-def test_auto_takes_docstrings_where_the_hub_cannot_be_reached_and_says_so(tmp_path):
+@pytest.mark.usefixtures("small_lock_file")
+def test_auto_takes_docstrings_where_the_hub_cannot_be_reached_and_says_so(tmp_path, no_connection):
+    no_connection()
     corpus = build(DataConfig(source="auto"), cache=tmp_path)
     assert corpus.resolved_source == "docstrings"
     assert corpus.source == "docstrings of 1 packages"
@@ -134,17 +128,48 @@ def test_auto_takes_docstrings_where_the_hub_cannot_be_reached_and_says_so(tmp_p
     assert corpus.fingerprint == build(DataConfig(source="docstrings"), cache=tmp_path).fingerprint
 
 
-@pytest.mark.usefixtures("no_hub")
-def test_hub_alone_does_not_fall_back(tmp_path):
+def test_hub_alone_does_not_fall_back(tmp_path, no_connection):
+    no_connection()
     with pytest.raises(CorpusError, match="cannot be fetched, the hub cannot be reached"):
         build(DataConfig(source="hub"), cache=tmp_path)
 
 
-@pytest.mark.parametrize("source", ["hub", "auto"])
-def test_a_dataset_is_loaded_and_split(tmp_path, monkeypatch, source):
-    import datasets
+@pytest.mark.parametrize(
+    ("path", "status", "token"),
+    [
+        ("/api/", 403, None),
+        ("/api/", 200, "hf_expired"),
+        (r"train-1\.csv", 404, None),
+        (r"train-1\.csv", 403, None),
+    ],
+)
+def test_auto_never_falls_back_on_an_answer(tmp_path, hub, monkeypatch, path, status, token):
+    folder = hub.root / "datasets/some/titles/data"
+    folder.mkdir(parents=True)
+    for i in range(3):
+        (folder / f"train-{i}.csv").write_text("title\n" + "\n".join(f"title {i} {j}" for j in range(20)))
+    if status != 200:
+        hub.faults = [Fault(path, "status", status=status, times=99)]
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    data = DataConfig(source="auto", hub=HubConfig(id="some/titles"), num_documents=10, held_out_documents=5)
+    with pytest.raises(CorpusError, match=f"answers {status}|has no|HF_TOKEN") as caught:
+        build(data, cache=tmp_path / "cache")
+    assert not isinstance(caught.value, HubUnreachableError)
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+def test_what_takes_long_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "_FIRST_SECONDS", 0.0)
+    said = []
+    path = tmp_path / "titles.txt"
+    path.write_text("\n".join(map(str, range(250_000))))
+    build(DataConfig(source="file", path=str(path)), cache=tmp_path, say=said.append)
+    assert said[0].startswith("cleaning: 100,000 documents of 250,000 documents, ")
+    assert said[0].endswith(" s left")
+
+
+@pytest.mark.parametrize("source", ["hub", "auto"])
+def test_a_dataset_is_loaded_and_split(tmp_path, source):
     folder = tmp_path / "clone"
     folder.mkdir()
     (folder / "train.csv").write_text("id,title\n" + "".join(f"{i},title {i}\n" for i in range(20)))

@@ -1,5 +1,10 @@
 import gzip
 import importlib.metadata
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +74,43 @@ def test_the_number_of_processes_changes_nothing(tmp_path, lock_file):
     assert packages == len(SMALL_PACKAGES)
     assert len(one) > 100
     assert all(20 <= len(sentence) <= 200 and sentence.isascii() for sentence in one)
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    # idle workers, which would wait for work for ever, and the resource tracker beside them
+    program = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+from model import docstrings
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(2, mp_context=context, initializer=docstrings._end_with_parent)
+    assert list(pool.map(abs, range(4))) == [0, 1, 2, 3]
+    print(*pool._processes, flush=True)
+    sys.stdin.read()
+"""
+    (tmp_path / "program.py").write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(LOCK_FILE.parent)}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    parent = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    )
+    with parent:
+        pids = list(map(int, parent.stdout.readline().split()))
+        assert pids
+        assert all(map(is_running, pids))
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(is_running, pids))
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_the_cache_is_used_and_a_damaged_one_made_again(tmp_path, lock_file):

@@ -1,13 +1,11 @@
 import json
-import socket
-from http.server import BaseHTTPRequestHandler
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.config import HubConfig
-from model.documents import HubUnreachableError, read_file, read_hub
+from model.documents import read_file
 from model.errors import CorpusError
 
 
@@ -90,6 +88,9 @@ def test_a_parquet_column_of_numbers_is_refused_and_text_columns_are_named(tmp_p
         ("a.jsonl", b'{"title": "x"}\n\n{"titel": "x"}', ":3: has no key 'title', it has: titel"),
         ("a.jsonl", b'{"title": "x"}\n{"title": 5}', ":2: 'title' must be text, given 5"),
         ("a.jsonl", b'{"title": "\\ud800"}', ":1: 'title' holds half of a surrogate pair"),
+        ("a.jsonl", b'{"title": "x"}\n{"n": ' + b"7" * 5_000 + b"}", ":2: holds a number of too many digits"),
+        ("a.jsonl", b'{"title": "x"}\n' + b"[" * 200_000, ":2: not valid JSON: nested too deeply"),
+        ("a.jsonl", b'{"a": ' * 200_000, ":1: not valid JSON: nested too deeply"),
         ("a.parquet", b"PAR1 no", "not a valid parquet file"),
         ("a.parquet", b"", "not a valid parquet file"),
         ("a.xml", b"<a/>", "unknown suffix '.xml', allowed: .txt, .csv, .jsonl, .parquet"),
@@ -110,143 +111,70 @@ def test_a_column_of_a_text_file_would_have_no_effect(tmp_path):
     assert "data.column must be null" in refusal(write(tmp_path / "a.txt", "x"), "title")
 
 
-@pytest.fixture
-def datasets_cache(tmp_path, monkeypatch):
-    import datasets
+def test_a_cell_may_be_as_long_as_the_file(tmp_path):
+    long = "x" * 400_000
+    path = write(tmp_path / "a.csv", f'title\nshort\n"{long}"\n')
+    assert read_file(path, column=None) == ["short", long]
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl"])
+def test_lines_may_end_in_a_carriage_return_alone(tmp_path, suffix):
+    lines = {"txt": ["a", "b"], "csv": ["title", "a", "b"], "jsonl": ['{"title": "a"}', '{"title": "b"}']}
+    path = write(tmp_path / f"a.{suffix}", "\r".join(lines[suffix]))
+    assert read_file(path, column=None) == ["a", "b"]
 
 
-@pytest.mark.usefixtures("datasets_cache")
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_folder_of_data_files_loads_as_a_dataset(tmp_path, kind):
-    folder = tmp_path / "clone"
-    folder.mkdir()
-    if kind == "csv":
-        write(folder / "train.csv", "id,title\n1,first\n2,\n3,third\n")
+def test_a_carriage_return_inside_a_line_ends_no_line(tmp_path):
+    assert read_file(write(tmp_path / "a.txt", "a\rb\nc"), column=None) == ["a\rb", "c"]
+
+
+def test_parquet_text_that_is_not_utf_8_is_refused_with_its_row(tmp_path):
+    values = pa.array([b"good", None, b"\xff\xfe"] * 3, pa.binary())
+    text = pa.Array.from_buffers(pa.string(), len(values), values.buffers())
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"title": text}), path, row_group_size=2)
+    assert refusal(path).endswith("row 3: not text in UTF-8, byte 0xff")
+
+
+def test_parquet_columns_of_one_name_matter_only_where_one_of_them_is_meant(tmp_path):
+    path = tmp_path / "a.parquet"
+    columns = [pa.array(values) for values in (["a"], ["b"], [1], ["c"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["title", "title", "n", "url"]), path)
+    assert refusal(path, "title").endswith("has 2 columns named 'title', must have one")
+    assert "allowed: title, title, url" in refusal(path)
+
+
+def test_parquet_reads_a_column_beside_two_of_one_name(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, names=["n", "n", "title"]), path)
+    assert read_file(path, column="title") == ["a"]
+
+
+def test_a_column_of_numbers_may_share_the_name_of_the_text(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array([7]), pa.array(["a"])], names=["title", "title"]), path)
+    assert read_file(path, column=None) == ["a"]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("damage", ["cut", "flip", "zeros"])
+def test_a_damaged_parquet_file_is_refused_in_one_line_or_read(tmp_path, share, damage):
+    path = parquet(tmp_path / "a.parquet", title=[f"title {i}" for i in range(100)])
+    content = bytearray(path.read_bytes())
+    at = int(share * len(content))
+    if damage == "cut":
+        del content[at:]
     else:
-        parquet(folder / "train.parquet", id=[1, 2, 3], title=["first", None, "third"])
-    documents, source = read_hub(HubConfig(id=str(folder)))
-    assert documents == ["first", "", "third"]
-    assert source == f"folder {folder}"
-    with pytest.raises(CorpusError, match=r"data\.hub\.column must be .* given 'text', allowed: title$"):
-        read_hub(HubConfig(id=str(folder), column="text"))
-    with pytest.raises(CorpusError, match=r"split test: cannot be loaded: .*train") as caught:
-        read_hub(HubConfig(id=str(folder), split="test"))
-    assert "\n" not in str(caught.value)
-    assert not isinstance(caught.value, HubUnreachableError)
+        content[at : at + 8] = (
+            bytes(8) if damage == "zeros" else (byte ^ 0xFF for byte in content[at : at + 8])
+        )
+    path.write_bytes(content)
+    try:
+        assert len(read_file(path, column=None)) == 100
+    except CorpusError:
+        refusal(path)
 
 
-@pytest.fixture
-def two_subsets(tmp_path, datasets_cache):
-    """A local clone of a repository with two datasets, the second one in three files."""
-    files = {
-        "a/train.parquet": [f"a{i}" for i in range(30)],
-        "b/train-0.parquet": [None] * 20,
-        "b/train-1.parquet": [f"b{i}" for i in range(20)],
-        "b/train-2.parquet": ["last"],
-    }
-    for name, texts in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        parquet(tmp_path / name, id=list(range(len(texts))), text=pa.array(texts, pa.string()))
-    sections = "".join(f"- config_name: {name}\n  data_files: {name[-1]}/*\n" for name in ("set-a", "set-b"))
-    write(tmp_path / "README.md", f"---\nconfigs:\n{sections}---\n")
-    return tmp_path
-
-
-def test_one_of_several_datasets_is_taken_by_name(two_subsets):
-    hub = HubConfig(id=str(two_subsets), subset="set-a", column="text")
-    documents, source = read_hub(hub)
-    assert documents == [f"a{i}" for i in range(30)]
-    assert source == f"folder {two_subsets} (set-a)"
-    assert read_hub(hub.model_copy(update={"subset": "set-b"}))[0][20:] == [
-        *(f"b{i}" for i in range(20)),
-        "last",
-    ]
-
-
-@pytest.mark.parametrize("first_rows", [None, 10])
-@pytest.mark.parametrize(
-    ("subset", "expected"),
-    [
-        (None, r"Config name is missing.*'set-a', 'set-b'"),
-        ("set-c", r"\(set-c\).*Available.*'set-a', 'set-b'"),
-    ],
-)
-def test_a_subset_that_is_none_is_refused_with_those_there_are(two_subsets, subset, expected, first_rows):
-    with pytest.raises(CorpusError, match=expected) as caught:
-        read_hub(HubConfig(id=str(two_subsets), subset=subset, column="text", first_rows=first_rows))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("first_rows", "expected"), [(10, 10), (25, 25), (1000, 41)])
-def test_the_first_rows_are_the_beginning_of_the_whole(two_subsets, first_rows, expected):
-    hub = HubConfig(id=str(two_subsets), subset="set-b", column="text")
-    whole, _ = read_hub(hub)
-    documents, _ = read_hub(hub.model_copy(update={"first_rows": first_rows}))
-    assert documents == whole[:expected]
-    with pytest.raises(CorpusError, match=r"data\.hub\.column must be .* given 'id', allowed: text$"):
-        read_hub(hub.model_copy(update={"first_rows": first_rows, "column": "id"}))
-
-
-def test_the_rest_is_not_read(two_subsets):
-    write(two_subsets / "b/train-2.parquet", "no parquet file")  # the library looks one file ahead
-    hub = HubConfig(id=str(two_subsets), subset="set-b", column="text", first_rows=15)
-    assert read_hub(hub)[0] == [""] * 15
-    with pytest.raises(CorpusError, match=r"split train: cannot be loaded: "):
-        read_hub(hub.model_copy(update={"first_rows": 41}))
-
-
-class _FakeHub(BaseHTTPRequestHandler):
-    """Answers every question for a dataset with the server's `status` and `error_code`."""
-
-    def do_GET(self):
-        body = b"{}"
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", str(len(body)))
-        if self.server.error_code:
-            self.send_header("X-Error-Code", self.server.error_code)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def fake_hub(serve_hub):
-    return serve_hub(_FakeHub)
-
-
-@pytest.mark.parametrize(
-    ("status", "error_code", "expected"),
-    [
-        (404, "RepoNotFound", r"^data\.hub\.id: the hub has no public dataset 'some/titles'$"),
-        (404, "RevisionNotFound", r"^data\.hub\.revision: some/titles has no revision 'v9'$"),
-        (403, "GatedRepo", r"^data\.hub\.id: some/titles asks for its terms"),
-    ],
-)
-def test_what_the_hub_refuses_is_the_users_to_correct(fake_hub, status, error_code, expected):
-    fake_hub.status, fake_hub.error_code = status, error_code
-    with pytest.raises(CorpusError, match=expected) as caught:
-        read_hub(HubConfig(id="some/titles", revision="v9"))
-    assert not isinstance(caught.value, HubUnreachableError)
-
-
-@pytest.mark.parametrize("status", [403, 500, 503])
-def test_a_proxy_or_a_broken_hub_counts_as_unreachable(fake_hub, status):
-    fake_hub.status, fake_hub.error_code = status, None
-    with pytest.raises(HubUnreachableError, match=str(status)):
-        read_hub(HubConfig(id="some/titles"))
-
-
-def test_a_name_that_is_none_is_refused_before_any_request():
-    with pytest.raises(CorpusError, match=r"data\.hub\.id: not a dataset's name, given 'a/b/c'"):
-        read_hub(HubConfig(id="a/b/c"))
-
-
-def test_a_hub_that_never_answers_is_given_up(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(HubUnreachableError, match=r"timed out.*allowed without it: data\.source file"):
-            read_hub(HubConfig(), timeout_seconds=0.2)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    assert "is a pipe or a device, data.path must be a file" in refusal(tmp_path / "a.txt")

@@ -1,21 +1,19 @@
-import hashlib
 import json
 import socket
-from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
-import huggingface_hub.constants
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from model.config import DataConfig, TokenizerConfig
 from model.corpus import build
-from model.errors import CorpusError
+from model.errors import CheckpointError, CorpusError
 from model.pretrained import BYTE_ALPHABET, fetch
 from model.tokenizer import TokenizedCorpus, Tokenizer
+from tests.hub import Fault
 
 TEXTS = [f"the {noun} of title {i}" for i, noun in enumerate(["cat", "catalogue", "dog"] * 10)]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def trained_elsewhere(**changes):
@@ -40,9 +38,13 @@ def write(path, state):
     return str(path)
 
 
+def read(path):
+    return fetch(path, cache=Path("not-used"))[0]
+
+
 def refusal(name):
     with pytest.raises(CorpusError) as caught:
-        fetch(name, timeout_seconds=0.2)
+        read(name)
     message = str(caught.value)
     assert message.startswith("tokenizer.pretrained: ")
     assert name in message
@@ -54,7 +56,7 @@ def test_its_entries_keep_their_ids_and_missing_bytes_follow(tmp_path):
     state = trained_elsewhere()
     theirs = state["model"]["vocab"]
     assert not theirs.keys() >= set(BYTE_ALPHABET), "the case that matters"
-    ours = Tokenizer.from_json(fetch(write(tmp_path / "tokenizer.json", state)))
+    ours = Tokenizer.from_json(read(write(tmp_path / "tokenizer.json", state)))
     assert ours.vocab_size == len(theirs.keys() | set(BYTE_ALPHABET)) + 1
     assert ours.eos_id == ours.vocab_size - 1
     # The library's own encoding, without the template's token and the cut after five.
@@ -69,7 +71,7 @@ def test_what_it_could_not_encode_or_took_for_a_command_comes_back(tmp_path, tex
     theirs = tokenizers.Tokenizer.from_file(path)
     theirs.no_truncation()
     assert text == "2026-01" or theirs.decode(theirs.encode(text).ids) != text, "the case that matters"
-    ours = Tokenizer.from_json(fetch(path))
+    ours = Tokenizer.from_json(read(path))
     assert ours.decode(ours.encode(text)) == text
 
 
@@ -77,14 +79,14 @@ def test_a_special_token_that_is_no_entry_keeps_its_id(tmp_path):
     state = trained_elsewhere()
     n = len(state["model"]["vocab"])
     state["added_tokens"].append({**state["added_tokens"][0], "id": n, "content": "<|end|>"})
-    ours = Tokenizer.from_json(fetch(write(tmp_path / "tokenizer.json", state)))
+    ours = Tokenizer.from_json(read(write(tmp_path / "tokenizer.json", state)))
     assert ours.decode([n]) == "<|end|>"
 
 
 def test_merging_at_random_is_switched_off(tmp_path):
     state = trained_elsewhere()
     state["model"]["dropout"] = 0.5
-    ours = Tokenizer.from_json(fetch(write(tmp_path / "tokenizer.json", state)))
+    ours = Tokenizer.from_json(read(write(tmp_path / "tokenizer.json", state)))
     assert len({tuple(ours.encode(TEXTS[0])) for _ in range(20)}) == 1
 
 
@@ -124,6 +126,35 @@ def test_files_that_are_none_are_refused_in_one_line(tmp_path):
     assert "must be a BPE, is a Unigram" in refusal(write(path, unigram.to_str()))
 
 
+@pytest.mark.parametrize("part", ["continuing_subword_prefix", "end_of_word_suffix"])
+@pytest.mark.parametrize("mark", ["##", "</w>"])
+def test_marks_at_words_which_lose_text_or_end_the_library_are_refused(tmp_path, part, mark):
+    state = trained_elsewhere()
+    state["model"][part] = mark
+    message = refusal(write(tmp_path / "tokenizer.json", state))
+    assert f"might lose text, its {part} must be null, given {mark!r}" in message
+    with pytest.raises(CheckpointError, match=f"its {part} must be null"):
+        Tokenizer.from_json(json.dumps(state))
+
+
+def test_a_panic_of_the_library_is_one_line(tmp_path, monkeypatch):
+    class PanicException(BaseException):
+        """Named as the library's, which cannot be imported."""
+
+    def panics(_):
+        raise PanicException("byte index 2 is out of bounds")
+
+    monkeypatch.setattr(tokenizers.Tokenizer, "from_str", panics)
+    assert "not a tokenizer file" in refusal(write(tmp_path / "tokenizer.json", trained_elsewhere()))
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 200_000, '{"model": ' + "7" * 5_000 + "}", '{"model": []}', "[]", "null"]
+)
+def test_json_that_no_parser_takes_is_refused(tmp_path, content):
+    assert "not a tokenizer file" in refusal(write(tmp_path / "tokenizer.json", content))
+
+
 def test_more_entries_than_two_bytes_can_count_are_refused(tmp_path):
     state = trained_elsewhere()
     vocab = state["model"]["vocab"]
@@ -131,98 +162,89 @@ def test_more_entries_than_two_bytes_can_count_are_refused(tmp_path):
     assert "must have at most 65535 entries" in refusal(write(tmp_path / "tokenizer.json", state))
 
 
-class _FakeHub(BaseHTTPRequestHandler):
-    """Has a repository and its tokenizer.json, or refuses the one or the other."""
-
-    def do_HEAD(self):
-        self.respond(with_body=False)
-
-    def do_GET(self):
-        self.respond(with_body=True)
-
-    def respond(self, *, with_body):
-        server = self.server
-        server.requests.append((self.command, self.path))
-        asked = "file" if self.path.endswith("/tokenizer.json") else "repository"
-        refused = asked == server.refused
-        body = server.content if asked == "file" else json.dumps({"id": "some/model", "sha": COMMIT}).encode()
-        self.send_response(server.status if refused else 200)
-        self.send_header("Content-Length", str(len(body)))
-        if refused and server.error_code:
-            self.send_header("X-Error-Code", server.error_code)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
+@pytest.fixture
+def some_model(hub):
+    """The hub with one model's tokenizer, and an older revision of it."""
+    for name in ("model", "model@v1"):
+        folder = hub.root / "models/some" / name
+        folder.mkdir(parents=True)
+        state = trained_elsewhere()
+        if name == "model@v1":
+            state["model"]["merges"].pop()
+        write(folder / "tokenizer.json", state)
+    return hub
 
 
 @pytest.fixture
-def hub_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+def fetch_it(tmp_path):
+    return lambda name, **limits: fetch(name, cache=tmp_path / "lists", **limits)
 
 
-@pytest.fixture
-def fake_hub(serve_hub, hub_cache):
-    server = serve_hub(_FakeHub)
-    server.refused, server.requests = None, []
-    server.content = json.dumps(trained_elsewhere()).encode()
-    return server
+def test_a_repository_is_fetched_once_and_used_again_where_the_hub_is_away(
+    some_model, fetch_it, tmp_path, no_connection
+):
+    fetched, source = fetch_it("some/model")
+    assert fetched == fetch_it(write(tmp_path / "tokenizer.json", trained_elsewhere()))[0]
+    assert source == f"some/model at {some_model.commit('models', 'some/model')}"
+    assert fetch_it("some/model") == (fetched, source)
+    assert len(some_model.files_asked("/tokenizer.json")) == 1
+    no_connection()
+    assert fetch_it("some/model") == (fetched, source)
 
 
-def test_a_repository_is_fetched_once_and_used_again_where_the_hub_is_away(fake_hub, tmp_path, monkeypatch):
-    fetched = fetch("some/model")
-    assert fetched == fetch(write(tmp_path / "tokenizer.json", trained_elsewhere()))
-    assert fetch("some/model") == fetched
-    assert [path for command, path in fake_hub.requests if command == "GET" and path.endswith(".json")] == [
-        "/some/model/resolve/main/tokenizer.json"
-    ]
-    with socket.socket() as reserved:  # bound and not listening: every connection is refused
-        reserved.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{reserved.getsockname()[1]}")
-        assert fetch("some/model") == fetched
+def test_a_revision_can_be_pinned_and_is_recorded(some_model, fetch_it):
+    newest, old = fetch_it("some/model"), fetch_it("some/model@v1")
+    assert old[0] != newest[0]
+    assert old[1] == f"some/model at {some_model.commit('models', 'some/model@v1')}"
+    assert fetch_it(f"some/model@{old[1].split()[-1]}") == old
+    with pytest.raises(
+        CorpusError, match=r"^tokenizer\.pretrained: some/model has no such revision on the hub$"
+    ):
+        fetch_it("some/model@v9")
 
 
-@pytest.mark.parametrize(
-    ("refused", "status", "error_code", "expected"),
-    [
-        ("repository", 404, "RepoNotFound", "the hub has no public repository 'some/model'"),
-        ("repository", 503, None, "the hub cannot be reached ("),
-        ("file", 404, "EntryNotFound", "some/model has no tokenizer.json"),
-        ("file", 403, "GatedRepo", "some/model asks for its terms"),
-    ],
-)
-def test_what_the_hub_refuses_is_said(fake_hub, refused, status, error_code, expected):
-    fake_hub.refused, fake_hub.status, fake_hub.error_code = refused, status, error_code
-    assert expected in refusal("some/model")
+def test_the_commit_stands_in_the_source_of_the_corpus(some_model, tmp_path):
+    lines = tmp_path / "titles.txt"
+    lines.write_text("\n".join(TEXTS), encoding="utf-8")
+    corpus = build(
+        DataConfig(source="file", path=str(lines)), cache=tmp_path / "cache", tokenizer="some/model@v1"
+    )
+    commit = some_model.commit("models", "some/model@v1")
+    assert corpus.source == f"file titles.txt; tokenizer some/model at {commit}"
 
 
-@pytest.mark.usefixtures("hub_cache")
-def test_a_hub_that_never_answers_is_given_up_with_the_ways_out(monkeypatch):
+def test_what_the_hub_refuses_is_said(some_model, fetch_it, monkeypatch):
+    (some_model.root / "models/some/model@v1/tokenizer.json").rename(
+        some_model.root / "models/some/model@v1/x"
+    )
+    some_model.faults = [Fault("/api/models/some/model$", "status", status=503)]
+    assert "some/model at" in fetch_it("some/model")[1]
+    for name, expected in {
+        "some/other": "the hub has no public repository 'some/other'",
+        "some/model@v1": "some/model@v1 has no tokenizer.json",
+        "a/b/c": "must be the name of a repository of the hub, given 'a/b/c'",
+    }.items():
+        with pytest.raises(CorpusError, match=rf"^tokenizer\.pretrained: .*{expected}"):
+            fetch_it(name)
+
+
+def test_a_hub_that_never_answers_is_given_up_with_the_ways_out(hub_environment, fetch_it, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        message = refusal("some/model")
-    assert "some/model cannot be fetched, the hub cannot be reached (" in message
-    assert message.endswith("allowed without it: the path of a tokenizer.json, or null, which trains our own")
+        with pytest.raises(CorpusError) as caught:
+            fetch_it("some/model", read_seconds=0.2)
+    assert "some/model cannot be fetched, the hub cannot be reached (" in str(caught.value)
+    assert str(caught.value).endswith(
+        "allowed without it: the path of a tokenizer.json, or null, which trains our own"
+    )
 
 
-def test_a_name_that_is_none_is_refused_before_any_request():
-    assert "must be a repository of the hub or the path of a .json file" in refusal("a/b/c")
-
-
-def test_one_that_puts_a_space_before_a_text_goes_on_doing_so_and_loses_none(tmp_path):
+def test_one_that_puts_a_space_before_a_text_goes_on_doing_so_and_loses_none(tmp_path, fetch_it):
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=90, show_progress=False))
-    ours = Tokenizer.from_json(fetch(write(tmp_path / "tokenizer.json", bpe.to_str())))
+    ours = Tokenizer.from_json(fetch_it(write(tmp_path / "tokenizer.json", bpe.to_str()))[0])
     assert ours.encode("the cat") == bpe.encode("the cat").ids
-    assert [ours.decode(ours.encode(text)) for text in ("the cat", " the cat", "")] == [
-        "the cat",
-        " the cat",
-        "",
-    ]
+    texts = ["the cat", " the cat", ""]
+    assert [ours.decode(ours.encode(text)) for text in texts] == texts

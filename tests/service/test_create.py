@@ -7,11 +7,15 @@ from pathlib import Path
 import optuna
 import pytest
 
-from model import corpus as corpora
+from model import docstrings
 from model.errors import ConfigError, CorpusError
 from model.tokenizer import Tokenizer
+from service import status
 from service.artifacts import read_checkpoint
-from service.storage import StudyError, corpus_facts, load_study, open_storage
+from service.create import create
+from service.ownership import key_of
+from service.slots import Slots
+from service.storage import StudyError, corpus_facts, load_study, made_as, open_storage
 from service.stores import StoreError, open_store
 from tests.conftest import ROOT
 
@@ -195,23 +199,91 @@ def test_a_scale_makes_a_study_of_its_own_and_holds_in_later_calls(tiny):
         tiny.create(1, name="tiny", scale="half")
 
 
-def test_auto_is_decided_once(tiny, monkeypatch):
-    documents = (tiny.folder / "corpus.txt").read_text().splitlines()
+@pytest.fixture
+def small_docstrings(monkeypatch, tmp_path):
+    """Docstrings of one package, of which a tiny study has enough."""
+    lock_file = tmp_path / "small.lock"
+    lock_file.write_text(f"optuna=={optuna.__version__}\n")
+    monkeypatch.setattr(docstrings, "LOCK_FILE", lock_file)
 
-    def hub(config):
-        return documents, "titles of a hub"
 
-    def unreachable(config):
-        raise corpora.HubUnreachableError("no route to host")
+@pytest.fixture
+def auto(tiny, hub, small_docstrings):
+    """The tiny study, asked of the hub, which has its titles."""
+    folder = hub.root / "datasets/some/titles"
+    folder.mkdir(parents=True)
+    titles = (tiny.folder / "corpus.txt").read_text().splitlines()
+    (folder / "train.csv").write_text("\n".join(["title", *titles]))
+    tiny.write(source="auto", **{"data.hub.id": "some/titles"})
+    return tiny
 
-    tiny.write(source="auto")
-    monkeypatch.setattr(corpora, "read_hub", hub)  # the network's part in it
-    tiny.create(1)
-    before = facts(tiny)
-    assert before["source"] == "titles of a hub"
-    monkeypatch.setattr(corpora, "read_hub", unreachable)
-    tiny.create(2)
-    assert facts(tiny) == before
+
+def names(study):
+    return set(optuna.get_all_study_names(study.settings.storage_url))
+
+
+def test_auto_is_decided_once(auto, hub, no_connection):
+    auto.create(1)
+    before = facts(auto)
+    assert before["source"] == f"hub some/titles at {hub.commit('datasets', 'some/titles')}"
+    no_connection()
+    auto.create(2)
+    assert facts(auto) == before
+    assert names(auto) == {"tiny"}
+
+
+def test_without_a_connection_another_name_is_taken_and_every_line_says_so(auto, hub, no_connection, capsys):
+    no_connection()
+    made, definition = create(auto.settings, str(auto.file), overrides={}, more=2, say=print)
+    assert made == definition.name == "tiny-docstrings"
+    said = capsys.readouterr().out
+    assert "using the docstrings of the installed packages instead" in said
+    assert "this makes study tiny-docstrings: tiny stays free for the corpus of the hub" in said
+    storage = open_storage(auto.settings)
+    study, _ = load_study(storage, "tiny-docstrings", auto.settings)
+    assert study.user_attrs["command"].endswith("--name tiny-docstrings")
+    with pytest.raises(
+        StudyError, match="without a connection to the hub tiny-docstrings was made in its place"
+    ):
+        load_study(storage, "tiny", auto.settings)
+    assert made_as(storage, "tiny") == "tiny-docstrings"
+    storage.engine.dispose()
+
+
+def test_without_a_connection_the_same_command_goes_on_with_it(auto, no_connection, capsys):
+    no_connection()
+    auto.create(2)
+    auto.create(3)
+    auto.create(1, name="tiny-docstrings")  # as the study's command says
+    assert "using the docstrings" in capsys.readouterr().out
+    assert names(auto) == {"tiny-docstrings"}
+    storage = open_storage(auto.settings)
+    study, _ = load_study(storage, "tiny-docstrings", auto.settings)
+    assert Slots(storage.engine, key_of(study), owner="test", lease_seconds=60).counts()["open"] == 1
+    storage.engine.dispose()
+
+
+def test_the_name_that_was_meant_is_free_for_another_corpus_and_for_the_hub_later(
+    auto, hub, no_connection, monkeypatch
+):
+    no_connection()
+    auto.create(1)
+    path = str(auto.folder / "corpus.txt")
+    auto.create(1, name="of-a-file", overrides={"data.source": "file", "data.path": path})
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    auto.create(1)
+    assert names(auto) == {"tiny", "tiny-docstrings", "of-a-file"}
+    assert facts(auto)["source"].startswith("hub some/titles at ")
+    storage = open_storage(auto.settings)
+    assert made_as(storage, "tiny") == "tiny"
+    storage.engine.dispose()
+
+
+def test_verbs_that_name_a_study_before_it_is_made_find_it(auto, no_connection):
+    no_connection()
+    auto.create(1)
+    snapshot = status.take(auto.settings, "tiny")()
+    assert snapshot.study.study_name == "tiny-docstrings"
 
 
 def test_a_design_is_not_run_beyond_its_configurations(tiny):
