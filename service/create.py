@@ -75,8 +75,8 @@ def create(
             optuna.delete_study(study_name=given.name, storage=storage)  # its making was cut off
             found = None
         if found is None:
-            command = _command(study, name, more or total, overrides, scale)
-            found = _make(settings, storage, given, command=command, say=say)
+            made_by = command(study, name, more or total, overrides, scale)
+            found = _make(settings, storage, given, command=made_by, say=say)
         else:
             stored = StudyDefinition.from_snapshot(found.user_attrs[DEFINITION])
             if (stored.overrides and not overrides) or (stored.scale and not scale):
@@ -142,10 +142,10 @@ def _make(
     return create_study(storage, definition, facts, command=command)
 
 
-def _command(
+def command(
     study: str, name: str | None, trials: int | None, overrides: Mapping[str, Any], scale: str | None
 ) -> str:
-    """The script's call that makes and runs the study."""
+    """The script's call that makes the study, or goes on with it, and runs `trials` of it."""
     words = ["./hptune.sh", *([str(trials)] if trials else []), "--study", study]
     words += ["--scale", scale] if scale else []
     words += ["--name", name] if name else []

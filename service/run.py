@@ -4,22 +4,25 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy as sa
 from rich.console import Console
 
 from model.errors import UserError
 from service import logs, machine
-from service.create import create
+from service.create import command, create
 from service.leaderboard import count_states, leaderboard, ranked_trials
+from service.patience import Patience
 from service.progress import JsonLines, LiveTable
 from service.settings import ROOT, Settings
 from service.shown import shown_seconds
 from service.slots import Slots
-from service.storage import load_study, open_storage
+from service.storage import load_study, open_patiently, open_storage
 from service.study_config import StudyDefinition
 from service.supervisor import Supervisor
 
@@ -27,7 +30,8 @@ from service.supervisor import Supervisor
 def work(settings: Settings, study: str, *, workers: int | None) -> int:
     """Run workers until the study's slots are closed, logging JSON lines; the exit status."""
     log = logs.configure(json_lines=True, study=study)
-    storage = open_storage(settings)
+    patience = Patience(settings.patience_seconds, stopping=threading.Event(), log=log)
+    storage = open_patiently(settings, patience)
     loaded, _ = load_study(storage, study, settings)
     slots = Slots(storage.engine, loaded._study_id, owner="workers", lease_seconds=settings.lease_seconds)
     places = machine.places(settings, workers=workers)
@@ -52,7 +56,7 @@ def run(
     Args:
         settings: where things are.
         study: its file, as `service.create.create` takes it; so are `name`, `scale` and `overrides`.
-        trials: how many more; all that it has left unless given.
+        trials: how many more, from now on; all that it has left unless given.
         name: what it is called in the storage.
         workers: processes; what suits the machine unless given.
         scale: one of the file's.
@@ -72,7 +76,12 @@ def run(
         more=trials,
         say=lambda line: _say(console, line),
     )
-    loaded = _finish(settings, study_name, definition, workers=workers, console=console)
+
+    def rest(left: int) -> str:
+        again = command(study, name, left if trials else None, {}, scale)
+        return f"to finish them: {again}" + (f" --workers {workers}" if workers else "")
+
+    loaded = _finish(settings, study_name, definition, workers=workers, rest=rest, console=console)
     best = ranked_trials(loaded)[:10]
     console.print(
         f"study {study_name}: {count_states(loaded)}; kept checkpoints: {definition.keep_checkpoints}"
@@ -108,7 +117,14 @@ def confirm(
     name, definition = confirmation.prepare(
         settings, study, top=top, seeds=seeds, name=name, say=lambda line: _say(console, line)
     )
-    _finish(settings, name, definition, workers=workers, console=console)
+    _finish(
+        settings,
+        name,
+        definition,
+        workers=workers,
+        rest=lambda _left: "the same command finishes them",
+        console=console,
+    )
     verdict, confirms = confirmation.conclude(settings, name)
     for title, grid in verdict_page.tables(verdict).items():
         console.print(grid.as_rich(title))
@@ -121,9 +137,19 @@ def confirm(
 
 
 def _finish(
-    settings: Settings, name: str, definition: StudyDefinition, *, workers: int | None, console: Console
+    settings: Settings,
+    name: str,
+    definition: StudyDefinition,
+    *,
+    workers: int | None,
+    rest: Callable[[int], str],
+    console: Console,
 ) -> optuna.Study:
-    """Run this machine's workers until the study's slots are closed; the study. Raises SystemExit: they failed."""
+    """Run this machine's workers until the study's slots are closed; the study.
+
+    Raises:
+        SystemExit: workers failed, or it was interrupted; `rest` has said how the trials that are left are finished.
+    """
     storage = open_storage(settings)
     loaded, _ = load_study(storage, name, settings)
     slots = Slots(storage.engine, loaded._study_id, owner="run", lease_seconds=settings.lease_seconds)
@@ -149,15 +175,28 @@ def _finish(
     view = LiveTable(name, workers=workers, trials=to_run, trial_seconds=seconds, console=console)
     status = Supervisor(name, slots=slots, places=places, view=view).run()
     if status:
+        _say_what_is_left(slots, rest, console)
         sys.exit(status)
     return loaded
 
 
+def _say_what_is_left(slots: Slots, rest: Callable[[int], str], console: Console) -> None:
+    try:
+        counts = slots.counts()
+    except sa.exc.SQLAlchemyError:
+        _say(console, "the storage is away; what is left is not known")
+        return
+    left = counts["open"] + counts["leased"]
+    how = "other workers are at work on them" if counts["leased"] else rest(left)
+    if left:
+        _say(console, f"{left} trial{'s are' if left > 1 else ' is'} left; {how}")
+
+
 def _measure(study: str, threads: int) -> dict[str, Any]:
     """The estimate, from a process of its own: torch's memory is not kept while the workers run."""
-    command = [sys.executable, "-m", "service", "estimate", study, "--threads", str(threads)]
+    words = [sys.executable, "-m", "service", "estimate", study, "--threads", str(threads)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        words, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     if done.returncode:
         raise UserError(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import optuna
 from optuna.trial import TrialState
@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from service import audit
+from service import audit, output
 from service.leaderboard import count_states, leaderboard, ranked_trials
 from service.patience import first_line, is_outage
 from service.roster import AliveWorker, Roster
@@ -84,7 +84,7 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
             running=[trial for trial in trials if trial.state == TrialState.RUNNING],
             rungs=list(rungs),
             best=ranked_trials(study)[:10],
-            trials_per_hour=_rate(trials, datetime.now()),
+            trials_per_hour=_rate(trials, datetime.now(UTC)),
         )
 
     return snapshot
@@ -93,14 +93,22 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
 def _rate(trials: list[optuna.trial.FrozenTrial], now: datetime) -> float | None:
     """Finished trials an hour, over the last hour or since the first trial began."""
     finished = [trial for trial in trials if trial.state in FINISHED]
-    recent = [
-        trial for trial in finished if trial.datetime_complete and trial.datetime_complete > now - RATE_WINDOW
-    ]
+    ends = [_instant(trial, trial.datetime_complete) for trial in finished if trial.datetime_complete]
+    recent = [end for end in ends if end > now - RATE_WINDOW]
     if not recent:
         return None
-    begun = min(trial.datetime_start for trial in finished if trial.datetime_start)
+    begun = min(_instant(trial, trial.datetime_start) for trial in finished if trial.datetime_start)
     hours = (now - max(begun, now - RATE_WINDOW)) / timedelta(hours=1)
     return len(recent) / hours if hours > 0 else None
+
+
+def _instant(trial: optuna.trial.FrozenTrial, clock: datetime) -> datetime:
+    """A time as Optuna notes it, by the clock of the trial's worker, which may be in another time zone."""
+    seconds = trial.user_attrs.get("provenance", {}).get("utc_offset_seconds")
+    # without an offset: noted by an older version, on this machine for all that is known
+    return (
+        clock.astimezone() if seconds is None else clock.replace(tzinfo=timezone(timedelta(seconds=seconds)))
+    )
 
 
 def page(snapshot: Snapshot) -> Group:
@@ -117,7 +125,8 @@ def page(snapshot: Snapshot) -> Group:
             reports = sorted(trial.intermediate_values.items())
             config = trial.user_attrs.get("config", {"training": {"rungs": len(snapshot.rungs)}})
             rungs = config["training"]["rungs"]
-            since = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
+            begun = _instant(trial, trial.datetime_start) if trial.datetime_start else datetime.now(UTC)
+            since = (datetime.now(UTC) - begun).total_seconds()
             table.add_row(
                 str(trial.number),
                 f"{len(reports)}/{rungs}" + (" audited" if audit.MARK in trial.user_attrs else ""),
@@ -139,7 +148,7 @@ def page(snapshot: Snapshot) -> Group:
 
 
 def watch(take_snapshot: Callable[[], Snapshot], console: Console) -> None:
-    """Show the study until its trials are used up, also while the storage is away for a time.
+    """Show the study until its trials are used up or nobody reads on, also while the storage is away for a time.
 
     On a terminal the page is kept up to date; elsewhere there is a line whenever something has changed.
     """
@@ -165,6 +174,8 @@ def watch(take_snapshot: Callable[[], Snapshot], console: Console) -> None:
                     shown = line
                 if not snapshot.left:
                     break
+            if output.failure():
+                return
             time.sleep(REFRESH_SECONDS)
     finally:
         live.stop()

@@ -17,7 +17,14 @@ from optuna.storages import RDBStorage
 
 from model.errors import UserError
 from service.notes import study_note
-from service.patience import PatientStorage, first_line
+from service.patience import (
+    Patience,
+    PatientStorage,
+    StorageAwayError,
+    StorageError,
+    first_line,
+    is_outage,
+)
 from service.settings import Settings
 from service.study_config import StudyDefinition
 from service.tables import create_tables, missing
@@ -32,10 +39,6 @@ _CREATION = 0x68707475
 """The key of an advisory lock, held while a study is made."""
 
 
-class StorageError(UserError):
-    """The storage cannot be reached, or is of another schema."""
-
-
 class StudyError(UserError):
     """The study does not exist, or is not the one that was asked for."""
 
@@ -48,7 +51,8 @@ def open_storage(settings: Settings, *, create: bool = False) -> PatientStorage:
         create: make what is missing: folder, file, tables. By one process, before the workers start.
 
     Raises:
-        StorageError: it cannot be reached, is no database of Optuna's, or is of another schema.
+        StorageAwayError: it cannot be reached now.
+        StorageError: it is no database of Optuna's, or is of another schema, or refuses the user.
     """
     url, shown = settings.url, settings.storage_shown
     sqlite = url.get_backend_name() == "sqlite"
@@ -85,13 +89,21 @@ def open_storage(settings: Settings, *, create: bool = False) -> PatientStorage:
                 "./hptune.sh makes a new one"
             )
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise StorageError(f"{shown}: the storage cannot be opened: {first_line(error)}") from None
+        kind = StorageAwayError if is_outage(error) else StorageError
+        raise kind(f"{shown}: the storage cannot be opened: {first_line(error)}") from None
     except ImportError as error:  # Optuna's, caused by the driver's own
         raise StorageError(f"{shown}: no driver for this database: {error.__cause__ or error}") from None
     except RuntimeError as error:  # what Optuna raises for another schema version
         raise StorageError(
             f"{shown}: the storage is of another schema: {str(error).splitlines()[0]}"
         ) from None
+    return storage
+
+
+def open_patiently(settings: Settings, patience: Patience) -> PatientStorage:
+    """The storage for a worker, which waits for it from the start, and later wherever it is away."""
+    storage: PatientStorage = patience(lambda: open_storage(settings))
+    storage.patience = patience
     return storage
 
 

@@ -13,7 +13,8 @@ import time
 import pytest
 from optuna.trial import TrialState
 
-from service.storage import StorageError, open_storage
+from service.patience import StorageError
+from service.storage import open_storage
 
 pytestmark = pytest.mark.integration
 

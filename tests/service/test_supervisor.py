@@ -73,10 +73,16 @@ def test_a_killed_worker_is_started_again_and_its_trial_gone_on_with(tiny, super
 def test_a_signal_reaches_every_worker(tiny, supervised):
     supervised.send_signal(signal.SIGTERM)
     rest = [event["event"] for event in events(supervised, None)]
-    assert rest[-1] == "stopped: every trial's state is saved, the same command goes on with them"
+    assert rest[-1] == "stopped: every trial's state is saved"
     assert supervised.wait(timeout=60) == 130
     assert tiny.slots() == {"open": 2, "leased": 0, "held": 0, "closed": 0}
     assert [trial.user_attrs["ended"] for trial in tiny.trials()] == ["interrupted"] * 2
+
+
+def test_output_that_nobody_reads_any_more_ends_nothing(tiny, supervised):
+    supervised.stdout.close()
+    assert supervised.wait(timeout=120) == 0
+    assert [trial.state for trial in tiny.trials()] == [TrialState.COMPLETE] * 2
 
 
 def test_workers_do_not_outlive_their_supervisor(tiny, supervised):
