@@ -18,7 +18,7 @@ from rich.console import Console
 
 from model import yaml_tree
 from model.errors import UserError
-from service import logs, output
+from service import logs, machine, output
 from service.settings import ROOT, Settings
 
 OVERRIDE = click.option(
@@ -33,6 +33,7 @@ class _Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; a UserError ends it with its status, Ctrl-C with 130. Output that fails ends nothing."""
         output.protect()
+        machine.share_cores()
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit):
