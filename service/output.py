@@ -54,9 +54,9 @@ def protect() -> None:
             os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
             os.set_inheritable(descriptor, True)
     if sys.stdout is sys.__stdout__:
-        sys.stdout = sys.__stdout__ = _unfailing(sys.stdout, 1)
+        sys.stdout = _unfailing(sys.stdout, 1)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = sys.__stderr__ = _unfailing(sys.stderr, 2)
+        sys.stderr = _unfailing(sys.stderr, 2)
 
 
 def failure() -> OSError | None:

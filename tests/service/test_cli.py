@@ -147,7 +147,7 @@ def test_a_storage_that_is_away_has_a_status_of_its_own(tiny):
 
 @pytest.mark.slow
 def test_an_interrupted_call_says_what_finishes_the_rest_of_its_number(tiny):
-    tiny.write(**{"training.tokens": 40_000})
+    tiny.write(**{"training.tokens": 20_000})
     call = ("run", "3", "--study", str(tiny.file), "--workers", "1")
     with subprocess.Popen(**tiny.command(*call), stdout=subprocess.PIPE) as process:
         for line in process.stdout:

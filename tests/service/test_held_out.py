@@ -144,18 +144,18 @@ def test_a_result_that_cannot_be_written_is_not_shown_and_does_not_count(finishe
 
 def test_a_result_whose_reading_cannot_be_recorded_leaves_no_file(finished, tmp_path):
     with sqlite3.connect(finished.folder / "study.db") as database:
-        database.execute(
-            "CREATE TRIGGER refuse BEFORE UPDATE ON study_user_attributes BEGIN SELECT RAISE(ABORT, 'no'); END"
-        )
-        database.execute(
-            "CREATE TRIGGER refuse_too BEFORE INSERT ON study_user_attributes BEGIN SELECT RAISE(ABORT, 'no'); END"
-        )
+        for event in (
+            "UPDATE",
+            "INSERT",
+        ):  # Optuna takes no notice of a constraint, so an error of another kind
+            table = "study_user_attributes BEGIN INSERT INTO nosuch VALUES (1); END"
+            database.execute(f"CREATE TRIGGER refuse_{event} BEFORE {event} ON {table}")
     try:
         result = verb(finished, tmp_path)
     finally:
         with database:
-            database.execute("DROP TRIGGER refuse")
-            database.execute("DROP TRIGGER refuse_too")
+            database.execute("DROP TRIGGER refuse_UPDATE")
+            database.execute("DROP TRIGGER refuse_INSERT")
         database.close()
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
