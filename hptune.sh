@@ -9,7 +9,7 @@
 #   ./hptune.sh 50 --docker                 the same in containers; needs Docker and nothing else
 #   ./hptune.sh --prepare [--with-tests]    the environment alone
 #
-# Started again, it goes on where it ended. Ctrl-C saves every running trial.
+# Ctrl-C saves every running trial and says which command finishes the rest of the N.
 set -euo pipefail
 
 root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")

@@ -57,7 +57,28 @@ if commit=$(git rev-parse HEAD 2>/dev/null); then
   export HPTUNE_COMMIT=$commit
 fi
 
-at_work() { [ -n "$(docker compose ps --quiet --status running --status restarting workers)" ]; }
+# Some workers run, or are to start again after something else than what only the user can mend (status 2).
+at_work() {
+  local container
+  for container in $(docker compose ps --quiet --status running --status restarting workers); do
+    [ "$(docker inspect --format '{{.State.Restarting}} {{.State.ExitCode}}' "$container")" = 'true 2' ] || return 0
+  done
+  return 1
+}
+
+# The trials that are left, and the command that finishes them.
+say_rest() {
+  local finished all
+  read -r finished all < <(docker compose run --rm --no-deps --no-TTY status "$HPTUNE_STUDY" </dev/null 2>/dev/null |
+    sed -n 's/^\([0-9]*\) of \([0-9]*\) trials finished.*/\1 \2/p') || {
+    echo 'the storage is away; what is left is not known'
+    return
+  }
+  local left=$((all - finished))
+  [ "$left" -gt 0 ] || return 0
+  echo "$left trials are left; to finish them: ./hptune.sh${trials:+ $left} --study $study" \
+    "--docker${scale:+ --scale $scale}${name:+ --name $name}${HPTUNE_WORKERS:+ --workers $HPTUNE_WORKERS}"
+}
 
 if at_work; then
   busy_with=$(docker inspect --format '{{index .Config.Cmd 1}}' "$(docker compose ps --quiet workers | head -1)")
@@ -71,11 +92,22 @@ docker compose up --detach --no-deps workers
 
 watcher=hptune-watch-$$
 leave() {
-  trap - INT TERM
+  trap 'echo "left: the engine goes on stopping the workers, each saves its trial"; exit 130' INT TERM
   echo 'stopping the workers; each saves its trial'
   docker kill "$watcher" >/dev/null 2>&1 || true
   docker compose stop workers
-  echo "stopped: every trial's state is saved, the same command goes on with them"
+  local container unsaved=
+  for container in $(docker compose ps --all --quiet workers); do
+    case $(docker inspect --format '{{.State.ExitCode}}' "$container") in 0 | 130) ;; *) unsaved=yes ;; esac
+    # what a worker could not save, its supervisor says in its last line
+    ! docker logs --tail 1 "$container" 2>&1 | grep -q 'without saving all' || unsaved=yes
+  done
+  if [ -z "$unsaved" ]; then
+    echo "stopped: every trial's state is saved"
+  else
+    echo 'stopped: a worker ended without saving all; its trial resumes from its last saved rung'
+  fi
+  say_rest
   exit 130
 }
 watch_progress() {
@@ -111,10 +143,12 @@ kill "$after_workers" 2>/dev/null || true
 trap - INT TERM
 
 [ -n "$shown" ] || docker compose run --rm --no-deps status "$HPTUNE_STUDY"
+docker compose stop workers >/dev/null 2>&1 # those that would start again with the same mistake
 for container in $(docker compose ps --all --quiet workers); do
   if [ "$(docker inspect --format '{{.State.ExitCode}}' "$container")" != 0 ]; then
     docker logs --tail 20 "$container" >&2
-    fail 'workers failed; the lines above say why, the same command goes on'
+    say_rest >&2
+    fail 'workers failed; the lines above say why'
   fi
 done
 cat <<END

@@ -25,7 +25,7 @@ def faults_in_one_line() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), error.exit_status)
     except OSError as error:
         if error.errno == errno.EPIPE:  # click's own to deal with
             raise
@@ -33,9 +33,9 @@ def faults_in_one_line() -> Iterator[None]:
         _fail(f"{where}{error.strerror or error or type(error).__name__}")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, status: int = 2) -> None:
     click.echo(f"error: {one_line(message)}", err=True)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def one_line(text: str) -> str:

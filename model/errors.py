@@ -4,9 +4,14 @@ A `UserError` is shown as one line, without a stack trace, and ends the program 
 `Diverged` is an outcome of a training run, to be recorded and not to be shown as a fault.
 """
 
+from typing import ClassVar
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used. The message says where, what was given and what is allowed."""
+
+    exit_status: ClassVar[int] = 2
+    """Of a program that ends with it."""
 
 
 class ConfigError(UserError):

@@ -4,6 +4,7 @@ torch is imported only where something is trained or scored, so that the others 
 """
 
 import json
+import os
 import re
 import signal
 import socket
@@ -19,7 +20,7 @@ from model import yaml_tree
 from model.command_line import faults_in_one_line
 from model.errors import UserError
 from model.files import check_writable
-from service import logs, terminal
+from service import logs, machine, output, terminal
 from service.settings import MOST_TRIALS, ROOT, Settings
 
 OVERRIDE = click.option(
@@ -29,15 +30,26 @@ SCALE = click.option("--scale", metavar="NAME", help="One of the sizes that the 
 
 
 class _Verbs(click.Group):
-    """Shows a user's mistake as one line."""
+    """Shows a user's mistake, and a database's refusal, as one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; a UserError ends it with status 2, Ctrl-C with 130."""
+        """Run the verb; a UserError ends it with its status, Ctrl-C with 130. Output that fails ends nothing."""
+        output.protect()
+        machine.share_cores()
         try:
             with faults_in_one_line():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
             ctx.exit(130)
+        except Exception as error:
+            from service import patience, storage  # import Optuna
+
+            if not patience.is_storage_error(error):
+                raise
+            settings = Settings.from_environment()
+            click.echo(f"error: {settings.storage_shown}: {storage.told(error, settings.url)}", err=True)
+            ctx.exit(os.EX_TEMPFAIL if patience.is_outage(error) else 2)
 
 
 @click.group(cls=_Verbs)
@@ -97,13 +109,19 @@ def create(
 @click.option("--parent", type=int, help="Stop when this process is gone.")
 @click.option("--json", "json_lines", is_flag=True, help="Log as JSON lines.")
 def work(study: str, owner: str | None, threads: int | None, parent: int | None, json_lines: bool) -> None:
-    """Run trials until the study's slots are closed. SIGTERM and SIGINT save and hand back."""
+    """Run trials until the study's slots are closed. SIGTERM, SIGINT and SIGHUP save and hand back.
+
+    The status is 0 when they are closed or the trial was handed back, 2 for what only the user can mend, 75 when the
+    storage stayed away; anything else is a crash.
+    """
     log = logs.configure(json_lines=json_lines, study=study)
     from service.worker import Worker  # imports torch
 
     owner = owner or f"{socket.gethostname()}:{uuid.uuid4().hex[:12]}"
     worker = Worker(Settings.from_environment(), study, owner=owner, threads=threads, parent=parent, log=log)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # under nohup
         # in a thread of its own: the lock that `stop` takes may be held by what the signal interrupts
         signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
     worker.work()
@@ -192,6 +210,7 @@ def estimate(study: str, threads: int | None, seconds: float) -> None:
 
     measured = measure_study(Settings.from_environment(), study, threads=threads, seconds=seconds)
     click.echo(json.dumps(asdict(measured)))
+    sys.exit(1 if output.failure() else 0)
 
 
 @cli.command()
@@ -207,6 +226,7 @@ def status(study: str, watch: bool) -> None:
         status_page.watch(take_snapshot, console)
     else:
         console.print(status_page.page(take_snapshot()))
+    sys.exit(1 if output.failure() else 0)
 
 
 @cli.command()

@@ -90,8 +90,8 @@ def create(
                 met = find_study(storage, name)
         if met is None:
             assert corpus is not None, "read where there is no study"
-            command = _command(study, name, more or total, overrides, scale)
-            found = _make(settings, storage, given, corpus, command=command, say=say)
+            made_by = command(study, name, more or total, overrides, scale)
+            found = _make(settings, storage, given, corpus, command=made_by, say=say)
         else:
             found, stored = met
             if (stored.overrides and not overrides) or (stored.scale and not scale):
@@ -171,10 +171,10 @@ def _make(
     return create_study(storage, definition, facts, command=command)
 
 
-def _command(
+def command(
     study: str, name: str | None, trials: int | None, overrides: Mapping[str, Any], scale: str | None
 ) -> str:
-    """The script's call that makes and runs the study."""
+    """The script's call that makes the study, or goes on with it, and runs `trials` of it."""
     words = ["./hptune.sh", *([str(trials)] if trials else []), "--study", study]
     words += ["--scale", scale] if scale else []
     words += ["--name", name] if name else []

@@ -27,6 +27,10 @@ class Interrupted(Exception):  # noqa: N818 - an outcome, not a fault
     """The worker was asked to stop; the state of the trial is saved."""
 
 
+class Unsaved(Exception):  # noqa: N818 - an outcome, not a fault
+    """The worker was asked to stop; the state of the trial could not be saved."""
+
+
 def classify(error: BaseException, *, device_answers: bool = True) -> Failure:
     """The row of the table for `error`.
 
@@ -39,6 +43,9 @@ def classify(error: BaseException, *, device_answers: bool = True) -> Failure:
         return Failure(TrialState.PRUNED, f"out of memory: {_first_line(error)}", "close")
     if isinstance(error, Interrupted):
         return Failure(TrialState.FAIL, "interrupted", "hand back")
+    if isinstance(error, Unsaved):
+        reason = "interrupted; its state could not be saved, it resumes from the last one that was"
+        return Failure(TrialState.FAIL, reason, "stop")
     if isinstance(error, UserError):
         return Failure(TrialState.FAIL, str(error), "stop")
     if not device_answers:

@@ -53,7 +53,7 @@ class HeldOutScore:
 def evaluate(
     study: optuna.Study, store: Store, corpus: Corpus, *, top: int, device: Device
 ) -> list[HeldOutScore]:
-    """The best `top` trials that have weights, on the held-out titles; the reading is recorded in the study.
+    """The best `top` trials that have weights, on the held-out titles; the caller records the reading.
 
     Raises:
         StudyError: no complete trial has a checkpoint in the store, or the store cannot be read.
@@ -68,7 +68,6 @@ def evaluate(
             "or point HPTUNE_ARTIFACTS to where they are"
         )
     checkpoints = [read_checkpoint(store, trial) for trial in finalists]
-    record_reading(study, trials=[trial.number for trial in finalists])
     scores = []
     for trial, checkpoint in zip(finalists, checkpoints, strict=True):
         model, score = score_checkpoint(checkpoint, corpus, device)
@@ -102,7 +101,7 @@ def looking_into(store: Store) -> Iterator[None]:
 
 
 def record_reading(study: optuna.Study, **of: Any) -> None:
-    """Enter into the study that its held-out split is read now, and for what."""
+    """Enter into the study that its held-out split has been read now, and for what."""
     reading = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **of}
     study.set_user_attr(READS, [*study.user_attrs.get(READS, []), reading])
 

@@ -1,6 +1,7 @@
 """Holding a slot: its lease is renewed in the background for as long as a trial runs in it."""
 
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -11,7 +12,9 @@ from model.training import TrainingRun
 from service.roster import Roster
 from service.slots import LeaseLost, Slot, Slots
 
-BEAT_SECONDS = 1.0
+LONGEST_BEAT_SECONDS = 1.0
+RENEWALS = 4
+"""In each lease."""
 
 
 class Lease:
@@ -22,7 +25,7 @@ class Lease:
         slot: as leased.
         roster: where the worker is entered as `number`.
         number: the worker's.
-        lease_seconds: renewed four times in each.
+        lease_seconds: after the last renewal the slot is another worker's.
         orphaned: asked at every beat; when it says yes, `stop` is called.
         stop: ends the worker's work.
         log: gets the progress between rungs.
@@ -75,20 +78,22 @@ class Lease:
             run.stop()
 
     def _keep(self) -> None:
-        since_renewal = 0.0
-        while not self._ended.wait(BEAT_SECONDS):
+        renew_after = self._lease_seconds / RENEWALS
+        renewed_at = time.monotonic()
+        while not self._ended.wait(min(LONGEST_BEAT_SECONDS, renew_after)):
             if self._orphaned():
                 self._stop()
             run = self._run
             if run is not None:
                 self._log.debug("progress", tokens=run.tokens, budget_tokens=run.config.budget_tokens)
-            since_renewal += BEAT_SECONDS
-            if since_renewal < self._lease_seconds / 4:
+            now = time.monotonic()
+            # one that comes a little early is better than one that comes a whole beat late
+            if now - renewed_at < 0.9 * renew_after:
                 continue
             try:
                 self._slots.renew(self._slot)
                 self._roster.renew(self._number)
-                since_renewal = 0.0
+                renewed_at = now
             except LeaseLost:
                 self.lost = True
                 if run is not None:

@@ -3,12 +3,10 @@
 A process runs one trial at a time, so the lines that are kept are those of the trial that logged last.
 """
 
-import contextlib
 import json
 import sys
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, TextIO, cast
+from typing import Any
 
 import structlog
 
@@ -50,21 +48,6 @@ def of_trial(number: int) -> str:
     return _trial_lines.of(number)
 
 
-@dataclass(frozen=True)
-class _Output:
-    """A stream whose reader may go: a worker that has lost its supervisor still has a trial to save."""
-
-    stream: TextIO
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self.stream.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self.stream.flush()
-
-
 def configure(*, json_lines: bool, **context: Any) -> structlog.stdlib.BoundLogger:
     """A logger whose lines carry `context`. JSON goes to standard output, text to standard error."""
     processors: list[Any] = [
@@ -82,9 +65,7 @@ def configure(*, json_lines: bool, **context: Any) -> structlog.stdlib.BoundLogg
         ]
     structlog.configure(
         processors=processors,
-        logger_factory=structlog.PrintLoggerFactory(
-            cast(TextIO, _Output(sys.stdout if json_lines else sys.stderr))
-        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout if json_lines else sys.stderr),
     )
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(**context)
     return logger

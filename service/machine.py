@@ -13,6 +13,11 @@ from service.settings import Settings
 CORES_PER_WORKER = 2
 """Where there is no GPU. One worker for every core would train 5 to 20 % more tokens a second (2.56M to 40M,
 two cores, `tests/benchmarks/results/training.md`), in twice the memory, each trial taking nearly twice as long."""
+SPIN_COUNT = 1000
+"""Turns for which an OpenMP thread waits awake for the others, in place of millions. Where other programs hold the
+cores, threads that spin keep each other from working: on two cores at a load of 11 to 15, `quickstart` trained 960
+tokens/s on two threads as it was, 14,000 with this, and 11,000 on one thread, so that fewer threads would gain nothing
+beside it (medians of five runs in turn). On idle cores it costs 3 %."""
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -79,6 +84,12 @@ def device_type(settings: Settings) -> str:
     """What workers that are started here train on: `cpu` or `cuda`."""
     gpu = settings.device.startswith("cuda") or visible_gpus(settings.device)
     return "cuda" if gpu else "cpu"
+
+
+def share_cores() -> None:
+    """Have this process and those that it starts give way to others; to be called before torch is imported."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
 
 
 def cores() -> int:

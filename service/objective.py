@@ -24,7 +24,7 @@ from model.sinks import Curves
 from model.tokenizer import TokenizedCorpus
 from model.training import TrainingRun
 from service import artifacts, audit, display, provenance
-from service.failures import Interrupted, classify
+from service.failures import Interrupted, Unsaved, classify
 from service.patience import StorageAwayError
 from service.slots import LeaseLost
 from service.stores import Store, fetch
@@ -84,6 +84,7 @@ class TrialRunner:
 
         Raises:
             Interrupted: the run was stopped and its state is saved.
+            Unsaved: the run was stopped and its state could not be saved.
             LeaseLost: the run was stopped because another worker has the trial.
             Diverged: training met a non-finite loss or gradient.
         """
@@ -148,8 +149,7 @@ class TrialRunner:
                     break
         custody.check_lease()
         if not run.finished and not pruned:
-            self._save_state(trial, run)
-            raise Interrupted
+            raise Interrupted if self._save_state(trial, run) else Unsaved
         ended = f"pruned at rung {len(run.evaluations)} of {rungs}" if pruned else _complete(trial)
         with_weights = not pruned and custody.keeps_weights(run.evaluations[-1].val_loss)
         self._record(trial, run, ended, facts, with_weights=with_weights)

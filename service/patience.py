@@ -7,9 +7,11 @@ recognise themselves.
 """
 
 import functools
+import os
+import re
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 import sqlalchemy as sa
@@ -26,14 +28,33 @@ LONGEST_WAIT_SECONDS = 10.0
 
 _SQLITE_OUTAGES = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN")
 _READ_ONLY = "25006"  # PostgreSQL's code while a standby has not been promoted yet
+# what PostgreSQL answers to a connection that it refuses for good; libpq gives no code for it
+_REFUSED = re.compile(
+    r"password authentication failed|no password supplied|(role|database) \".*\" does not exist|no pg_hba.conf entry"
+)
 
 
-class StorageAwayError(UserError):
-    """The storage could not be reached for as long as was to be waited, or until the worker was stopped."""
+class StorageError(UserError):
+    """The storage cannot be used: it is of another schema, or refuses what was asked."""
+
+
+class StorageAwayError(StorageError):
+    """The storage could not be reached, or not for as long as was to be waited, or until the worker was stopped."""
+
+    exit_status: ClassVar[int] = os.EX_TEMPFAIL
+
+
+def is_storage_error(error: BaseException) -> bool:
+    """The database itself has said no, or nothing."""
+    if isinstance(error, optuna.exceptions.StorageInternalError):
+        return error.__cause__ is None or is_storage_error(error.__cause__)
+    return isinstance(error, sa.exc.SQLAlchemyError)
 
 
 def is_outage(error: BaseException) -> bool:
     """The storage is away or busy, as opposed to a call that would fail again."""
+    if isinstance(error, StorageAwayError):
+        return True
     if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
         return is_outage(error.__cause__)
     if isinstance(error, sa.exc.TimeoutError):  # the pool has no connection left
@@ -45,7 +66,9 @@ def is_outage(error: BaseException) -> bool:
     name = getattr(error.orig, "sqlite_errorname", None)
     if name is not None:
         return str(name).startswith(_SQLITE_OUTAGES)
-    return isinstance(error, sa.exc.OperationalError) or getattr(error.orig, "sqlstate", "") == _READ_ONLY
+    if isinstance(error, sa.exc.OperationalError):
+        return not _REFUSED.search(str(error.orig))
+    return getattr(error.orig, "sqlstate", "") == _READ_ONLY
 
 
 def first_line(error: BaseException) -> str:
@@ -86,8 +109,8 @@ class Patience:
             if not is_outage(error):
                 raise
             raise StorageAwayError(
-                f"the storage is away ({first_line(error)}); waited for up to {self._seconds:.0f} s, what was "
-                "trained is saved and will be gone on with"
+                f"the storage is away ({first_line(error)}); waited for up to {self._seconds:.0f} s, what is saved "
+                "will be resumed"
             ) from error
 
     def _say(self, state: tenacity.RetryCallState) -> None:

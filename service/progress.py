@@ -174,8 +174,11 @@ class LiveTable:
             self.say(f"trial {event['trial']} to be pruned at rung {event['rung']}, runs on for the audit")
         elif name == "trial ended":
             loss = "" if event["val_loss"] is None else f"  val_loss {event['val_loss']:.4f}"
-            # `complete`, `pruned at rung 2 of 4`; a failure's reason does not name its state
-            ended = f"failed: {event['ended']}" if event["state"] == "FAIL" else event["ended"]
+            ended = event["ended"]  # `complete`, `pruned at rung 2 of 4`, `interrupted`
+            if event["state"] == "FAIL" and not ended.startswith("interrupted"):
+                ended = f"failed: {ended}"
+            elif ended == "interrupted":
+                ended = "interrupted, its state is saved"
             self.say(f"trial {event['trial']} {ended}{loss}")
             if event["state"] != "FAIL":
                 self._ended += 1

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import time
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -37,6 +38,7 @@ def collect(*, device: str, corpus_fingerprint: str, precision: str) -> dict[str
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "optuna", "tokenizers", "numpy")},
         "machine": platform.machine(),
+        "utc_offset_seconds": time.localtime().tm_gmtoff,
         "device": device,
         "precision": precision,
         "corpus_fingerprint": corpus_fingerprint,

@@ -3,33 +3,37 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy as sa
 from rich.console import Console
 
 from model.errors import UserError
 from service import logs, machine
-from service.create import create
+from service.create import command, create
 from service.leaderboard import count_states, leaderboard, ranked_trials
 from service.ownership import key_of
+from service.patience import Patience
 from service.progress import JsonLines, LiveTable
 from service.python import python
 from service.settings import Settings
 from service.shown import shown_seconds
 from service.slots import Slots
-from service.storage import load_study, made_as, open_storage
+from service.storage import load_study, made_as, open_patiently, open_storage
 from service.study_config import StudyDefinition
 from service.supervisor import Supervisor
 
 
 def work(settings: Settings, study: str, *, workers: int | None) -> int:
     """Run workers until the study's slots are closed, logging JSON lines; the exit status."""
-    storage = open_storage(settings)
-    study = made_as(storage, study)  # containers name the study before it is known which one is made
     log = logs.configure(json_lines=True, study=study)
+    patience = Patience(settings.patience_seconds, stopping=threading.Event(), log=log)
+    storage = open_patiently(settings, patience)
+    study = made_as(storage, study)  # containers name the study before it is known which one is made
     loaded, _ = load_study(storage, study, settings)
     slots = Slots(storage.engine, key_of(loaded), owner="workers", lease_seconds=settings.lease_seconds)
     places = machine.places(settings, workers=workers)
@@ -54,7 +58,7 @@ def run(
     Args:
         settings: where things are.
         study: its file, as `service.create.create` takes it; so are `name`, `scale` and `overrides`.
-        trials: how many more; all that it has left unless given.
+        trials: how many more, from now on; all that it has left unless given.
         name: what it is called in the storage.
         workers: processes; what suits the machine unless given.
         scale: one of the file's.
@@ -75,7 +79,12 @@ def run(
         workers_here=True,
         say=lambda line: _say(console, line),
     )
-    loaded = _finish(settings, study_name, definition, workers=workers, console=console)
+
+    def rest(left: int) -> str:
+        again = command(study, name, left if trials else None, {}, scale)
+        return f"to finish them: {again}" + (f" --workers {workers}" if workers else "")
+
+    loaded = _finish(settings, study_name, definition, workers=workers, rest=rest, console=console)
     best = ranked_trials(loaded)[:10]
     console.print(
         f"study {study_name}: {count_states(loaded)}; kept checkpoints: {definition.keep_checkpoints}"
@@ -111,7 +120,14 @@ def confirm(
     name, definition = confirmation.prepare(
         settings, study, top=top, seeds=seeds, name=name, say=lambda line: _say(console, line)
     )
-    _finish(settings, name, definition, workers=workers, console=console)
+    _finish(
+        settings,
+        name,
+        definition,
+        workers=workers,
+        rest=lambda _left: "the same command finishes them",
+        console=console,
+    )
     verdict, confirms = confirmation.conclude(settings, name)
     for title, grid in verdict_page.tables(verdict).items():
         console.print(grid.as_rich(title))
@@ -124,9 +140,19 @@ def confirm(
 
 
 def _finish(
-    settings: Settings, name: str, definition: StudyDefinition, *, workers: int | None, console: Console
+    settings: Settings,
+    name: str,
+    definition: StudyDefinition,
+    *,
+    workers: int | None,
+    rest: Callable[[int], str],
+    console: Console,
 ) -> optuna.Study:
-    """Run this machine's workers until the study's slots are closed; the study. Raises SystemExit: they failed."""
+    """Run this machine's workers until the study's slots are closed; the study.
+
+    Raises:
+        SystemExit: workers failed, or it was interrupted; `rest` has said how the trials that are left are finished.
+    """
     storage = open_storage(settings)
     loaded, _ = load_study(storage, name, settings)
     slots = Slots(storage.engine, key_of(loaded), owner="run", lease_seconds=settings.lease_seconds)
@@ -152,8 +178,21 @@ def _finish(
     view = LiveTable(name, workers=workers, trials=to_run, trial_seconds=seconds, console=console)
     status = Supervisor(name, slots=slots, places=places, view=view).run()
     if status:
+        _say_what_is_left(slots, rest, console)
         sys.exit(status)
     return loaded
+
+
+def _say_what_is_left(slots: Slots, rest: Callable[[int], str], console: Console) -> None:
+    try:
+        counts = slots.counts()
+    except sa.exc.SQLAlchemyError:
+        _say(console, "the storage is away; what is left is not known")
+        return
+    left = counts["open"] + counts["leased"]
+    how = "other workers are at work on them" if counts["leased"] else rest(left)
+    if left:
+        _say(console, f"{left} trial{'s are' if left > 1 else ' is'} left; {how}")
 
 
 def _measure(study: str, threads: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What `evaluate.py` does: a study's best checkpoints, or its confirmed winner and the baseline, on held-out titles."""
 
 import shlex
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ def score_best(settings: Settings, study: str, *, top: int, folder: Path, consol
         top=top,
         device=device.choose(settings.device),
     )
+    paths = _write(
+        loaded,
+        folder,
+        lambda aside: held_out.write(scores, aside, _facts(loaded)),
+        trials=[score.trial for score in scores],
+    )
     console.print(held_out.table(scores).as_rich(f"study {study}, held-out titles, nats per character"))
     for score in scores:
         _show_titles(console, f"trial {score.trial}", score.titles)
@@ -40,8 +47,7 @@ def score_best(settings: Settings, study: str, *, top: int, folder: Path, consol
     advice = _advice(loaded)
     if advice:
         console.print(advice, markup=False, soft_wrap=True)
-    facts = _facts(loaded)
-    _say_written(console, folder, lambda: held_out.write(scores, folder, facts))
+    _say_written(console, paths)
 
 
 def score_confirmed(settings: Settings, study: str, *, folder: Path, console: Console) -> None:
@@ -64,12 +70,19 @@ def score_confirmed(settings: Settings, study: str, *, folder: Path, console: Co
             f"one; again: {_confirm(study)}"
         )
     scores = held_out_confirmed.evaluate(
-        search,
         confirmation,
         confirmed,
         open_store(settings.artifacts),
         load_corpus(search, settings),
         device=device.choose(settings.device),
+    )
+    facts = _facts(search) | {"confirmation": confirmation.study_name}
+    paths = _write(
+        search,
+        folder,
+        lambda aside: held_out_confirmed.write(scores, aside, facts),
+        confirmation=confirmation.study_name,
+        trials={arm.arm: arm.trials for arm in scores.arms},
     )
     for title, grid in held_out_confirmed.tables(scores).items():
         console.print(grid.as_rich(title))
@@ -77,8 +90,7 @@ def score_confirmed(settings: Settings, study: str, *, folder: Path, console: Co
         _show_titles(console, arm.arm, arm.titles)
     console.print(f"\n{held_out_confirmed.sentence(scores)}", markup=False, soft_wrap=True)
     console.print(_times_read(search))
-    facts = _facts(search) | {"confirmation": confirmation.study_name}
-    _say_written(console, folder, lambda: held_out_confirmed.write(scores, folder, facts))
+    _say_written(console, paths)
 
 
 def _advice(study: optuna.Study) -> str | None:
@@ -116,14 +128,24 @@ def _facts(study: optuna.Study) -> dict[str, Any]:
         "source": facts["source"],
         "corpus_fingerprint": facts["fingerprint"],
         "held_out_documents": facts["documents"][2],
-        "held_out_reads": len(study.user_attrs[held_out.READS]),
+        "held_out_reads": len(study.user_attrs.get(held_out.READS, [])) + 1,  # with the one they go with
     }
 
 
-def _say_written(console: Console, folder: Path, write: Callable[[], tuple[Path, Path]]) -> None:
+def _write(
+    study: optuna.Study, folder: Path, write: Callable[[Path], tuple[Path, Path]], **of: Any
+) -> list[Path]:
+    """The files of a reading, which counts once they are written and is seen by nobody before it counts."""
     try:
-        paths = write()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:
+            written = write(Path(aside))
+            held_out.record_reading(study, **of)
+            return [path.replace(folder / path.name) for path in written]
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+def _say_written(console: Console, paths: Sequence[Path]) -> None:
     for path in paths:
         console.print(f"written: {path}", markup=False, soft_wrap=True)

@@ -171,18 +171,19 @@ class Slots:
         )
         return {row.trial_number for row in self._rows(query)}
 
-    def release(self, owner: str, *, lost: str) -> None:
-        """Free at once what a process known to be dead had leased; it counts as a failed attempt.
+    def release(self, owner: str, *, lost: str, counts: bool = True) -> None:
+        """Free at once what a process known to be dead had leased.
 
         Args:
             owner: the dead process.
             lost: how it died, for whoever goes on with its trial.
+            counts: as a failed attempt of the configuration.
         """
         self._swap(
             (_SLOTS.c.owner == owner) & (_SLOTS.c.state == "leased"),
             state="open",
             owner=None,
-            attempts=_SLOTS.c.attempts + 1,
+            attempts=_SLOTS.c.attempts + int(counts),
             lost=lost[:255],
         )
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import optuna
 from optuna.trial import TrialState
@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from service import audit
+from service import audit, output
 from service.leaderboard import count_states, leaderboard, ranked_trials
 from service.ownership import key_of, own_trials
 from service.patience import first_line, is_outage
@@ -86,7 +86,7 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
             running=[trial for trial in trials if trial.state == TrialState.RUNNING],
             rungs=list(rungs),
             best=ranked_trials(study)[:10],
-            trials_per_hour=_rate(own_trials(study, *FINISHED), datetime.now()),
+            trials_per_hour=_rate(own_trials(study, *FINISHED), datetime.now(UTC)),
         )
 
     return snapshot
@@ -95,14 +95,22 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
 def _rate(trials: list[optuna.trial.FrozenTrial], now: datetime) -> float | None:
     """Finished trials an hour, over the last hour or since the first trial began."""
     finished = [trial for trial in trials if trial.state in FINISHED]
-    recent = [
-        trial for trial in finished if trial.datetime_complete and trial.datetime_complete > now - RATE_WINDOW
-    ]
+    ends = [_instant(trial, trial.datetime_complete) for trial in finished if trial.datetime_complete]
+    recent = [end for end in ends if end > now - RATE_WINDOW]
     if not recent:
         return None
-    begun = min(trial.datetime_start for trial in finished if trial.datetime_start)
+    begun = min(_instant(trial, trial.datetime_start) for trial in finished if trial.datetime_start)
     hours = (now - max(begun, now - RATE_WINDOW)) / timedelta(hours=1)
     return len(recent) / hours if hours > 0 else None
+
+
+def _instant(trial: optuna.trial.FrozenTrial, clock: datetime) -> datetime:
+    """A time as Optuna notes it, by the clock of the trial's worker, which may be in another time zone."""
+    seconds = trial.user_attrs.get("provenance", {}).get("utc_offset_seconds")
+    # without an offset: noted by an older version, on this machine for all that is known
+    return (
+        clock.astimezone() if seconds is None else clock.replace(tzinfo=timezone(timedelta(seconds=seconds)))
+    )
 
 
 def page(snapshot: Snapshot) -> Group:
@@ -116,7 +124,8 @@ def page(snapshot: Snapshot) -> Group:
         for trial in snapshot.running:
             reports = sorted(trial.intermediate_values.items())
             rungs = _rungs(trial) or len(snapshot.rungs)
-            since = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
+            begun = _instant(trial, trial.datetime_start) if trial.datetime_start else datetime.now(UTC)
+            since = (datetime.now(UTC) - begun).total_seconds()
             row = (
                 str(trial.number),
                 f"{len(reports)}/{rungs}" + (" audited" if audit.MARK in trial.user_attrs else ""),
@@ -144,7 +153,7 @@ def _rungs(trial: optuna.trial.FrozenTrial) -> int | None:
 
 
 def watch(take_snapshot: Callable[[], Snapshot], console: Console) -> None:
-    """Show the study until its trials are used up, also while the storage is away for a time.
+    """Show the study until its trials are used up or nobody reads on, also while the storage is away for a time.
 
     On a terminal the page is kept up to date; elsewhere there is a line whenever something has changed.
     """
@@ -170,6 +179,8 @@ def watch(take_snapshot: Callable[[], Snapshot], console: Console) -> None:
                     shown = line
                 if not snapshot.left:
                     break
+            if output.failure():
+                return
             time.sleep(REFRESH_SECONDS)
     finally:
         live.stop()

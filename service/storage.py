@@ -21,7 +21,14 @@ from model.errors import ConfigError, UserError
 from service.addresses import without_secrets
 from service.notes import study_note
 from service.optuna_tables import insert_study
-from service.patience import StudyStorage, first_line
+from service.patience import (
+    Patience,
+    StorageAwayError,
+    StorageError,
+    StudyStorage,
+    first_line,
+    is_outage,
+)
 from service.settings import Settings, unwritable_cache
 from service.study_config import StudyDefinition
 from service.tables import GENERATION, create_tables, missing, upgrade
@@ -38,10 +45,6 @@ _CREATION = 0x68707475
 """The key of an advisory lock, held while a study is made."""
 
 
-class StorageError(UserError):
-    """The storage cannot be reached, or is of another schema."""
-
-
 class StudyError(UserError):
     """The study does not exist, or is not the one that was asked for."""
 
@@ -54,7 +57,8 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
         create: make what is missing: folder, file, tables. By one process, before the workers start.
 
     Raises:
-        StorageError: it cannot be reached, is no database of Optuna's, or is of another schema.
+        StorageAwayError: it cannot be reached now.
+        StorageError: it is no database of Optuna's, or is of another schema, or refuses the user.
     """
     url, shown = settings.url, settings.storage_shown
     sqlite = url.get_backend_name() == "sqlite"
@@ -98,7 +102,8 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
         if sqlite:  # and no earlier: a file of somebody else's stays as it is
             _prepare_sqlite(storage.engine)
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise StorageError(f"{shown}: the storage cannot be opened: {told(error, url)}") from None
+        kind = StorageAwayError if is_outage(error) else StorageError
+        raise kind(f"{shown}: the storage cannot be opened: {told(error, url)}") from None
     except ImportError as error:  # Optuna's, caused by the driver's own
         raise StorageError(f"{shown}: no driver for this database: {error.__cause__ or error}") from None
     except RuntimeError as error:  # what Optuna raises for another schema version
@@ -111,6 +116,13 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
 def told(error: BaseException, url: sa.URL) -> str:
     """What the database said, on one line and without the secrets of its URL."""
     return without_secrets(first_line(error), url)
+
+
+def open_patiently(settings: Settings, patience: Patience) -> StudyStorage:
+    """The storage for a worker, which waits for it from the start, and later wherever it is away."""
+    storage: StudyStorage = patience(lambda: open_storage(settings))
+    storage.patience = patience
+    return storage
 
 
 def _postgresql_arguments(url: sa.URL) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from service.patience import Patience, StorageAwayError
 from service.roster import Roster
 from service.settings import Settings
 from service.slots import LeaseLost, Slot, Slots
-from service.storage import corpus_facts, load_study, open_storage
+from service.storage import corpus_facts, load_study, open_patiently
 from service.stores import open_store
 from service.strategy import build_pruner, build_sampler, worker_seed
 from service.study_corpus import load_corpus
@@ -66,7 +66,8 @@ class Worker:
         self._stopping = threading.Event()
         self._run: TrainingRun | None = None
         self._last_run: Callable[[], TrainingRun | None] = lambda: None
-        storage = open_storage(settings)
+        patience = Patience(settings.patience_seconds, stopping=self._stopping, log=log)
+        storage = open_patiently(settings, patience)
         self._engine = storage.engine
         self._study, self._definition = load_study(storage, study_name, settings)
         facts = corpus_facts(self._study)
@@ -79,10 +80,8 @@ class Worker:
         key, lease_seconds = key_of(self._study), settings.lease_seconds
         storage.seen = added.as_seen(self._definition.space, key.generation)
         self._roster = Roster(storage.engine, key, lease_seconds=lease_seconds)
-        self._number = self._roster.register(owner, device=where.description)
+        self._number: int = patience(lambda: self._roster.register(owner, device=where.description))
         self.log = log.bind(worker=self._number)
-        patience = Patience(settings.patience_seconds, stopping=self._stopping, log=self.log)
-        storage.patience = patience
         self._slots = Slots(storage.engine, key, owner=owner, lease_seconds=lease_seconds, patience=patience)
         self._impatient_slots = Slots(storage.engine, key, owner=owner, lease_seconds=lease_seconds)
         self._lineages = Lineages(
@@ -119,14 +118,11 @@ class Worker:
         """Run trials until every slot is closed, or until stopped.
 
         Raises:
+            UnsavedError: it was stopped, and the state of its trial could not be saved.
             UserError: nothing can be trained with what the user gave, or the storage stays away.
         """
         try:
             self._work()
-        except StorageAwayError as error:
-            if not self._stopping.is_set():
-                raise
-            self.log.warning("stopped without the storage", reason=str(error))
         finally:
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 self._roster.leave(self._number)

@@ -1,8 +1,13 @@
+import os
+import shlex
+import signal
+import sqlite3
 import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from optuna.trial import TrialState
 
 from model.errors import ConfigError
 from model.yaml_tree import parse_overrides
@@ -152,6 +157,64 @@ def test_a_storage_that_is_not_there_is_said_to_be_missing(tiny):
     assert result.exit_code == 2
     assert result.stderr.startswith("error: sqlite:///")
     assert result.stderr.endswith("there is no storage yet; ./hptune.sh makes one\n")
+
+
+def test_threads_of_every_verb_give_way_to_other_programs(tiny, monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    in_process(tiny, "status", "tiny")
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    in_process(tiny, "status", "tiny")
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("create", "{file}", "--trials", "+3"), ("run", "3", "--study", "{file}")]
+)
+def test_what_the_database_refuses_is_one_line(tiny, arguments):
+    tiny.create(1)
+    with sqlite3.connect(tiny.folder / "study.db") as database:
+        database.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON hptune_slots BEGIN SELECT RAISE(ABORT, 'not allowed'); END"
+        )
+    database.close()
+    result = in_process(tiny, *(argument.format(file=tiny.file) for argument in arguments))
+    assert (result.exit_code, result.stderr) == (2, f"error: {tiny.settings.storage_shown}: not allowed\n")
+
+
+def test_a_storage_that_is_away_has_a_status_of_its_own(tiny):
+    url = "postgresql+psycopg://me:secret@127.0.0.1:1/none"
+    result = CliRunner(env=tiny.command()["env"] | {"HPTUNE_STORAGE_URL": url}).invoke(
+        cli, ["status", "tiny"]
+    )
+    assert result.exit_code == os.EX_TEMPFAIL
+    assert result.stderr.startswith("error: postgresql+psycopg://me:***@127.0.0.1:1/none: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_call_says_what_finishes_the_rest_of_its_number(tiny):
+    tiny.write(**{"training.tokens": 20_000})
+    call = ("run", "3", "--study", str(tiny.file), "--workers", "1")
+    with subprocess.Popen(**tiny.command(*call), stdout=subprocess.PIPE) as process:
+        for line in process.stdout:
+            if line.startswith("trial 1 started"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read().splitlines()
+    assert process.returncode == 130
+    assert "stopped: every trial's state is saved" in rest
+    told, again = rest[-1].split("; to finish them: ./hptune.sh ")
+    left = 3 - [trial.state for trial in tiny.trials()].count(TrialState.COMPLETE)
+    assert told == f"{left} trials are left"
+    assert again == f"{left} --study {shlex.quote(str(tiny.file))} --workers 1"
+    finished = done(tiny, "run", *shlex.split(again))
+    assert finished.returncode == 0, finished.stderr
+    states = [trial.state for trial in tiny.trials()]
+    assert (states.count(TrialState.COMPLETE), states.count(TrialState.FAIL)) == (3, 1)
+    assert tiny.slots() == {"open": 0, "leased": 0, "held": 0, "closed": 3}
 
 
 def test_create_and_status(tiny):

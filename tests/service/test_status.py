@@ -1,7 +1,7 @@
 import io
 import re
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
@@ -53,12 +53,17 @@ def test_watching_goes_on_while_the_storage_is_away(finished, monkeypatch):
         shown(lambda console: status.watch(broken, console))
 
 
-def test_rate_and_time_left():
-    now = datetime(2026, 1, 1, 12)
+@pytest.mark.parametrize("offset_hours", [0, 9, -8])
+def test_the_rate_is_that_of_the_last_hour_in_whatever_time_zone_the_workers_are(offset_hours):
+    def noted(moment):  # as Optuna does, by the clock on the worker's wall
+        return moment.astimezone(timezone(timedelta(hours=offset_hours))).replace(tzinfo=None)
+
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
     def trial(minutes_ago, state=TrialState.COMPLETE):
         made = create_trial(state=state, value=1.0 if state == TrialState.COMPLETE else None)
-        made.datetime_complete = now - timedelta(minutes=minutes_ago)
+        made.user_attrs["provenance"] = {"utc_offset_seconds": offset_hours * 3600}
+        made.datetime_complete = noted(now - timedelta(minutes=minutes_ago))
         made.datetime_start = made.datetime_complete - timedelta(minutes=10)
         return made
 
@@ -68,6 +73,16 @@ def test_rate_and_time_left():
     # of a longer study only the last hour
     assert status._rate([trial(90), trial(80), trial(30), trial(0)], now) == pytest.approx(2.0)
     assert status._rate([trial(90)], now) is None
+
+
+@pytest.mark.parametrize("offset_hours", [0, 9, -8])
+def test_a_running_trial_is_as_old_as_it_is_in_whatever_time_zone_its_worker_is(finished, offset_hours):
+    trial = create_trial(state=TrialState.RUNNING)
+    there = timezone(timedelta(hours=offset_hours))
+    trial.datetime_start = (datetime.now(there) - timedelta(minutes=3)).replace(tzinfo=None)
+    trial.user_attrs["provenance"] = {"utc_offset_seconds": offset_hours * 3600}
+    snapshot = replace(status.take(finished.settings, "tiny")(), running=[trial])
+    assert "│ 3 min 0" in shown(lambda console: console.print(status.page(snapshot)))
 
 
 def test_time_left_follows_from_the_rate(finished):

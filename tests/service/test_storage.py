@@ -5,9 +5,10 @@ import sqlite3
 import pytest
 
 from service.optuna_tables import insert_study
+from service.patience import StorageError
 from service.settings import Settings
 from service.slots import Slots
-from service.storage import StorageError, StudyError, load_study, open_storage
+from service.storage import StudyError, load_study, open_storage
 from service.tables import GENERATION, StudyKey
 
 

@@ -10,6 +10,7 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
+from model.errors import UserError
 from service import artifacts
 from service.storage import open_storage
 from service.stores import StoreError, open_store
@@ -134,7 +135,8 @@ def test_a_state_saved_before_the_store_failed_is_gone_on_with(breakable, at_ste
     breakable.study.create(1)
     worker = breakable.study.worker()
     at_step({30: breakable.damage, 50: worker.stop})
-    worker.work()
+    with pytest.raises(UserError, match="interrupted; its state could not be saved"):
+        worker.work()
     (trial,) = breakable.study.trials()
     assert (trial.state, len(trial.intermediate_values)) == (TrialState.FAIL, 2)
 

@@ -1,9 +1,12 @@
 """The worker processes of one machine, as `python -m service workers` runs them."""
 
+import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
+import termios
 import time
 from pathlib import Path
 
@@ -73,10 +76,45 @@ def test_a_killed_worker_is_started_again_and_its_trial_gone_on_with(tiny, super
 def test_a_signal_reaches_every_worker(tiny, supervised):
     supervised.send_signal(signal.SIGTERM)
     rest = [event["event"] for event in events(supervised, None)]
-    assert rest[-1] == "stopped: every trial's state is saved, the same command goes on with them"
+    assert rest[-1] == "stopped: every trial's state is saved"
     assert supervised.wait(timeout=60) == 130
     assert tiny.slots() == {"open": 2, "leased": 0, "held": 0, "closed": 0}
     assert [trial.user_attrs["ended"] for trial in tiny.trials()] == ["interrupted"] * 2
+
+
+def test_output_that_nobody_reads_any_more_ends_nothing(tiny, supervised):
+    supervised.stdout.close()
+    assert supervised.wait(timeout=120) == 0
+    assert [trial.state for trial in tiny.trials()] == [TrialState.COMPLETE] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nohup", [True, False])
+def test_a_terminal_that_dies_costs_no_training(tiny, nohup):
+    tiny.write(**LONG)
+    tiny.create(1)
+    terminal, end = pty.openpty()
+
+    def in_the_terminal():
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+
+    command = tiny.command("run", "1", "--study", str(tiny.file), "--workers", "1")
+    streams = {"stdin": end, "stdout": end, "stderr": end}
+    with subprocess.Popen(**command, **streams, preexec_fn=in_the_terminal) as process:
+        os.close(end)
+        shown = b""
+        while b"1/10" not in shown:  # the live table's column of rungs
+            shown += os.read(terminal, 65536)
+        os.close(terminal)
+        status = process.wait(timeout=180)
+    (trial,) = tiny.trials()
+    if nohup:
+        assert (status, trial.state) == (0, TrialState.COMPLETE)
+    else:
+        assert (status, trial.user_attrs["ended"]) == (130, "interrupted")
+        assert tiny.slots()["open"] == 1
 
 
 def test_workers_do_not_outlive_their_supervisor(tiny, supervised):
