@@ -256,7 +256,13 @@ def report(study: str, scale: str | None, out: str | None, result: str | None) -
     is_flag=True,
     help="In a container whose port is published on the host's 127.0.0.1 only: any --host without a password.",
 )
-def dashboard(host: str, port: int, published_on_loopback: bool) -> None:
+@click.option(
+    "--wait",
+    envvar="HPTUNE_DASHBOARD_WAIT",
+    is_flag=True,
+    help="Wait for a storage that is away, or that has no study yet.",
+)
+def dashboard(host: str, port: int, published_on_loopback: bool, wait: bool) -> None:
     """Serve the studies, their trials and artifacts to a browser.
 
     HPTUNE_DASHBOARD_PASSWORD, or the file HPTUNE_DASHBOARD_PASSWORD_FILE, is asked for (user hptune) when it
@@ -270,6 +276,7 @@ def dashboard(host: str, port: int, published_on_loopback: bool) -> None:
         port=port,
         password=read_password(),
         published_on_loopback=published_on_loopback,
+        wait=wait,
         say=click.echo,
     )
 
