@@ -52,6 +52,14 @@ def _reports_folder(study: str, given: str | None) -> Path:
     return Path(given) if given else ROOT / "runs" / "reports" / checked_name(study)
 
 
+def _trials(given: str | None) -> tuple[int | None, bool]:
+    """The number, and whether it is of further trials. Raises UserError: it is none."""
+    number = (given or "").removeprefix("+")
+    if given and (not number.isdecimal() or int(number) < 1):
+        raise UserError(f"--trials: given {given!r}, allowed: N trials in all, or +N more, N from 1")
+    return int(number) if number else None, bool(given and given.startswith("+"))
+
+
 @cli.command()
 @click.argument("study")
 @click.option("--name", help="What to call it in the storage.")
@@ -64,11 +72,7 @@ def create(
     """Make the storage's tables, the study and its slots; nothing is done twice."""
     from service.create import create as create_study
 
-    number = (trials or "").removeprefix("+")
-    if trials and (not number.isdecimal() or int(number) < 1):
-        raise UserError(f"--trials: given {trials!r}, allowed: N trials in all, or +N more, N from 1")
-    count = int(number) if number else None
-    more = bool(trials and trials.startswith("+"))
+    count, more = _trials(trials)
     create_study(
         Settings.from_environment(),
         study,
@@ -103,11 +107,21 @@ def work(study: str, owner: str | None, threads: int | None, parent: int | None,
 @cli.command()
 @click.argument("study")
 @click.option("--workers", type=click.IntRange(1), help="Processes; what suits the machine unless given.")
-def workers(study: str, workers: int | None) -> None:
-    """Run this machine's workers until the study's slots are closed, logging JSON lines."""
+@click.option(
+    "--create", "make", is_flag=True, help="First make the study, if it has a folder under studies/."
+)
+@click.option(
+    "--trials", metavar="N", help="With --create: trials to finish in all; what it has unless given."
+)
+def workers(study: str, workers: int | None, make: bool, trials: str | None) -> None:
+    """Run this machine's workers until the study's slots are closed. HPTUNE_LOG=json: log as JSON lines."""
     from service.run import work as work_here
 
-    sys.exit(work_here(Settings.from_environment(), study, workers=workers))
+    count, more = _trials(trials)
+    if trials and (more or not make):
+        raise UserError(f"--trials: given {trials!r}, allowed: with --create, N trials in all, N from 1")
+    settings = Settings.from_environment()
+    sys.exit(work_here(settings, study, workers=workers, make=make, trials=count))
 
 
 @cli.command()

@@ -42,6 +42,7 @@ def create(
     scale: str | None = None,
     more: int | None = None,
     total: int | None = None,
+    as_it_is: bool = False,
     say: Callable[[str], None],
 ) -> tuple[str, StudyDefinition]:
     """See that the study is there and has slots for the trials asked for.
@@ -55,6 +56,7 @@ def create(
         scale: one of the sizes that the study file has; likewise.
         more: trials to finish beyond those finished, or
         total: trials to finish in all; the whole design, or the study file's number, where neither is given.
+        as_it_is: leave a study that is there the trials it has, where neither is given.
         say: takes a line for the user.
 
     Returns:
@@ -74,6 +76,7 @@ def create(
         if found is not None and DEFINITION not in found.user_attrs:
             optuna.delete_study(study_name=given.name, storage=storage)  # its making was cut off
             found = None
+        as_it_is = as_it_is and found is not None and more is None and total is None
         if found is None:
             command = _command(study, name, more or total, overrides, scale)
             found = _make(settings, storage, given, command=command, say=say)
@@ -87,7 +90,9 @@ def create(
             refuse_changed(stored, given)
             _refuse_changed_file(settings, found, stored.base_config)
         slots = Slots(storage.engine, found._study_id, owner="create", lease_seconds=settings.lease_seconds)
-        if more is not None:
+        if as_it_is:
+            pass
+        elif more is not None:
             slots.more(more, limit=len(given.cells) or None)
         else:
             cells = len(given.cells)
@@ -149,6 +154,7 @@ def _command(
     words = ["./hptune.sh", *([str(trials)] if trials else []), "--study", study]
     words += ["--scale", scale] if scale else []
     words += ["--name", name] if name else []
+    words += ["--docker"] if "HPTUNE_CONTAINER" in os.environ else []
     for key, value in overrides.items():
         words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
     return shlex.join(words)

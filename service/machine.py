@@ -1,5 +1,6 @@
 """What this machine, or this container, has for workers: GPUs and cores, and how they are shared out."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from service.settings import Settings
 CORES_PER_WORKER = 2
 """Where there is no GPU. One worker for every core would train 5 to 20 % more tokens a second (2.56M to 40M,
 two cores, `tests/benchmarks/results/training.md`), in twice the memory, each trial taking nearly twice as long."""
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,16 @@ def visible_gpus(device: str, environment: Mapping[str, str] = os.environ) -> li
 def cores() -> int:
     """CPU cores that this process may use, a container's quota taken into account."""
     allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = _CPU_QUOTA.read_text().split()
-        return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return allowed
+    quota = _quota(_CGROUPS)
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def _quota(cgroups: Path) -> float | None:
+    """CPUs that the container may use, by cgroup v2 or v1; None: it has no quota."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (cgroups / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = ((cgroups / "cpu" / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+        return None if int(quota) < 0 else int(quota) / int(period)
+    return None

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,50 @@ from model.errors import UserError
 from service import logs, machine
 from service.create import create
 from service.leaderboard import count_states, leaderboard, ranked_trials
-from service.progress import JsonLines, LiveTable
+from service.progress import JsonLines, LiveTable, View
 from service.settings import ROOT, Settings
 from service.shown import shown_seconds
 from service.slots import Slots
 from service.storage import load_study, open_storage
 from service.study_config import StudyDefinition
+from service.study_file import checked_name
 from service.supervisor import Supervisor
 
 
-def work(settings: Settings, study: str, *, workers: int | None) -> int:
-    """Run workers until the study's slots are closed, logging JSON lines; the exit status."""
-    log = logs.configure(json_lines=True, study=study)
+def work(
+    settings: Settings, study: str, *, workers: int | None, make: bool = False, trials: int | None = None
+) -> int:
+    """Run workers until the study's slots are closed; the exit status.
+
+    Args:
+        settings: where things are, and whether to log JSON lines in place of lines for people.
+        study: its name in the storage.
+        workers: processes; what suits the machine unless given.
+        make: first make the study, or see that its file is what it was made from. One without a folder under
+            `studies/`, such as a confirmation, is taken as it is.
+        trials: with `make`, how many it shall have in all; those that it has unless given.
+    """
+    log = logs.configure(json_lines=settings.json_log, study=study)
+    console = Console(highlight=False)
+    if make and (ROOT / "studies" / checked_name(study)).is_dir():
+        say = log.info if settings.json_log else partial(_say, console)
+        create(settings, study, overrides={}, total=trials, as_it_is=True, say=say)
     storage = open_storage(settings)
     loaded, _ = load_study(storage, study, settings)
     slots = Slots(storage.engine, loaded._study_id, owner="workers", lease_seconds=settings.lease_seconds)
     places = machine.places(settings, workers=workers)
     gpus = sorted({place.gpu for place in places if place.gpu is not None})
-    log.info("workers start", workers=len(places), gpus=gpus, threads=places[0].threads)
-    return Supervisor(study, slots=slots, places=places, view=JsonLines(log)).run()
+    view: View
+    if settings.json_log:
+        log.info("workers start", workers=len(places), gpus=gpus, threads=places[0].threads)
+        view = JsonLines(log)
+    else:
+        counts = slots.counts()
+        to_run = counts["open"] + counts["leased"]
+        on = f"GPU {', '.join(gpus)}" if gpus else f"{places[0].threads} threads each"
+        _say(console, f"study {study}: {to_run} trials to finish, {len(places)} workers here ({on})")
+        view = LiveTable(study, workers=len(places), trials=to_run, trial_seconds=None, console=console)
+    return Supervisor(study, slots=slots, places=places, view=view).run()
 
 
 def run(

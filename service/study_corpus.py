@@ -34,8 +34,9 @@ def load_corpus(study: optuna.Study, settings: Settings) -> corpora.Corpus:
             file.flush()
             return _read(Path(file.name), facts["fingerprint"])
     except CorpusError as error:
+        reason = str(error).removeprefix(f"{file.name}: ")
         raise CorpusError(
-            f"study {study.study_name!r}: its corpus, artifact {facts['artifact']} in {store}, is damaged: {error}"
+            f"study {study.study_name!r}: {facts['artifact']} in {store} is damaged: {reason}"
         ) from None
     except (ArtifactNotFound, OSError) as error:
         raise CorpusError(f"study {study.study_name!r}: the corpus is not there: {error}") from None

@@ -25,7 +25,9 @@ from tests.conftest import TINY, sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE_IMAGES = ("python:3.11-slim-bookworm", "postgres:15-bookworm")
-VERSION = "test"
+VERSION = os.environ.get("HPTUNE_VERSION", "test")
+IMAGE = "hptune"
+"""Of all projects, which otherwise have images of their own."""
 LEARNING_RATES = (1e-3, 3e-3)
 DESIGN = "design:\n  list:\n" + "".join(f"    - {{optimizer.lr: {lr}}}\n" for lr in LEARNING_RATES)
 SPACE = """\
@@ -209,6 +211,7 @@ def images(docker_client: docker.DockerClient) -> Iterator[None]:
     environment = {
         **os.environ,
         "HPTUNE_VERSION": VERSION,
+        "HPTUNE_IMAGE": IMAGE,
         "HPTUNE_COMMIT": "0123abc",
         "COMPOSE_ENV_FILES": "/dev/null",
     }
@@ -236,6 +239,8 @@ def compose_project(folder: Path, client: docker.DockerClient) -> Iterator[Proje
             "COMPOSE_FILE": "docker-compose.yml",
             "COMPOSE_ENV_FILES": "/dev/null",  # not the user's own .env
             "HPTUNE_VERSION": VERSION,
+            "HPTUNE_IMAGE": IMAGE,
+            "HPTUNE_LOG": "json",
             "HPTUNE_STUDY": "tiny",
             "HPTUNE_TRIALS": str(len(LEARNING_RATES)),
             "HPTUNE_STUDIES": str(folder / "studies"),

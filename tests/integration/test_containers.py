@@ -13,6 +13,7 @@ import urllib.request
 import pytest
 
 from tests.integration.conftest import (
+    IMAGE,
     LEARNING_RATES,
     ROOT,
     SPACE,
@@ -37,7 +38,7 @@ def test_context_is_small(docker_client):
 
 @pytest.mark.parametrize("target", ["worker", "dashboard"])
 def test_image(target, docker_client, images):
-    image = docker_client.images.get(f"hptune-{target}:{VERSION}")
+    image = docker_client.images.get(f"{IMAGE}-{target}:{VERSION}")
     assert image.attrs["Config"]["User"] not in ("", "root", "0")
     assert image.attrs["Config"]["Labels"]["org.opencontainers.image.revision"] == "0123abc"
     script = """
@@ -152,7 +153,7 @@ def test_passwords_show_nowhere(undisturbed, docker_client):
     seen += [json.dumps(container.attrs["Args"]) for container in containers]
     seen += [json.dumps(c.top(ps_args="-eo pid,args")) for c in containers if c.status == "running"]
     for target in ("worker", "dashboard"):
-        image = docker_client.images.get(f"hptune-{target}:{VERSION}")
+        image = docker_client.images.get(f"{IMAGE}-{target}:{VERSION}")
         seen += [json.dumps(image.attrs), json.dumps(image.history())]
     dump = project.container("storage").exec_run(["pg_dump", "-U", "hptune", "hptune"])
     assert dump.exit_code == 0
