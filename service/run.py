@@ -41,11 +41,17 @@ def work(
     """
     log = logs.configure(json_lines=settings.json_log, study=study)
     console = Console(highlight=False)
-    if make and (ROOT / "studies" / checked_name(study)).is_dir():
+    has_folder = (ROOT / "studies" / checked_name(study)).is_dir()
+    if make and has_folder:
         say = log.info if settings.json_log else partial(_say, console)
         create(settings, study, overrides={}, total=trials, as_it_is=True, say=say)
-    storage = open_storage(settings)
-    loaded, _ = load_study(storage, study, settings)
+    try:
+        storage = open_storage(settings)
+        loaded, _ = load_study(storage, study, settings)
+    except UserError as error:
+        if make and not has_folder:
+            raise UserError(f"{error}; nor is {study} a folder under studies/") from None
+        raise
     slots = Slots(storage.engine, loaded._study_id, owner="workers", lease_seconds=settings.lease_seconds)
     places = machine.places(settings, workers=workers)
     gpus = sorted({place.gpu for place in places if place.gpu is not None})

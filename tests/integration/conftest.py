@@ -109,7 +109,9 @@ class Project:
         """The storage's database, through the address that its container has now."""
         network = self.container("storage").attrs["NetworkSettings"]["Networks"][f"{self.name}_default"]
         password = self.environment["HPTUNE_STORAGE_PASSWORD"]
-        url = f"postgresql+psycopg://hptune:{password}@{network['IPAddress']}/hptune"
+        url = sa.URL.create(
+            "postgresql+psycopg", "hptune", password, host=network["IPAddress"], database="hptune"
+        )
         engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 5})
         try:
             yield engine
@@ -261,7 +263,9 @@ def compose_project(folder: Path, client: docker.DockerClient) -> Iterator[Proje
     try:
         yield project
     finally:
-        project.compose("--profile", "*", "down", "--volumes", "--timeout", "1", check=False)
+        project.compose(
+            "--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "1", check=False
+        )
 
 
 @pytest.fixture
