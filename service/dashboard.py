@@ -171,14 +171,14 @@ def wsgi(
 
 
 def _wait_for_storage(settings: Settings, say: Callable[[str], None]) -> PatientStorage:
-    said = None
+    has_said = False
     while True:
         try:
             return open_storage(settings)
         except StorageError as error:
-            if said is None:
+            if not has_said:
                 say(f"waiting for the storage and its first study: {error}")
-            said = error
+            has_said = True
             time.sleep(PULSE_SECONDS)
 
 
