@@ -17,7 +17,7 @@ check:  ## lint, types, import contracts, shell scripts
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 	.venv/bin/lint-imports
-	shellcheck hptune.sh docker/run.sh docker/setting.sh .ci/run .ci/engine
+	shellcheck hptune.sh docker/run.sh docker/setting.sh docker/storage.sh .ci/run .ci/engine
 
 bench: transformers  ## speed of training on the CPU; BENCH='--parts speed --threads 2' and the like choose
 	$(python) -m tests.benchmarks.training --device cpu --transformers $(beside)/bin/python $(BENCH)

@@ -51,16 +51,28 @@ study=${study:-$("$root/docker/setting.sh" HPTUNE_STUDY hn)} ||
 docker info >/dev/null 2>&1 || fail "the Docker engine does not answer; is it running, and may this user reach it?"
 
 cd "$root"
-export HPTUNE_STUDY=${name:-$study${scale:+-$scale}}
+export HPTUNE_STUDY=${name:-$study${scale:+-$scale}} HPTUNE_TRIALS='' # the workers take the trials made below
+project=$(docker compose config | sed -n 's/^name: //p')
+while read -r folder; do
+  [ "$folder" -ef . ] || fail "the containers of project $project belong to $folder; give this clone a name of its" \
+    "own in .env: COMPOSE_PROJECT_NAME=$project-2"
+done < <(docker ps --all --filter "label=com.docker.compose.project=$project" \
+  --format '{{.Label "com.docker.compose.project.working_dir"}}' | sort --unique)
 if commit=$(git rev-parse HEAD 2>/dev/null); then
   [ -z "$(git status --porcelain)" ] || commit+=+changes
   export HPTUNE_COMMIT=$commit
 fi
 
+# Without those that `docker compose run` has put beside them.
+workers() {
+  docker ps --quiet "$@" --filter "label=com.docker.compose.project=$project" \
+    --filter label=com.docker.compose.service=workers --filter label=com.docker.compose.oneoff=False
+}
+
 # Some workers run, or are to start again after something else than what only the user can mend (status 2).
 at_work() {
   local container
-  for container in $(docker compose ps --quiet --status running --status restarting workers); do
+  for container in $(workers --filter status=running --filter status=restarting); do
     [ "$(docker inspect --format '{{.State.Restarting}} {{.State.ExitCode}}' "$container")" = 'true 2' ] || return 0
   done
   return 1
@@ -81,9 +93,10 @@ say_rest() {
 }
 
 if at_work; then
-  busy_with=$(docker inspect --format '{{index .Config.Cmd 1}}' "$(docker compose ps --quiet workers | head -1)")
+  busy_with=$(docker inspect --format '{{index .Config.Cmd 0}}' "$(workers | head -1)")
   [ "$busy_with" = "$HPTUNE_STUDY" ] ||
-    fail "workers are at work on study $busy_with; let them end, or: docker compose stop workers"
+    fail "workers are at work on study $busy_with; let them end, or: docker compose stop workers; beside them:" \
+      "docker compose run --detach workers $HPTUNE_STUDY, once it is made (docker compose run --rm create ...)"
 fi
 docker compose build workers
 docker compose run --rm create "$study" ${trials:+--trials "+$trials"} ${scale:+--scale "$scale"} \
@@ -144,7 +157,7 @@ trap - INT TERM
 
 [ -n "$shown" ] || docker compose run --rm --no-deps status "$HPTUNE_STUDY"
 docker compose stop workers >/dev/null 2>&1 # those that would start again with the same mistake
-for container in $(docker compose ps --all --quiet workers); do
+for container in $(workers --all); do
   if [ "$(docker inspect --format '{{.State.ExitCode}}' "$container")" != 0 ]; then
     docker logs --tail 20 "$container" >&2
     say_rest >&2

@@ -71,6 +71,16 @@ def _reports_folder(study: str, given: str | None) -> Path:
     return folder
 
 
+def _trials(given: str | None) -> tuple[int | None, bool]:
+    """The number, and whether it is of further trials. Raises UserError: it is none."""
+    number = (given or "").removeprefix("+")
+    if given and (not re.fullmatch("[0-9]{1,9}", number) or not 1 <= int(number) <= MOST_TRIALS):
+        raise UserError(
+            f"--trials: given {given!r}, allowed: N trials in all, or +N more, N from 1 to {MOST_TRIALS}"
+        )
+    return int(number) if number else None, bool(given and given.startswith("+"))
+
+
 @cli.command()
 @click.argument("study")
 @click.option("--name", help="What to call it in the storage.")
@@ -83,13 +93,7 @@ def create(
     """Make the storage's tables, the study and its slots; nothing is done twice."""
     from service.create import create as create_study
 
-    number = (trials or "").removeprefix("+")
-    if trials and (not re.fullmatch("[0-9]{1,9}", number) or not 1 <= int(number) <= MOST_TRIALS):
-        raise UserError(
-            f"--trials: given {trials!r}, allowed: N trials in all, or +N more, N from 1 to {MOST_TRIALS}"
-        )
-    count = int(number) if number else None
-    more = bool(trials and trials.startswith("+"))
+    count, more = _trials(trials)
     create_study(
         Settings.from_environment(),
         study,
@@ -130,11 +134,21 @@ def work(study: str, owner: str | None, threads: int | None, parent: int | None,
 @cli.command()
 @click.argument("study")
 @click.option("--workers", type=click.IntRange(1), help="Processes; what suits the machine unless given.")
-def workers(study: str, workers: int | None) -> None:
-    """Run this machine's workers until the study's slots are closed, logging JSON lines."""
+@click.option(
+    "--create", "make", is_flag=True, help="First make the study, if it has a folder under studies/."
+)
+@click.option(
+    "--trials", metavar="N", help="With --create: trials to finish in all; what it has unless given."
+)
+def workers(study: str, workers: int | None, make: bool, trials: str | None) -> None:
+    """Run this machine's workers until the study's slots are closed. HPTUNE_LOG=json: log as JSON lines."""
     from service.run import work as work_here
 
-    sys.exit(work_here(Settings.from_environment(), study, workers=workers))
+    count, more = _trials(trials)
+    if trials and (more or not make):
+        raise UserError(f"--trials: given {trials!r}, allowed: with --create, N trials in all, N from 1")
+    settings = Settings.from_environment()
+    sys.exit(work_here(settings, study, workers=workers, make=make, trials=count))
 
 
 @cli.command()
@@ -285,7 +299,13 @@ def report(study: str, scale: str | None, out: str | None, result: str | None) -
     is_flag=True,
     help="In a container whose port is published on the host's 127.0.0.1 only: any --host without a password.",
 )
-def dashboard(host: str, port: int, published_on_loopback: bool) -> None:
+@click.option(
+    "--wait",
+    envvar="HPTUNE_DASHBOARD_WAIT",
+    is_flag=True,
+    help="Wait for a storage that is away, or that has no study yet.",
+)
+def dashboard(host: str, port: int, published_on_loopback: bool, wait: bool) -> None:
     """Serve the studies, their trials and artifacts to a browser.
 
     HPTUNE_DASHBOARD_PASSWORD, or the file HPTUNE_DASHBOARD_PASSWORD_FILE, is asked for (user hptune) when it
@@ -299,6 +319,7 @@ def dashboard(host: str, port: int, published_on_loopback: bool) -> None:
         port=port,
         password=read_password(),
         published_on_loopback=published_on_loopback,
+        wait=wait,
         say=click.echo,
     )
 

@@ -46,6 +46,7 @@ def create(
     more: int | None = None,
     total: int | None = None,
     workers_here: bool = False,
+    as_it_is: bool = False,
     say: Callable[[str], None],
 ) -> tuple[str, StudyDefinition]:
     """See that the study is there and has slots for the trials asked for.
@@ -60,6 +61,7 @@ def create(
         more: trials to finish beyond those finished, or
         total: trials to finish in all; the whole design, or the study file's number, where neither is given.
         workers_here: its workers will be this machine's, so that what its device cannot train is refused now.
+        as_it_is: leave a study that is there the trials it has, where neither is given.
         say: takes a line for the user.
 
     Returns:
@@ -103,7 +105,9 @@ def create(
             _refuse_changed_file(settings, found, stored.base_config)
         bury(storage.engine, key_of(found))
         slots = Slots(storage.engine, key_of(found), owner="create", lease_seconds=settings.lease_seconds)
-        if more is not None:
+        if as_it_is and met is not None and more is None and total is None:
+            pass
+        elif more is not None:
             slots.more(more, limit=len(given.cells) or None)
         else:
             cells = len(given.cells)
@@ -178,6 +182,7 @@ def command(
     words = ["./hptune.sh", *([str(trials)] if trials else []), "--study", study]
     words += ["--scale", scale] if scale else []
     words += ["--name", name] if name else []
+    words += ["--docker"] if "HPTUNE_CONTAINER" in os.environ else []
     for key, value in overrides.items():
         words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
     return shlex.join(words)

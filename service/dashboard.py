@@ -1,16 +1,19 @@
 """Serves optuna-dashboard over the project's storage and artifact store, guarded."""
 
+import contextlib
 import itertools
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import bottle
 import optuna_dashboard
+import sqlalchemy as sa
 import waitress
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import get_storage
@@ -20,7 +23,8 @@ from optuna_dashboard.artifact import _backend
 
 from model.errors import ConfigError, UserError
 from service.guard import USER, Application, Guard, is_loopback
-from service.settings import Settings
+from service.patience import StorageError, StudyStorage
+from service.settings import Settings, read_secret
 from service.storage import open_storage, refusal
 from service.stores import Store, open_store
 
@@ -28,6 +32,14 @@ PASSWORD = "HPTUNE_DASHBOARD_PASSWORD"
 """Environment variable of the password; with `_FILE` after it, of a file that holds it."""
 LARGEST_REQUEST_BYTES = 2**20
 """Of a request's body: a note."""
+THREADS = 16
+"""Of the server. A few of them never wait for storage or artifacts (`Guard.at_once`)."""
+CONNECTIONS = 500
+"""At once; a process may have 1,024 files open on most systems."""
+IDLE_SECONDS = 15
+"""After which a connection that sends nothing is closed."""
+PULSE_SECONDS, LONGEST_SILENCE_SECONDS = 2.0, 10.0
+"""How often the storage is asked for a sign of life, and for how long it may give none."""
 
 
 class DashboardError(UserError):
@@ -43,17 +55,7 @@ def read_password(environment: Mapping[str, str] = os.environ) -> str | None:
     given, file = environment.get(PASSWORD), environment.get(f"{PASSWORD}_FILE")
     if given and file:
         raise ConfigError(f"{PASSWORD} and {PASSWORD}_FILE are both set, allowed: one of them")
-    if not file:
-        return given or None
-    try:
-        password = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{PASSWORD}_FILE: {file} is not text in UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{PASSWORD}_FILE: {file} cannot be read: {error.strerror}") from None
-    if not password:
-        raise ConfigError(f"{PASSWORD}_FILE: {file} is empty")
-    return password
+    return read_secret(f"{PASSWORD}_FILE", file) if file else given or None
 
 
 def serve(
@@ -63,6 +65,7 @@ def serve(
     port: int,
     password: str | None,
     published_on_loopback: bool,
+    wait: bool,
     say: Callable[[str], None],
 ) -> None:
     """Serve the dashboard until SIGTERM or SIGINT.
@@ -73,6 +76,7 @@ def serve(
         port: to listen at; 0 is any free one.
         password: asked of every request but `/health`.
         published_on_loopback: someone else, such as Docker, sees to it that only this machine reaches `host`.
+        wait: for a storage that is away, or in which no study has been made yet.
         say: takes a line for the user.
 
     Raises:
@@ -84,10 +88,20 @@ def serve(
             f"--host {host}: can be reached from other machines and there is no password; set {PASSWORD} or "
             f"{PASSWORD}_FILE, or take --host 127.0.0.1"
         )
-    application = wsgi(settings, password=password)
+    application = wsgi(settings, password=password, wait_and_say=say if wait else None)
     try:
         server = waitress.create_server(
-            application, host=host, port=port, ident=None, max_request_body_size=LARGEST_REQUEST_BYTES
+            application,
+            host=host,
+            port=port,
+            ident=None,
+            threads=THREADS,
+            connection_limit=CONNECTIONS,
+            channel_timeout=IDLE_SECONDS,
+            cleanup_interval=5,
+            asyncore_use_poll=True,
+            max_request_header_size=2**16,
+            max_request_body_size=LARGEST_REQUEST_BYTES,
         )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -109,7 +123,9 @@ def _look_up_notes() -> None:
 
     def note_of(attributes: Mapping[str, Any], trial_id: int | None) -> Any:
         parts = (f"{_note.note_str_key_prefix(trial_id)}{i}" for i in itertools.count())
-        keys = [_note.note_ver_key(trial_id), *itertools.takewhile(attributes.__contains__, parts)]
+        # text only: another value, which an earlier version let through, would make the study's page fail
+        texts = itertools.takewhile(lambda key: isinstance(attributes.get(key), str), parts)
+        keys = [_note.note_ver_key(trial_id), *texts]
         return find_note({key: attributes[key] for key in keys if key in attributes}, trial_id)
 
     _note.get_note_from_system_attrs = note_of
@@ -128,19 +144,68 @@ def _look_up_notes() -> None:
 _look_up_notes()
 
 
-def wsgi(settings: Settings, *, password: str | None) -> Application:
-    """The guarded dashboard, as an application for a WSGI server. Raises as `serve` does."""
+def wsgi(
+    settings: Settings, *, password: str | None, wait_and_say: Callable[[str], None] | None = None
+) -> Application:
+    """The guarded dashboard, as an application for a WSGI server. Raises as `serve` does.
+
+    Given `wait_and_say`, it waits for the storage and says so.
+    """
+    store = open_store(settings.artifacts)
+    opened = open_storage(settings) if wait_and_say is None else _wait_for_storage(settings, wait_and_say)
     # cached: the finished trials of a study are read once and not at every look
-    storage = get_storage(open_storage(settings))
-    dashboard = optuna_dashboard.wsgi(storage, _Reader(open_store(settings.artifacts)))
+    storage = get_storage(opened)
+
+    def is_there(study_id: int, trial_id: int | None) -> bool:
+        try:
+            trials = storage.get_all_trials(study_id, deepcopy=False)
+        except KeyError:
+            return False
+        return trial_id is None or any(trial._trial_id == trial_id for trial in trials)
 
     def refused_note(study_id: int) -> str | None:
-        try:
-            return refusal(storage.get_study_name_from_id(study_id), storage.get_study_user_attrs(study_id))
-        except KeyError:
-            return None  # there is no such study, as the dashboard says itself
+        return refusal(storage.get_study_name_from_id(study_id), storage.get_study_user_attrs(study_id))
 
-    return Guard(dashboard, password, refused_note)
+    return Guard(
+        optuna_dashboard.wsgi(storage, _Reader(store)),
+        password,
+        refused_note=refused_note,
+        at_once=THREADS - 4,
+        is_there=is_there,
+        storage_answers=_Pulse(opened.engine).is_felt,
+    )
+
+
+def _wait_for_storage(settings: Settings, say: Callable[[str], None]) -> StudyStorage:
+    has_said = False
+    while True:
+        try:
+            return open_storage(settings)
+        except StorageError as error:
+            if not has_said:
+                say(f"waiting for the storage and its first study: {error}")
+            has_said = True
+            time.sleep(PULSE_SECONDS)
+
+
+class _Pulse:
+    """Whether the storage answers, known without asking it: a thread of its own asks, and may hang."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._felt = time.monotonic()
+        threading.Thread(target=self._feel, daemon=True).start()
+
+    def is_felt(self) -> bool:
+        """It has answered a moment ago."""
+        return time.monotonic() - self._felt < LONGEST_SILENCE_SECONDS
+
+    def _feel(self) -> None:
+        while True:
+            with contextlib.suppress(sa.exc.SQLAlchemyError), self._engine.connect() as connection:
+                connection.exec_driver_sql("SELECT study_id FROM studies LIMIT 1")
+                self._felt = time.monotonic()
+            time.sleep(PULSE_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What this machine, or this container, has for workers: GPUs and cores, and how they are shared out."""
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ SPIN_COUNT = 1000
 cores, threads that spin keep each other from working: on two cores at a load of 11 to 15, `quickstart` trained 960
 tokens/s on two threads as it was, 14,000 with this, and 11,000 on one thread, so that fewer threads would gain nothing
 beside it (medians of five runs in turn). On idle cores it costs 3 %."""
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,16 @@ def share_cores() -> None:
 def cores() -> int:
     """CPU cores that this process may use, a container's quota taken into account."""
     allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = _CPU_QUOTA.read_text().split()
-        return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return allowed
+    quota = _quota(_CGROUPS)
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def _quota(cgroups: Path) -> float | None:
+    """CPUs that the container may use, by cgroup v2 or v1; None: it has no quota."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (cgroups / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = ((cgroups / "cpu" / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+        return None if int(quota) < 0 else int(quota) / int(period)
+    return None

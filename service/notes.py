@@ -55,7 +55,9 @@ def study_note(definition: StudyDefinition, facts: Mapping[str, Any], *, command
     else:
         rows["sampler"] = _settings(definition.sampler.model_dump(mode="json"))
     rows["pruner"] = _settings(definition.pruner.model_dump(mode="json"))
-    commands = f"{command}\npython evaluate.py --study {definition.name}   # the best on held-out titles"
+    in_containers = "--docker" in command.split()
+    evaluate = "docker compose run --rm evaluator" if in_containers else "python evaluate.py"
+    commands = f"{command}\n{evaluate} --study {definition.name}   # the best on held-out titles"
     return f"**{escaped(definition.question)}**\n\n{_table(rows)}\n{fenced(commands, 'sh')}"
 
 

@@ -116,12 +116,12 @@ class LiveTable:
         study: its name.
         workers: how many run.
         trials: how many are to finish in this call.
-        trial_seconds: what a whole trial takes, as measured beforehand.
+        trial_seconds: what a whole trial takes, as measured beforehand; without it no time is told until one has ended.
         console: where to show it.
     """
 
     def __init__(
-        self, study: str, *, workers: int, trials: int, trial_seconds: float, console: Console
+        self, study: str, *, workers: int, trials: int, trial_seconds: float | None, console: Console
     ) -> None:
         self._study = study
         self._workers = workers
@@ -211,6 +211,8 @@ class LiveTable:
 
     def _time_left(self) -> str:
         typical = sum(self._durations) / len(self._durations) if self._durations else self._trial_seconds
+        if typical is None:
+            return ""
         running = [view.seconds_left or typical for view in self._views.values() if view.trial is not None]
         waiting = max(0, self._trials - self._ended - len(running))
         left = (waiting * typical + sum(min(seconds, typical) for seconds in running)) / max(1, self._workers)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,66 @@ import sqlalchemy as sa
 from rich.console import Console
 
 from model.errors import UserError
-from service import logs, machine
+from service import logs, machine, terminal
 from service.create import command, create
 from service.leaderboard import count_states, leaderboard, ranked_trials
 from service.ownership import key_of
 from service.patience import Patience
-from service.progress import JsonLines, LiveTable
+from service.progress import JsonLines, LiveTable, View
 from service.python import python
-from service.settings import Settings
+from service.settings import ROOT, Settings
 from service.shown import shown_seconds
 from service.slots import Slots
 from service.storage import load_study, made_as, open_patiently, open_storage
 from service.study_config import StudyDefinition
+from service.study_file import checked_name
 from service.supervisor import Supervisor
 
 
-def work(settings: Settings, study: str, *, workers: int | None) -> int:
-    """Run workers until the study's slots are closed, logging JSON lines; the exit status."""
-    log = logs.configure(json_lines=True, study=study)
+def work(
+    settings: Settings, study: str, *, workers: int | None, make: bool = False, trials: int | None = None
+) -> int:
+    """Run workers until the study's slots are closed; the exit status.
+
+    Args:
+        settings: where things are, and whether to log JSON lines in place of lines for people.
+        study: its name in the storage.
+        workers: processes; what suits the machine unless given.
+        make: first make the study, or see that its file is what it was made from. One without a folder under
+            `studies/`, such as a confirmation, is taken as it is.
+        trials: with `make`, how many it shall have in all; those that it has unless given.
+    """
+    log = logs.configure(json_lines=settings.json_log, study=study)
+    console = terminal.console()
     patience = Patience(settings.patience_seconds, stopping=threading.Event(), log=log)
-    storage = open_patiently(settings, patience)
-    study = made_as(storage, study)  # containers name the study before it is known which one is made
-    loaded, _ = load_study(storage, study, settings)
+    has_folder = (ROOT / "studies" / checked_name(study)).is_dir()
+    if make and has_folder:
+        say = log.info if settings.json_log else partial(_say, console)
+        study, _ = patience(
+            lambda: create(settings, study, overrides={}, total=trials, as_it_is=True, say=say)
+        )
+    try:
+        storage = open_patiently(settings, patience)
+        study = made_as(storage, study)  # containers name the study before it is known which one is made
+        loaded, _ = load_study(storage, study, settings)
+    except UserError as error:
+        if make and not has_folder:
+            raise UserError(f"{error}; nor is {study} a folder under studies/") from None
+        raise
     slots = Slots(storage.engine, key_of(loaded), owner="workers", lease_seconds=settings.lease_seconds)
     places = machine.places(settings, workers=workers)
     gpus = sorted({place.gpu for place in places if place.gpu is not None})
-    log.info("workers start", workers=len(places), gpus=gpus, threads=places[0].threads)
-    return Supervisor(study, slots=slots, places=places, view=JsonLines(log)).run()
+    view: View
+    if settings.json_log:
+        log.info("workers start", workers=len(places), gpus=gpus, threads=places[0].threads)
+        view = JsonLines(log)
+    else:
+        counts = slots.counts()
+        to_run = counts["open"] + counts["leased"]
+        on = f"GPU {', '.join(gpus)}" if gpus else f"{places[0].threads} threads each"
+        _say(console, f"study {study}: {to_run} trials to finish, {len(places)} workers here ({on})")
+        view = LiveTable(study, workers=len(places), trials=to_run, trial_seconds=None, console=console)
+    return Supervisor(study, slots=slots, places=places, view=view).run()
 
 
 def run(

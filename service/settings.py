@@ -9,6 +9,8 @@
 `HPTUNE_CUDA_GRAPHS`  0 launches a GPU's kernels one by one; read in `model/device.py` (default: 1)
 `HPTUNE_LEASE_SECONDS` how long a silent worker keeps its trial (default: 60)
 `HPTUNE_PATIENCE_SECONDS` how long a worker waits for a storage that is away (default: 600)
+`HPTUNE_STORAGE_PASSWORD_FILE` file with the password of a storage whose URL has none
+`HPTUNE_LOG`          what `workers` writes: `text` for people, `json` for machines (default: `text`)
 """
 
 import math
@@ -41,13 +43,16 @@ class Settings:
     patience_seconds: float = 600.0
     workers_per_gpu: int = 1
     curves: Path = ROOT / "runs"
+    json_log: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
         """The settings that the environment asks for. Raises ConfigError for a value that cannot be used."""
         runs = ROOT / "runs"
         return cls(
-            storage_url=environment.get("HPTUNE_STORAGE_URL") or _sqlite(runs / "hptune.db"),
+            storage_url=_with_password(
+                environment.get("HPTUNE_STORAGE_URL") or _sqlite(runs / "hptune.db"), environment
+            ),
             artifacts=environment.get("HPTUNE_ARTIFACTS") or str(runs / "artifacts"),
             cache=Path(environment.get("HPTUNE_CACHE") or runs / "cache"),
             curves=Path(environment.get("HPTUNE_CURVES") or runs),
@@ -55,6 +60,7 @@ class Settings:
             lease_seconds=_seconds(environment, "HPTUNE_LEASE_SECONDS", default=60.0),
             patience_seconds=_seconds(environment, "HPTUNE_PATIENCE_SECONDS", default=600.0),
             workers_per_gpu=_workers(environment.get("HPTUNE_WORKERS_PER_GPU") or "1"),
+            json_log=_is_json(environment.get("HPTUNE_LOG") or "text"),
         )
 
     @property
@@ -90,6 +96,40 @@ def _sqlite(path: Path) -> str:
         raise ConfigError(
             f"{path}: no URL can name a path that is not UTF-8; HPTUNE_STORAGE_URL names another one"
         ) from None
+
+
+def read_secret(name: str, file: str) -> str:
+    """The line in `file`, which the variable `name` names. Raises ConfigError: there is none."""
+    try:
+        secret = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: {file} is not text in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{name}: {file} cannot be read: {error.strerror}") from None
+    if not secret:
+        raise ConfigError(f"{name}: {file} is empty")
+    return secret
+
+
+def _with_password(given: str, environment: Mapping[str, str]) -> str:
+    """The URL with the password from the file that the environment names, if it asks for one and has none."""
+    file = environment.get("HPTUNE_STORAGE_PASSWORD_FILE")
+    if not file:
+        return given
+    try:
+        url = addresses.parse(given)
+    except ConfigError:
+        return given  # `Settings.url` says so
+    if url.host is None or url.password is not None:
+        return given
+    password = read_secret("HPTUNE_STORAGE_PASSWORD_FILE", file)
+    return url.set(password=password).render_as_string(hide_password=False)
+
+
+def _is_json(given: str) -> bool:
+    if given not in ("text", "json"):
+        raise ConfigError(f"HPTUNE_LOG: given {given!r}, allowed: text, json")
+    return given == "json"
 
 
 def _seconds(environment: Mapping[str, str], name: str, *, default: float) -> float:

@@ -1,13 +1,17 @@
 """Where artifacts are kept: a folder that all workers see, or a bucket on S3.
 
 An artifact is complete or absent, whoever writes it at the same moment and wherever a write breaks off. A store that
-is away or full shows as OSError; what follows from that is the caller's matter.
+is away or full shows as OSError; what follows from that is the caller's matter. What others put into a folder that is
+no plain file (a link to somewhere else, a pipe that would never end, a device) is no artifact.
 """
 
 import contextlib
+import errno
 import io
+import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -32,6 +36,10 @@ ATTEMPTS = 3
 """Of one call, in botocore's standard mode: again after time-outs, 5xx and throttling, at most 1 s and 2 s apart.
 A silent S3 holds a worker up for 3 × (1 + 5) + 3 = 21 s a call at most, the 1 being botocore's wait for leave to send;
 one whose n addresses swallow every packet for 3 × 3 n + 3 s."""
+
+
+LARGEST_BYTES = 5 * 10**9
+"""Of an artifact that is copied from a store: what S3 takes by one request."""
 
 
 class StoreError(UserError):
@@ -85,8 +93,19 @@ def open_store(location: str, *, writable: bool = False) -> Store:
 
 def fetch(store: Store, artifact_id: str, path: Path) -> None:
     """Copy an artifact to the file `path`. Raises ArtifactNotFound, OSError."""
-    with store.open_reader(artifact_id) as source, path.open("wb") as target:
-        shutil.copyfileobj(source, target)
+    with path.open("wb") as target:
+        copy(store, artifact_id, target)
+
+
+def copy(store: Store, artifact_id: str, target: BinaryIO) -> None:
+    """Copy an artifact to an open file. Raises ArtifactNotFound, OSError: one beyond LARGEST_BYTES among others."""
+    left = LARGEST_BYTES
+    with store.open_reader(artifact_id) as source:
+        while chunk := source.read(min(2**20, left + 1)):
+            left -= len(chunk)
+            if left < 0:
+                raise OSError(errno.EFBIG, f"artifact {artifact_id} is larger than {LARGEST_BYTES:,} bytes")
+            target.write(chunk)
 
 
 def _s3_store(location: str) -> "S3Store":
@@ -123,10 +142,20 @@ class FolderStore:
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """The artifact, open for reading. Raises ArtifactNotFound, OSError."""
+        path = self._path(artifact_id)
         try:
-            return self._path(artifact_id).open("rb")
+            # a link is not followed, a pipe without a writer not waited for
+            opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             raise ArtifactNotFound(f"artifact {artifact_id} is not in {self}") from None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+                raise self._no_file(artifact_id) from None
+            raise
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            os.close(opened)
+            raise self._no_file(artifact_id)
+        return os.fdopen(opened, "rb")
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Store the content in place of a former one. Raises OSError; the former one is untouched then."""
@@ -139,7 +168,11 @@ class FolderStore:
 
     def has(self, artifact_id: str) -> bool:
         """It is there. Raises OSError."""
-        return self._path(artifact_id).exists()
+        path = self._path(artifact_id)
+        return path.is_file() and not path.is_symlink()
+
+    def _no_file(self, artifact_id: str) -> ArtifactNotFound:
+        return ArtifactNotFound(f"artifact {artifact_id} in {self} is not a file")
 
     def _path(self, artifact_id: str) -> Path:
         return self.folder / _checked(artifact_id)

@@ -1,6 +1,6 @@
 """The corpus of a study: in the artifact store for every worker, in the cache of each machine."""
 
-import os
+import contextlib
 from pathlib import Path
 
 import optuna
@@ -8,29 +8,44 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from model import corpus as corpora
 from model.errors import CorpusError
+from model.files import open_atomically
 from service.settings import Settings
 from service.storage import corpus_facts
-from service.stores import fetch, open_store
+from service.stores import copy, open_store
 
 
 def load_corpus(study: optuna.Study, settings: Settings) -> corpora.Corpus:
     """The study's corpus, from the cache or else from the artifact store.
 
+    What comes from the store is checked before it is moved into the cache; a damaged file there is replaced.
+
     Raises:
         CorpusError: it is in neither, or is not the one that the study was made with.
     """
     facts = corpus_facts(study)
-    fingerprint: str = facts["fingerprint"]
-    path = settings.cache / f"corpus-{fingerprint}.json.gz"
-    if not path.exists():
-        settings.made_cache()
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            fetch(open_store(settings.artifacts), facts["artifact"], partial)
-        except (ArtifactNotFound, OSError) as error:
-            raise CorpusError(f"study {study.study_name!r}: the corpus is not there: {error}") from None
-        Path(partial).replace(path)
+    settings.made_cache()
+    path = settings.cache / f"corpus-{facts['fingerprint']}.json.gz"
+    if path.exists():
+        with contextlib.suppress(CorpusError):
+            return _read(path, facts["fingerprint"])
+    store = open_store(settings.artifacts)
+    try:
+        with open_atomically(path) as file:
+            copy(store, facts["artifact"], file)
+            file.flush()
+            return _read(Path(file.name), facts["fingerprint"])
+    except CorpusError as error:
+        reason = str(error).removeprefix(f"{file.name}: ")
+        raise CorpusError(
+            f"study {study.study_name!r}: {facts['artifact']} in {store} is damaged: {reason}"
+        ) from None
+    except (ArtifactNotFound, OSError) as error:
+        raise CorpusError(f"study {study.study_name!r}: the corpus is not there: {error}") from None
+
+
+def _read(path: Path, fingerprint: str) -> corpora.Corpus:
+    """The corpus in a file, if it is this one. Raises CorpusError."""
     found = corpora.read(path)
     if found.fingerprint != fingerprint:
-        raise CorpusError(f"{path}: another corpus than the study's; remove the file")
+        raise CorpusError(f"{path}: another corpus than the study's")
     return found

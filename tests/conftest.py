@@ -116,6 +116,7 @@ class TinyStudy:
             "HPTUNE_ARTIFACTS": self.settings.artifacts,
             "HPTUNE_CACHE": str(self.settings.cache),
             "HPTUNE_DEVICE": "cpu",
+            "HPTUNE_LOG": "json",
             "HPTUNE_LEASE_SECONDS": str(self.settings.lease_seconds),
             "HPTUNE_PATIENCE_SECONDS": str(self.settings.patience_seconds),
         }

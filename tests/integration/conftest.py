@@ -25,7 +25,9 @@ from tests.conftest import TINY, sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE_IMAGES = ("python:3.11-slim-bookworm", "postgres:15-bookworm")
-VERSION = "test"
+VERSION = os.environ.get("HPTUNE_VERSION", "test")
+IMAGE = "hptune"
+"""Of all projects, which otherwise have images of their own."""
 LEARNING_RATES = (1e-3, 3e-3)
 DESIGN = "design:\n  list:\n" + "".join(f"    - {{optimizer.lr: {lr}}}\n" for lr in LEARNING_RATES)
 SPACE = """\
@@ -107,7 +109,9 @@ class Project:
         """The storage's database, through the address that its container has now."""
         network = self.container("storage").attrs["NetworkSettings"]["Networks"][f"{self.name}_default"]
         password = self.environment["HPTUNE_STORAGE_PASSWORD"]
-        url = f"postgresql+psycopg://hptune:{password}@{network['IPAddress']}/hptune"
+        url = sa.URL.create(
+            "postgresql+psycopg", "hptune", password, host=network["IPAddress"], database="hptune"
+        )
         engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 5})
         try:
             yield engine
@@ -209,6 +213,7 @@ def images(docker_client: docker.DockerClient) -> Iterator[None]:
     environment = {
         **os.environ,
         "HPTUNE_VERSION": VERSION,
+        "HPTUNE_IMAGE": IMAGE,
         "HPTUNE_COMMIT": "0123abc",
         "COMPOSE_ENV_FILES": "/dev/null",
     }
@@ -236,6 +241,8 @@ def compose_project(folder: Path, client: docker.DockerClient) -> Iterator[Proje
             "COMPOSE_FILE": "docker-compose.yml",
             "COMPOSE_ENV_FILES": "/dev/null",  # not the user's own .env
             "HPTUNE_VERSION": VERSION,
+            "HPTUNE_IMAGE": IMAGE,
+            "HPTUNE_LOG": "json",
             "HPTUNE_STUDY": "tiny",
             "HPTUNE_TRIALS": str(len(LEARNING_RATES)),
             "HPTUNE_STUDIES": str(folder / "studies"),
@@ -256,7 +263,9 @@ def compose_project(folder: Path, client: docker.DockerClient) -> Iterator[Proje
     try:
         yield project
     finally:
-        project.compose("--profile", "*", "down", "--volumes", "--timeout", "1", check=False)
+        project.compose(
+            "--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "1", check=False
+        )
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import urllib.request
 import pytest
 
 from tests.integration.conftest import (
+    IMAGE,
     LEARNING_RATES,
     ROOT,
     SPACE,
@@ -37,7 +38,7 @@ def test_context_is_small(docker_client):
 
 @pytest.mark.parametrize("target", ["worker", "dashboard"])
 def test_image(target, docker_client, images):
-    image = docker_client.images.get(f"hptune-{target}:{VERSION}")
+    image = docker_client.images.get(f"{IMAGE}-{target}:{VERSION}")
     assert image.attrs["Config"]["User"] not in ("", "root", "0")
     assert image.attrs["Config"]["Labels"]["org.opencontainers.image.revision"] == "0123abc"
     script = """
@@ -67,6 +68,7 @@ def test_image(target, docker_client, images):
 
 def test_up_workers_brings_up_what_it_needs_and_ends(undisturbed):
     assert undisturbed.up.returncode == 0, undisturbed.up.stdout
+    assert "study tiny: reading the corpus (file)" in undisturbed.up.stdout
     assert sorted(undisturbed.losses) == list(LEARNING_RATES)
     undisturbed.project.assert_whole(undisturbed.losses)
     assert undisturbed.project.containers("dashboard") == []
@@ -80,6 +82,7 @@ def test_up_workers_brings_up_what_it_needs_and_ends(undisturbed):
 
 def test_logs_are_json_lines_with_study_trial_and_worker(undisturbed):
     lines = [json.loads(line) for line in undisturbed.project.logs("workers").splitlines()]
+    assert "study tiny: reading the corpus (file)" in [line["event"] for line in lines]
     ended = [line for line in lines if line["event"] == "trial ended"]
     assert [(line["study"], line["trial"], line["worker"]) for line in ended] == [
         ("tiny", number, 0) for number in range(len(LEARNING_RATES))
@@ -93,9 +96,12 @@ def test_up_again_runs_nothing_more(undisturbed):
 
 
 def test_containers_are_locked_down(undisturbed):
-    for service in ("storage", "create", "workers"):
+    for service in ("storage", "workers"):
         container = undisturbed.project.container(service)
         host = container.attrs["HostConfig"]
+        assert 0 < host["PidsLimit"] <= 16384
+        assert "size=" in host["Tmpfs"]["/tmp"]
+        assert container.attrs["Config"]["Healthcheck"]["Test"][0].startswith("CMD")
         assert (host["ReadonlyRootfs"], host["CapDrop"], host["Privileged"]) == (True, ["ALL"], False)
         assert any(option.startswith("no-new-privileges") for option in host["SecurityOpt"])
     storage = undisturbed.project.container("storage")
@@ -143,18 +149,16 @@ def test_passwords_show_nowhere(undisturbed, docker_client):
     project = undisturbed.project
     project.compose("up", "--detach", "--no-deps", "--wait", "dashboard")
     containers = [
-        container
-        for name in ("storage", "create", "workers", "dashboard")
-        for container in project.containers(name)
+        container for name in ("storage", "workers", "dashboard") for container in project.containers(name)
     ]
-    assert len(containers) == 4
+    assert len(containers) == 3
     seen = [container.logs().decode() for container in containers]
     seen += [json.dumps(container.attrs["Args"]) for container in containers]
     seen += [json.dumps(c.top(ps_args="-eo pid,args")) for c in containers if c.status == "running"]
     for target in ("worker", "dashboard"):
-        image = docker_client.images.get(f"hptune-{target}:{VERSION}")
+        image = docker_client.images.get(f"{IMAGE}-{target}:{VERSION}")
         seen += [json.dumps(image.attrs), json.dumps(image.history())]
-    dump = project.container("storage").exec_run(["pg_dump", "-U", "hptune", "hptune"])
+    dump = project.container("storage").exec_run(["pg_dump", "-U", "postgres", "hptune"])
     assert dump.exit_code == 0
     seen.append(dump.output.decode())
     assert "hptune_slots" in seen[-1]

@@ -1,14 +1,16 @@
 """`./hptune.sh N --docker`, as from a shell."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 
 import pytest
 from optuna.trial import TrialState
 
-from tests.integration.conftest import LEARNING_RATES, ROOT, SPACE, wait_for
+from tests.integration.conftest import BASE_IMAGES, LEARNING_RATES, ROOT, SPACE, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -55,6 +57,47 @@ def test_script_takes_a_corpus_of_the_host(project, tmp_path):
     printed, _ = script.communicate(timeout=180)
     assert script.returncode == 0, printed
     assert re.search("1 of 1 trials finished", printed)
+
+
+def test_script_refuses_what_another_clone_has_begun(project):
+    other = project.client.containers.create(
+        BASE_IMAGES[0],
+        labels={
+            "com.docker.compose.project": project.name,
+            "com.docker.compose.project.working_dir": "/another/clone",
+        },
+    )
+    try:
+        script = project.start("./hptune.sh", "1", "--study", "tiny", "--docker")
+        printed, _ = script.communicate(timeout=60)
+    finally:
+        other.remove()
+    assert script.returncode == 2
+    assert printed == (
+        f"error: the containers of project {project.name} belong to /another/clone; give this clone a name of its own "
+        f"in .env: COMPOSE_PROJECT_NAME={project.name}-2\n"
+    )
+
+
+def test_clones_in_two_folders_share_nothing(tmp_path, project):
+    environment = {
+        name: value
+        for name, value in project.environment.items()
+        if name not in ("COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "HPTUNE_IMAGE")
+    }
+    configs = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(ROOT / "docker-compose.yml", folder)
+        command = ["docker", "compose", "--profile", "*", "config", "--format", "json"]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
+        config = json.loads(done.stdout)
+        volumes = {volume["name"] for volume in config["volumes"].values()}
+        networks = {network["name"] for network in config["networks"].values()}
+        images = {service["image"] for service in config["services"].values() if "build" in service}
+        configs.append({config["name"]} | volumes | networks | images)
+    assert not configs[0] & configs[1]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model import corpus as corpus_module
 from model import docstrings, progress
 from model.config import DataConfig, HubConfig
 from model.corpus import Corpus, build, read, write
@@ -242,6 +244,34 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path, damage):
     with pytest.raises(CorpusError, match=r"corpus\.json\.gz: .*make it again") as caught:
         read(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def little_room(monkeypatch):
+    monkeypatch.setattr(corpus_module, "_ALWAYS_READ_BYTES", 1000)
+
+
+@pytest.mark.usefixtures("little_room")
+def test_a_small_file_that_expands_without_end_is_refused_before_it_fills_the_memory(tmp_path):
+    path = tmp_path / "bomb.json.gz"
+    path.write_bytes(gzip.compress(bytes(50_000_000)))  # 49 kB
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorpusError, match=r"bomb\.json\.gz: not a corpus file: expands to more than"):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 12_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("little_room")
+def test_what_could_not_be_read_is_not_written(tmp_path):
+    with pytest.raises(CorpusError, match="its documents repeat one another"):
+        write(make(train=["a" * 100_000]), tmp_path / "corpus.json.gz")
+    assert not list(tmp_path.iterdir())
+    lines = [f"title number {number} about nothing" for number in range(3000)]
+    write(make(train=lines), tmp_path / "corpus.json.gz")
+    assert read(tmp_path / "corpus.json.gz").train == tuple(lines)
 
 
 def test_a_missing_corpus_file_is_refused(tmp_path):

@@ -67,6 +67,17 @@ def test_comments_and_the_number_of_trials_may_change(tiny):
     tiny.create(1)
 
 
+def test_a_study_that_is_there_may_be_left_the_trials_it_has(tiny):
+    tiny.create(None, as_it_is=True)
+    assert tiny.slots()["open"] == 50  # made: those of its file
+    tiny.create(3)
+    for _ in range(2):
+        tiny.create(None, as_it_is=True)
+        assert tiny.slots()["open"] == 3
+    tiny.create(None, total=4, as_it_is=True)  # asked for all the same
+    assert tiny.slots()["open"] == 4
+
+
 def test_another_space_is_refused_and_the_way_out_works(tiny):
     tiny.create(1)
     tiny.write(OTHER_SPACE)

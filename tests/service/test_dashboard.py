@@ -2,10 +2,12 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 from optuna.artifacts import upload_artifact
 
 from model.errors import ConfigError
+from service import dashboard
 from service.__main__ import cli
 from service.dashboard import read_password
 from service.storage import load_study, open_storage
@@ -157,7 +160,8 @@ def test_a_note_can_be_edited_from_the_dashboard_itself(tiny):
 
         def edit(body, **headers):
             version = json.loads(request(port, "/api/studies/1")[2])["note"]["version"]
-            content = json.dumps({"version": version + 1, "body": body})
+            # what else is in it is not passed on
+            content = json.dumps({"version": version + 1, "body": body, "more": ["x"]})
             return request(
                 port,
                 "/api/studies/1/note",
@@ -185,6 +189,46 @@ def test_a_note_can_be_edited_from_the_dashboard_itself(tiny):
         ):
             assert edit("evil", **headers) == 403
         assert note() == "from a script"
+        # as a version of this project took it, whose study page then failed for ever
+        open_storage(tiny.settings).set_study_system_attr(1, "dashboard:note_str:0", ["a"])
+        assert note() == ""
+
+
+NO_NOTES = {
+    "a list as text": '{"version": 2, "body": ["a"]}',
+    "a version that is text": '{"version": "2", "body": "a"}',
+    "a version that is true": '{"version": true, "body": "a"}',
+    "a list": "[]",
+    "no body": '{"version": 2}',
+    "null": "null",
+    "no JSON": "{",
+    "not UTF-8": b"\xff",
+    "nothing": "",
+    "too deep": "[" * 100_000,
+    "a number of 5,000 digits": '{"version": 1' + "0" * 5000 + ', "body": "a"}',
+    "a lone surrogate": '{"version": 2, "body": "\\ud800"}',
+    "too long": json.dumps({"version": 2, "body": "a" * 100_001}),
+}
+
+
+@pytest.mark.parametrize("body", NO_NOTES.values(), ids=NO_NOTES)
+@pytest.mark.parametrize("path", ["/api/studies/1/note", "/api/studies/1/1/note"])
+def test_a_body_that_is_no_note_is_refused(opened, path, body):
+    before = request(opened, "/api/studies/1")[2]
+    status, _, content = request(opened, path, method="PUT", body=body, Content_Type="application/json")
+    assert status == 400
+    assert json.loads(content)["reason"].startswith("a note is JSON: ")
+    assert request(opened, "/api/studies/1")[2] == before
+
+
+@pytest.mark.parametrize("place", ["1/999", "999", "999/1", "999999999", "9999999999", "1/9999999999"])
+def test_a_note_on_what_is_not_there_is_not_kept(opened, finished, place):
+    status, _, _ = request(
+        opened, f"/api/studies/{place}/note", method="PUT", body='{"version": 1, "body": "a"}'
+    )
+    assert status == (403 if "9999999999" in place else 404)
+    attributes = open_storage(finished.settings).get_study_system_attrs(1)
+    assert not [key for key in attributes if ":999" in key]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +270,64 @@ def test_weights_that_were_removed_are_not_found(opened, finished, tmp_path):
     status, _, content = request(opened, path)
     assert status == 404
     assert b"only the best trials keep their weights" in content
+
+
+@pytest.mark.parametrize("put", ["link", "pipe"])
+def test_an_artifact_that_is_no_file_is_not_found_and_holds_nothing_up(opened, finished, tmp_path, put):
+    path = attach(finished, "a.txt", b"a", tmp_path)
+    stored = Path(finished.settings.artifacts) / path.rpartition("/")[2]
+    stored.unlink()
+    stored.symlink_to("/proc/self/environ") if put == "link" else os.mkfifo(stored)
+    for _ in range(2):
+        assert request(opened, path)[0] == 404
+    stored.unlink()
+
+
+def test_half_open_connections_do_not_keep_others_out(opened):
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", opened), timeout=20))
+            connection.sendall(
+                b"PUT /api/studies/1/note HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+            )
+        begun = time.monotonic()
+        assert request(opened, "/health")[0] == 200
+        assert time.monotonic() - begun < 5
+
+
+def test_health_is_the_storages(tiny, monkeypatch):
+    monkeypatch.setattr(dashboard, "PULSE_SECONDS", 0.05)
+    monkeypatch.setattr(dashboard, "LONGEST_SILENCE_SECONDS", 1.0)
+    tiny.create(1)
+    application = dashboard.wsgi(tiny.settings, password=None)
+
+    def health():
+        statuses = []
+        content = application({"PATH_INFO": "/health"}, lambda status, *_: statuses.append(status))
+        return int(statuses[0].split()[0]), b"".join(content)
+
+    def await_health(wanted):
+        deadline = time.monotonic() + 30
+        while health() != wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    assert health() == (200, b"ok\n")
+    engine = open_storage(tiny.settings).engine
+    for before, after in (("studies", "away"), ("away", "studies")):
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"ALTER TABLE {before} RENAME TO {after}")
+        await_health((503, b"storage away\n") if after == "away" else (200, b"ok\n"))
+
+
+def test_a_dashboard_may_wait_for_its_storage(tiny):
+    command = tiny.command("dashboard", "--port", "0", "--wait")
+    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith("waiting for the storage and its first study: ")
+        tiny.create(1)
+        port = int(re.search(r" at http://\S+:(\d+)/", process.stdout.readline()).group(1))
+        assert request(port, "/api/studies")[0] == 200
+        process.terminate()
 
 
 def test_pages_may_not_be_framed_and_run_the_dashboards_own_scripts_only(opened):

@@ -67,6 +67,16 @@ def test_no_gpu_is_shared_out_where_the_device_is_named(monkeypatch):
 )
 def test_a_containers_quota_counts(tmp_path, monkeypatch, quota, expected):
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(4)))
-    monkeypatch.setattr(machine, "_CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
     (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert machine.cores() == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("-1", 4), ("200000", 2), ("50000", 1), ("900000", 4)])
+def test_so_does_one_of_cgroup_v1(tmp_path, monkeypatch, quota, expected):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota + "\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     assert machine.cores() == expected

@@ -150,6 +150,16 @@ def test_the_note_of_a_study_says_what_is_asked_of_what_and_how_to_run_it(finish
         assert not {"script", "img", "a"} & {element.tag for element in elements(shown)}
 
 
+def test_the_note_of_a_study_made_in_a_container_names_commands_for_containers(tiny, monkeypatch):
+    monkeypatch.setenv("HPTUNE_CONTAINER", "1")
+    tiny.create(1)
+    (commands,) = texts(get_note(loaded(tiny)[0]), "code")
+    assert commands.startswith("./hptune.sh 1 --study ")
+    first, second = commands.splitlines()
+    assert first.endswith(" --docker")
+    assert second.startswith("docker compose run --rm evaluator --study tiny ")
+
+
 def test_every_complete_trial_has_a_note_and_a_curve(finished):
     for trial in finished.trials():
         note = note_of(finished, trial.number)

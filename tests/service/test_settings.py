@@ -96,3 +96,31 @@ def test_a_corpus_is_not_fetched_to_a_cache_that_cannot_be_made(finished):
         CorpusError, match=r"^/proc/nope: cannot be written: No such file or directory; HPTUNE_CACHE"
     ):
         load_corpus(study, elsewhere)
+
+
+def test_the_storages_password_may_come_from_a_file(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("pä:ss/w0rd@%\n")
+    name = "HPTUNE_STORAGE_PASSWORD_FILE"
+    environment = {"HPTUNE_STORAGE_URL": "postgresql+psycopg://hptune@db/hptune", name: str(file)}
+    settings = Settings.from_environment(environment)
+    assert settings.url.password == "pä:ss/w0rd@%"
+    assert settings.storage_shown == "postgresql+psycopg://hptune:***@db/hptune"
+    own = environment | {"HPTUNE_STORAGE_URL": "postgresql+psycopg://hptune:own@db/hptune"}
+    assert Settings.from_environment(own).url.password == "own"
+    assert Settings.from_environment({name: str(file)}) == Settings.from_environment({})  # SQLite has none
+    for content, says in ((b"\n", "is empty"), (b"\xff", "not text in UTF-8")):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=f"^{name}: .*{says}"):
+            Settings.from_environment(environment)
+    file.unlink()
+    with pytest.raises(ConfigError, match=f"^{name}: .* cannot be read: No such file"):
+        Settings.from_environment(environment)
+
+
+def test_logs_are_for_people_or_for_machines():
+    assert not Settings.from_environment({}).json_log
+    assert not Settings.from_environment({"HPTUNE_LOG": "text"}).json_log
+    assert Settings.from_environment({"HPTUNE_LOG": "json"}).json_log
+    with pytest.raises(ConfigError, match=r"^HPTUNE_LOG: given 'yaml', allowed: text, json$"):
+        Settings.from_environment({"HPTUNE_LOG": "yaml"})

@@ -1,4 +1,7 @@
 import io
+import os
+import socket
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -176,3 +179,50 @@ def test_a_download_that_is_cut_off_is_an_oserror_and_no_short_file(bucket, gate
     gate.damage("cut")
     with pytest.raises(S3Error):
         fetch(store, "a", tmp_path / "a")
+
+
+def _link(path):
+    (path.parent / "secret").write_text("nobody's business")
+    path.symlink_to(path.parent / "secret")
+
+
+def _socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def _device(path):
+    try:
+        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
+    except PermissionError:
+        pytest.skip("a device can be made by root alone")
+
+
+@pytest.mark.parametrize(
+    "put", [_link, os.mkfifo, os.mkdir, _socket, _device], ids=["link", "pipe", "folder", "socket", "device"]
+)
+def test_what_is_no_file_is_no_artifact(tmp_path, put):
+    store = open_store(str(tmp_path))
+    put(tmp_path / "a")
+    with pytest.raises(ArtifactNotFound, match="is not a file"):
+        store.open_reader("a")  # at once: nobody writes to the pipe
+    assert not store.has("a")
+
+
+def test_a_link_is_replaced_and_not_written_through(tmp_path):
+    _link(tmp_path / "a")
+    store = open_store(str(tmp_path))
+    store.write("a", io.BytesIO(b"new"))
+    assert content_of(store, "a") == b"new"
+    assert (tmp_path / "secret").read_text() == "nobody's business"
+
+
+def test_an_artifact_that_does_not_end_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "LARGEST_BYTES", 1000)
+    store = open_store(str(tmp_path))
+    store.write("a", io.BytesIO(b"x" * 1000))
+    fetch(store, "a", tmp_path / "copy")
+    assert (tmp_path / "copy").stat().st_size == 1000
+    store.write("a", io.BytesIO(b"x" * 1001))
+    with pytest.raises(OSError, match="larger than 1,000 bytes"):
+        fetch(store, "a", tmp_path / "copy")

@@ -132,3 +132,13 @@ def test_a_study_that_is_not_there_is_one_line(tiny):
     assert done.returncode == 2
     assert done.stderr.startswith("error: study 'nosuch' is not in ")
     assert done.stderr.count("\n") == 1
+
+
+def test_workers_that_make_their_study_name_one_that_there_is(tiny):
+    done = subprocess.run(**tiny.command("workers", "nosuch", "--create"), capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.endswith("nor is nosuch a folder under studies/\n")
+    done = subprocess.run(**tiny.command("workers", "nosuch", "--trials", "3"), capture_output=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: --trials: given '3', allowed: with --create")
