@@ -15,7 +15,14 @@ def answer(application, path="/api/studies", **environ):
 
 
 def guard(application, at_once=2):
-    return Guard(application, None, at_once=at_once, is_there=lambda *_: True, storage_answers=lambda: True)
+    return Guard(
+        application,
+        None,
+        at_once=at_once,
+        is_there=lambda *_: True,
+        refused_note=lambda _: None,
+        storage_answers=lambda: True,
+    )
 
 
 def content(environ, start_response):

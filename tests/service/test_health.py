@@ -6,14 +6,17 @@ import sys
 import pytest
 
 from service.health import complaint
+from service.ownership import key_of
 from service.roster import Roster
-from service.storage import open_storage
+from service.storage import load_study, open_storage
 
 
 @pytest.fixture
 def roster(tiny):
     tiny.create(1)
-    return Roster(open_storage(tiny.settings).engine, 1, lease_seconds=60)
+    storage = open_storage(tiny.settings)
+    yield Roster(storage.engine, key_of(load_study(storage, "tiny", tiny.settings)[0]), lease_seconds=60)
+    storage.engine.dispose()
 
 
 def test_workers_that_renew_are_healthy_and_those_of_another_container_do_not_count(tiny, roster):

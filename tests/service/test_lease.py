@@ -8,16 +8,20 @@ import structlog
 from service.lease import Lease
 from service.roster import Roster
 from service.slots import Slots
-from service.tables import create_tables
+from service.tables import StudyKey
+from tests.conftest import make_two_studies
 
 
 @pytest.mark.parametrize("lease_seconds", [1.0, 1.3])
 def test_the_shortest_lease_that_is_allowed_is_kept(tmp_path, lease_seconds):
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'slots.db'}", connect_args={"timeout": 60})
-    create_tables(engine)
-    own, other = (Slots(engine, 1, owner=owner, lease_seconds=lease_seconds) for owner in ("own", "other"))
+    make_two_studies(engine)
+    study = StudyKey(1, "g")
+    own, other = (
+        Slots(engine, study, owner=owner, lease_seconds=lease_seconds) for owner in ("own", "other")
+    )
     own.total(1)
-    roster = Roster(engine, 1, lease_seconds=lease_seconds)
+    roster = Roster(engine, study, lease_seconds=lease_seconds)
     number = roster.register("own", device="cpu")
     slot = own.claim()
     assert slot is not None

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from service.ownership import key_of
 from service.roster import Roster
 from service.storage import load_study, open_storage
 from tests.conftest import ROOT
@@ -109,13 +110,13 @@ def test_watching_ends_with_its_reader(tiny):
     tiny.create(1)
     command = tiny.command("status", "tiny", "--watch")
     with subprocess.Popen(**command, stdout=subprocess.PIPE) as watcher:
-        watcher.stdout.readline()
-        watcher.stdout.close()
-        storage = open_storage(tiny.settings)  # something to tell: a worker
-        study = load_study(storage, "tiny", tiny.settings)[0]
-        Roster(storage.engine, study._study_id, lease_seconds=60).register("test", device="cpu")
-        storage.engine.dispose()
         try:
+            watcher.stdout.readline()
+            watcher.stdout.close()
+            storage = open_storage(tiny.settings)  # something to tell: a worker
+            study = load_study(storage, "tiny", tiny.settings)[0]
+            Roster(storage.engine, key_of(study), lease_seconds=60).register("test", device="cpu")
+            storage.engine.dispose()
             assert watcher.wait(timeout=60) == 1
         finally:
             watcher.kill()

@@ -59,5 +59,5 @@ def test_a_cache_that_cannot_be_written_is_one_line(tiny, places):
     cached, _ = places
     shutil.rmtree(cached.parent)
     cached.parent.write_text("a file")
-    with pytest.raises(CorpusError, match=r"^study 'tiny': the corpus is not there: "):
+    with pytest.raises(CorpusError, match="cannot be written: File exists; HPTUNE_CACHE names another"):
         load(tiny)

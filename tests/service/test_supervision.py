@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from service import supervisor
 from service.machine import Place
 from service.slots import Slots
 from service.supervisor import RESTARTS, Supervisor
-from service.tables import create_tables
+from service.tables import StudyKey
+from tests.conftest import make_two_studies
 
 RUNG = """echo '{"event": "rung", "trial": 0}'"""
 
@@ -47,8 +49,8 @@ class Seen:
 @pytest.fixture
 def slots(tmp_path):
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'slots.db'}")
-    create_tables(engine)
-    yield Slots(engine, 1, owner="test", lease_seconds=60)
+    make_two_studies(engine)
+    yield Slots(engine, StudyKey(1, "g"), owner="test", lease_seconds=60)
     engine.dispose()
 
 
@@ -69,7 +71,7 @@ def supervise(tmp_path, monkeypatch, slots):
             f". ./life$((life < {len(lives)} ? life : {len(lives) - 1}))\n"
         )
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setattr(supervisor.sys, "executable", str(program))
+        monkeypatch.setattr(sys, "executable", str(program))
         places = [Place(None, 1)] * workers
         status = Supervisor("tiny", slots=slots, places=places, view=view or Seen()).run()
         return status, (tmp_path / "owners").read_text().split()

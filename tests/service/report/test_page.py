@@ -192,7 +192,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(finished, tmp_path):
     (tmp_path / "file").write_text("")
     status, output = report(finished, "tiny", "--out", tmp_path / "file" / "folder")
     assert status == 2
-    assert re.fullmatch(r"error: .*file.*: cannot be written: Not a directory\n", output)
+    assert re.fullmatch(
+        r"error: .*file.*: cannot be written: Not a directory; --out names another folder\n", output
+    )
 
 
 def test_a_lost_corpus_costs_the_report_its_tokenizer_alone(tmp_path):
