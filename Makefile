@@ -23,7 +23,7 @@ bench: transformers  ## speed of training on the CPU; BENCH='--parts speed --thr
 	$(python) -m tests.benchmarks.training --device cpu --transformers $(beside)/bin/python $(BENCH)
 
 bench-gpu: transformers  ## the same on a GPU, all shapes, behind the tests that are for one or are made again there
-	$(python) -m pytest -n 0 tests/model/test_gpu.py tests/model/test_cuda_graph.py
+	$(python) -m pytest -n 0 tests/model/hardware/test_gpu.py tests/model/hardware/test_cuda_graph.py
 	$(python) -m tests.benchmarks.training --device cuda --transformers $(beside)/bin/python $(BENCH)
 
 transformers:  # to compare with, in an environment of its own; without it the comparison says that it is not installed

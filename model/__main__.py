@@ -5,13 +5,17 @@ from pathlib import Path
 
 import click
 
-from model import corpus, device, diagnostics, optimizer, yaml_tree
 from model.command_line import faults_in_one_line
-from model.config import DiagnosticsConfig, TrainConfig
+from model.config import yaml_tree
+from model.config.train_config import DiagnosticsConfig, TrainConfig
+from model.data import corpus
+from model.data.files import check_writable, write_atomically
+from model.data.tokenizer import TokenizedCorpus
 from model.errors import ConfigError, Diverged
-from model.files import check_writable, write_atomically
-from model.sinks import Curves
-from model.tokenizer import TokenizedCorpus
+from model.hardware import device
+from model.measurement import diagnostics
+from model.measurement.sinks import Curves
+from model.optimization import optimizer
 from model.training import TrainingRun
 
 

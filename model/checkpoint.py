@@ -15,11 +15,11 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from model.config import TrainConfig, recorded
+from model.config.train_config import TrainConfig, recorded
+from model.data.files import write_atomically
+from model.data.tokenizer import Tokenizer
 from model.errors import CheckpointError
-from model.files import write_atomically
-from model.gpt import GPT
-from model.tokenizer import Tokenizer
+from model.network.gpt import GPT
 
 WEIGHTS, RECORD, TOKENIZER = "model.safetensors", "checkpoint.json", "tokenizer.json"
 _FORMAT = "hptune-1"

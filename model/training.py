@@ -18,22 +18,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import optimizer, precision, sharpness
-from model.batches import TrainingStream, official_coverage
 from model.checkpoint import Checkpoint, load_weights, read_tensors, write_tensors
-from model.config import TrainConfig
-from model.cuda_graph import AddGradient, RecordedGradient
-from model.device import Device
-from model.diagnostics import Diagnostics, Record
+from model.config.train_config import TrainConfig
+from model.data.batches import TrainingStream, official_coverage
+from model.data.tokenizer import TokenizedCorpus
 from model.errors import CheckpointError, Diverged
-from model.evaluation import SplitScore, official_loss, score_split
-from model.evaluation_record import Evaluation
-from model.gpt import GPT
-from model.loss import add_gradient
-from model.schedule import learning_rate_factor
-from model.sharpness import QueuedStep, StepResult, take_step
-from model.tokenizer import TokenizedCorpus
-from model.weight_average import WeightAverage
+from model.hardware import precision
+from model.hardware.cuda_graph import AddGradient, RecordedGradient
+from model.hardware.device import Device
+from model.measurement.diagnostics import Diagnostics, Record
+from model.measurement.evaluation import SplitScore, official_loss, score_split
+from model.measurement.evaluation_record import Evaluation
+from model.network.gpt import GPT
+from model.network.loss import add_gradient
+from model.optimization import optimizer, sharpness
+from model.optimization.schedule import learning_rate_factor
+from model.optimization.sharpness import QueuedStep, StepResult, take_step
+from model.optimization.weight_average import WeightAverage
 
 
 class TrainingRun:
@@ -115,7 +116,7 @@ class TrainingRun:
 
     @property
     def diagnostics(self) -> list[Record]:
-        """What was measured, in the order of time (see `model.diagnostics`); empty unless asked for."""
+        """What was measured, in the order of time (see `model.measurement.diagnostics`); empty unless asked for."""
         return self._diagnostics.records if self._diagnostics else []
 
     @property

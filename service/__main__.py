@@ -16,12 +16,14 @@ from typing import Any
 
 import click
 
-from model import yaml_tree
 from model.command_line import faults_in_one_line
+from model.config import yaml_tree
+from model.data.files import check_writable
 from model.errors import UserError
-from model.files import check_writable
-from service import logs, machine, output, terminal
+from service import logs, output
+from service.machine import places
 from service.settings import MOST_TRIALS, ROOT, Settings
+from service.text import terminal
 
 OVERRIDE = click.option(
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Change one key of the base file."
@@ -35,7 +37,7 @@ class _Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; a UserError ends it with its status, Ctrl-C with 130. Output that fails ends nothing."""
         output.protect()
-        machine.share_cores()
+        places.share_cores()
         try:
             with faults_in_one_line():
                 return super().invoke(ctx)
@@ -43,13 +45,13 @@ class _Verbs(click.Group):
             click.echo("interrupted", err=True)
             ctx.exit(130)
         except Exception as error:
-            from service import patience, storage  # import Optuna
+            from service.storage import database, outages  # import Optuna
 
-            if not patience.is_storage_error(error):
+            if not outages.is_storage_error(error):
                 raise
             settings = Settings.from_environment()
-            click.echo(f"error: {settings.storage_shown}: {storage.told(error, settings.url)}", err=True)
-            ctx.exit(os.EX_TEMPFAIL if patience.is_outage(error) else 2)
+            click.echo(f"error: {settings.storage_shown}: {database.told(error, settings.url)}", err=True)
+            ctx.exit(os.EX_TEMPFAIL if outages.is_outage(error) else 2)
 
 
 @click.group(cls=_Verbs)
@@ -59,7 +61,7 @@ def cli() -> None:
 
 def _reports_folder(study: str, given: str | None) -> Path:
     """Where what is said of a study is written, unless another folder was given; it can be written to."""
-    from service.study_file import checked_name
+    from service.study.file import checked_name
 
     folder = Path(given) if given else ROOT / "runs" / "reports" / checked_name(study)
     try:
@@ -91,7 +93,7 @@ def create(
     study: str, name: str | None, trials: str | None, scale: str | None, settings_: tuple[str, ...]
 ) -> None:
     """Make the storage's tables, the study and its slots; nothing is done twice."""
-    from service.create import create as create_study
+    from service.machine.create import create as create_study
 
     count, more = _trials(trials)
     create_study(
@@ -119,7 +121,7 @@ def work(study: str, owner: str | None, threads: int | None, parent: int | None,
     storage stayed away; anything else is a crash.
     """
     log = logs.configure(json_lines=json_lines, study=study)
-    from service.worker import Worker  # imports torch
+    from service.trials.worker import Worker  # imports torch
 
     owner = owner or f"{socket.gethostname()}:{uuid.uuid4().hex[:12]}"
     worker = Worker(Settings.from_environment(), study, owner=owner, threads=threads, parent=parent, log=log)
@@ -142,7 +144,7 @@ def work(study: str, owner: str | None, threads: int | None, parent: int | None,
 )
 def workers(study: str, workers: int | None, make: bool, trials: str | None) -> None:
     """Run this machine's workers until the study's slots are closed. HPTUNE_LOG=json: log as JSON lines."""
-    from service.run import work as work_here
+    from service.machine.run import work as work_here
 
     count, more = _trials(trials)
     if trials and (more or not make):
@@ -169,7 +171,7 @@ def run(
     settings_: tuple[str, ...],
 ) -> None:
     """Finish TRIALS more trials of a study on this machine, or all that it has left, and show the best."""
-    from service.run import run as run_study
+    from service.machine.run import run as run_study
 
     run_study(
         Settings.from_environment(),
@@ -198,7 +200,7 @@ def confirm(
     study: str, top: int | None, seeds: int, name: str | None, workers: int | None, out: str | None
 ) -> None:
     """Re-run a study's best configurations and its baseline on fresh seeds, and say which is best."""
-    from service.run import confirm as confirm_study
+    from service.machine.run import confirm as confirm_study
 
     confirm_study(
         Settings.from_environment(),
@@ -220,7 +222,7 @@ def estimate(study: str, threads: int | None, seconds: float) -> None:
     """Measure what a whole trial of the base configuration takes here, as JSON."""
     from dataclasses import asdict
 
-    from service.estimate import measure_study
+    from service.machine.estimate import measure_study
 
     measured = measure_study(Settings.from_environment(), study, threads=threads, seconds=seconds)
     click.echo(json.dumps(asdict(measured)))
@@ -232,7 +234,7 @@ def estimate(study: str, threads: int | None, seconds: float) -> None:
 @click.option("--watch", is_flag=True, help="Keep it up to date until the study's trials are used up.")
 def status(study: str, watch: bool) -> None:
     """Workers alive, trials by state, rate, time left, and the best so far."""
-    from service import status as status_page
+    from service.machine import status as status_page
 
     console = terminal.console()
     take_snapshot = status_page.take(Settings.from_environment(), study)
@@ -256,7 +258,7 @@ def evaluate(study: str, top: int | None, confirmed: bool, out: str | None) -> N
     """Score a study's best checkpoints, or its confirmed winner and baseline, on held-out titles."""
     if confirmed and top is not None:
         raise UserError(f"--top: given {top}, has no effect with --confirmed: winner and baseline are scored")
-    from service import scoring  # imports torch
+    from service.held_out import scoring  # imports torch
 
     settings, folder = Settings.from_environment(), _reports_folder(study, out)
     console = terminal.console()
@@ -273,9 +275,9 @@ def evaluate(study: str, top: int | None, confirmed: bool, out: str | None) -> N
 @click.option("--result", type=click.Path(dir_okay=False), help="Write the JSON there as well.")
 def report(study: str, scale: str | None, out: str | None, result: str | None) -> None:
     """Write a study's report: a page, Markdown, JSON, CSV and figures."""
-    from service.report import files, sections
-    from service.storage import load_study, open_storage
-    from service.study_file import checked_name
+    from service.report.page import files, sections
+    from service.storage.database import load_study, open_storage
+    from service.study.file import checked_name
 
     settings = Settings.from_environment()
     name = checked_name(f"{study}-{scale}" if scale else study)
@@ -311,7 +313,7 @@ def dashboard(host: str, port: int, published_on_loopback: bool, wait: bool) -> 
     HPTUNE_DASHBOARD_PASSWORD, or the file HPTUNE_DASHBOARD_PASSWORD_FILE, is asked for (user hptune) when it
     is set, and has to be for a --host beyond this machine.
     """
-    from service.dashboard import read_password, serve
+    from service.dashboard.serve import read_password, serve
 
     serve(
         Settings.from_environment(),

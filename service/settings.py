@@ -6,7 +6,7 @@
 `HPTUNE_CURVES`       folder of `tensorboard/` and `wandb/`, for studies that ask for them (default: `runs`)
 `HPTUNE_DEVICE`       `auto`, `cpu`, `cuda`, `cuda:0`, ... (default: `auto`)
 `HPTUNE_WORKERS_PER_GPU` worker processes that share a GPU (default: 1)
-`HPTUNE_CUDA_GRAPHS`  0 launches a GPU's kernels one by one; read in `model/device.py` (default: 1)
+`HPTUNE_CUDA_GRAPHS`  0 launches a GPU's kernels one by one; read in `model/hardware/device.py` (default: 1)
 `HPTUNE_LEASE_SECONDS` how long a silent worker keeps its trial (default: 60)
 `HPTUNE_PATIENCE_SECONDS` how long a worker waits for a storage that is away (default: 600)
 `HPTUNE_STORAGE_PASSWORD_FILE` file with the password of a storage whose URL has none

@@ -22,14 +22,14 @@ import structlog
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 
-from service.create import create
-from service.optuna_tables import insert_study
-from service.ownership import key_of
+from service.machine.create import create
 from service.settings import Settings
-from service.slots import Slots
-from service.storage import load_study, open_storage
-from service.tables import GENERATION, create_tables
-from service.worker import Worker
+from service.storage.database import load_study, open_storage
+from service.storage.optuna_tables import insert_study
+from service.storage.ownership import key_of
+from service.storage.schema import GENERATION, create_tables
+from service.storage.slots import Slots
+from service.trials.worker import Worker
 from tests.hub import Hub
 
 # what an example takes says more of the load of the machine than of the code

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import structlog
 
 from model.errors import CheckpointError
-from model.evaluation_record import Evaluation
-from service import objective
+from model.measurement.evaluation_record import Evaluation
 from service.settings import Settings
-from service.worker import Worker
+from service.trials import objective
+from service.trials.worker import Worker
 
 STEPS_PER_RUNG = 4
 

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from model.config import TrainConfig
-from model.gpt import GPT
+from model.config.train_config import TrainConfig
+from model.network.gpt import GPT
 
 VOCAB, BLOCK, EOS = 300, 12, 299
 

@@ -1,1 +1,1 @@
-"""A study as tables, checked claims, figures and pages. Imports no torch."""
+"""A study's report, made from its storage alone."""

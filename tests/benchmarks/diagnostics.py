@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from model import device
-from model.config import TrainConfig
-from model.corpus import Corpus
-from model.loss import cross_entropy
-from model.sharpness import take_step
-from model.tokenizer import TokenizedCorpus
+from model.config.train_config import TrainConfig
+from model.data.corpus import Corpus
+from model.data.tokenizer import TokenizedCorpus
+from model.hardware import device
+from model.network.loss import cross_entropy
+from model.optimization.sharpness import take_step
 from model.training import TrainingRun
 from tests.conftest import WORDS
 

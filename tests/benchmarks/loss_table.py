@@ -19,9 +19,9 @@ import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from service.replay import stopped_at
-from service.search_space import Distribution
-from service.strategy import PrunerConfig, SamplerConfig, build_pruner, build_sampler, worker_seed
+from service.report.pruning.replay import stopped_at
+from service.study.samplers import PrunerConfig, SamplerConfig, build_pruner, build_sampler, worker_seed
+from service.study.search_space import Distribution
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from pathlib import Path
 import optuna
 import scipy.stats
 
-from service.design import arm_name
-from service.report import record, static
-from service.report.plots import Axis, Chart, Plot, Series
-from service.search_space import leaves
+from service.report.figures import static
+from service.report.figures.plots import Axis, Chart, Plot, Series
+from service.report.record import study_record
 from service.settings import ROOT, Settings
-from service.storage import corpus_facts, load_study, open_storage
-from service.stores import open_store
-from service.strategy import (
+from service.storage.artifact_stores import open_store
+from service.storage.database import corpus_facts, load_study, open_storage
+from service.study.design import arm_name
+from service.study.samplers import (
     CmaEsConfig,
     GpConfig,
     HyperbandConfig,
@@ -38,6 +38,7 @@ from service.strategy import (
     SuccessiveHalvingConfig,
     TpeConfig,
 )
+from service.study.search_space import leaves
 from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import LossTable, Search
 
@@ -76,9 +77,9 @@ SHARES = (0.1, 0.25, 0.5, 1.0)
 def write_table(settings: Settings, study_name: str, path: Path) -> None:
     """Write the recorded cells of a grid study: one a line, its values and its losses at every rung."""
     study, definition = load_study(open_storage(settings), study_name, settings)
-    found = record.read(study, definition, open_store(settings.artifacts))
+    found = study_record.read(study, definition, open_store(settings.artifacts))
     axes = definition.tree["design"]["grid"]
-    ended = [run for run in found.runs if run.state in (record.COMPLETE, record.DIVERGED)]
+    ended = [run for run in found.runs if run.state in (study_record.COMPLETE, study_record.DIVERGED)]
     cells = math.prod(map(len, axes.values()))
     if len(ended) != cells:
         raise SystemExit(f"study {study_name}: of {cells} cells {len(ended)} have ended")

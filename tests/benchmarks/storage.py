@@ -21,7 +21,7 @@ import numpy as np
 import optuna
 import psycopg
 
-from service import patience
+from service.storage import outages
 from tests import conftest, fast_run
 
 RUNGS = 8
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--rung-seconds", type=float, default=1.0)
     arguments = parser.parse_args()
     clock = Clock()
-    clock.time(patience.Patience, "__call__", "storage")
+    clock.time(outages.Patience, "__call__", "storage")
     clock.time(optuna.Trial, "report", "report")
     clock.time(optuna.Trial, "should_prune", "should_prune")
     fast_run.train_fast()

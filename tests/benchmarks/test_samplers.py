@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from service.strategy import MedianConfig, NoPrunerConfig, RandomConfig, ThresholdConfig
+from service.study.samplers import MedianConfig, NoPrunerConfig, RandomConfig, ThresholdConfig
 from tests.benchmarks import loss_table, samplers
 from tests.benchmarks.loss_table import LossTable, Search
 

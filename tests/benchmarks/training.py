@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from service.settings import ROOT, Settings
-from service.storage import load_study, open_storage
+from service.storage.database import load_study, open_storage
 from tests.benchmarks.speed import compiled, page, turns, workers
 from tests.benchmarks.speed.shapes import METHODS, SHAPES, TINY
 from tests.benchmarks.speed.turns import Machine

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from model.errors import UserError
 from service.settings import Settings
-from service.storage import load_study, open_storage
+from service.storage.database import load_study, open_storage
 from tests.conftest import TINY, sentences
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,10 +10,10 @@ import signal
 import sys
 import time
 
-from service.ownership import key_of
 from service.settings import Settings
-from service.slots import Slots
-from service.storage import load_study, open_storage
+from service.storage.database import load_study, open_storage
+from service.storage.ownership import key_of
+from service.storage.slots import Slots
 from tests.fast_run import fork_worker, train_fast
 
 

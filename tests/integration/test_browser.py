@@ -16,10 +16,10 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from service.artifacts import attach_text
-from service.notes import trial_note
-from service.storage import load_study, open_storage
-from service.stores import open_store
+from service.dashboard.notes import trial_note
+from service.storage.artifact_stores import open_store
+from service.storage.artifacts import attach_text
+from service.storage.database import load_study, open_storage
 
 pytestmark = pytest.mark.integration
 

@@ -6,9 +6,9 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from service.ownership import key_of
-from service.slots import LeaseLost, Slots
-from service.storage import StudyError, load_study, open_storage
+from service.storage.database import StudyError, load_study, open_storage
+from service.storage.ownership import key_of
+from service.storage.slots import LeaseLost, Slots
 
 pytestmark = pytest.mark.integration
 

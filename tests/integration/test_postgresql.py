@@ -15,8 +15,8 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from service.patience import StorageError
-from service.storage import open_storage
+from service.storage.database import open_storage
+from service.storage.outages import StorageError
 
 pytestmark = pytest.mark.integration
 

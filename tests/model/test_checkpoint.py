@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint, read_tensors, write_tensors
-from model.config import TrainConfig
+from model.config.train_config import TrainConfig
+from model.data.tokenizer import Tokenizer
 from model.errors import CheckpointError
-from model.gpt import GPT
-from model.tokenizer import Tokenizer
+from model.network.gpt import GPT
 
 TITLES = ["Show HN: a small thing", "Ask HN: why is the thing so small", "naïve café"]
 RECORDED = {"evaluation": {"val_loss": 1.25}, "provenance": {"commit": "abc"}}

@@ -9,15 +9,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from model import precision
 from model.checkpoint import read_tensors, write_tensors
-from model.config import DiagnosticsConfig, TokenizerConfig, TrainConfig
-from model.corpus import Corpus
-from model.device import Device
+from model.config.train_config import DiagnosticsConfig, TokenizerConfig, TrainConfig
+from model.data.corpus import Corpus
+from model.data.tokenizer import TokenizedCorpus
 from model.errors import CheckpointError, ConfigError, CorpusError, Diverged
-from model.evaluation_record import Evaluation
-from model.precision import LossScaler
-from model.tokenizer import TokenizedCorpus
+from model.hardware import precision
+from model.hardware.device import Device
+from model.hardware.precision import LossScaler
+from model.measurement.evaluation_record import Evaluation
 from model.training import TrainingRun
 
 CPU = Device(torch.device("cpu"), 1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from model.errors import ConfigError, UserError
 from service import addresses
 from service.settings import Settings
-from service.storage import open_storage
+from service.storage.database import open_storage
 
 AMBIGUOUS = "can be read in more than one way"
 SECRET = "S3CR3Tq"

@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterator
 import pytest
 from click.testing import CliRunner
 
-from model import corpus
-from model.config import DataConfig
+from model.config.train_config import DataConfig
+from model.config.yaml_tree import Document, validate
+from model.data import corpus
 from model.errors import UserError
-from model.yaml_tree import Document, validate
-from service import addresses, machine, study_config
+from service import addresses
 from service.__main__ import cli
-from service.dashboard import read_password
+from service.dashboard.serve import read_password
+from service.machine import places
 from service.settings import Settings
-from service.storage import open_storage
-from service.stores import open_store
+from service.storage.artifact_stores import open_store
+from service.storage.database import open_storage
+from service.study import definition
 from tests.fuzzed import SECRET, address, data_file, environment, study_file
 
 SECONDS = 60
@@ -73,7 +75,7 @@ def test_study_files(tmp_path):
 
     def attempt(number: int) -> None:
         path.write_bytes(study_file(number))
-        study_config.load(path, scale=random.Random(number).choice([None, None, None, "half"]))
+        definition.load(path, scale=random.Random(number).choice([None, None, None, "half"]))
 
     try_all(250, attempt)
 
@@ -106,7 +108,7 @@ def test_addresses(tmp_path):
 
 
 def test_environments(tmp_path):
-    from model import device
+    from model.hardware import device
 
     def attempt(number: int) -> None:
         variables = environment(number, tmp_path)
@@ -117,7 +119,7 @@ def test_environments(tmp_path):
         assert len(result.stderr) < 1100
         assert isinstance(result.exception, SystemExit)
         settings = Settings.from_environment(variables)
-        machine.places(settings, workers=None)
+        places.places(settings, workers=None)
         device.choose(settings.device, threads=1)
         open_store(settings.artifacts)
         read_password(variables)

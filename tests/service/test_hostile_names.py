@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from model.errors import UserError
 from service.__main__ import cli
 from service.settings import ROOT
-from service.study_file import checked_name
+from service.study.file import checked_name
 
 HOSTILE = [
     "../../x",

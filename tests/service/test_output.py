@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from service.ownership import key_of
-from service.roster import Roster
-from service.storage import load_study, open_storage
+from service.storage.database import load_study, open_storage
+from service.storage.ownership import key_of
+from service.storage.roster import Roster
 from tests.conftest import ROOT
 
 PRINT = "from service import output; output.protect(); import sys, click\n"

@@ -6,8 +6,8 @@ import pytest
 
 from model.errors import ConfigError, CorpusError
 from service.settings import ROOT, Settings
-from service.storage import creation_lock, load_study, open_storage
-from service.study_corpus import load_corpus
+from service.storage.corpus import load_corpus
+from service.storage.database import creation_lock, load_study, open_storage
 
 
 def test_without_an_environment_everything_is_under_runs():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.python import python
+from service.machine.python import python
 from tests.conftest import ROOT, tiny_study
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
@@ -111,7 +111,7 @@ def test_every_python_of_ours_is_started_in_one_way():
         if "sys.executable" in line
     ]
     assert len(starts) == 1
-    assert starts[0].startswith("service/python.py: ")
+    assert starts[0].startswith("service/machine/python.py: ")
 
 
 def test_a_current_folder_that_has_been_removed(tmp_path):

@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from model import loss
+from model.network import loss
 from tests.benchmarks.speed import ours
 from tests.benchmarks.speed.shapes import Shape
 from tests.benchmarks.speed.turns import Machine, Process, take_turns

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 from torch.profiler import record_function
 
-from model import attention, gpt
-from model import device as devices
-from model.config import TrainConfig
-from model.tokenizer import EncodedSplit
+from model.config.train_config import TrainConfig
+from model.data.tokenizer import EncodedSplit
+from model.hardware import device as devices
+from model.network import attention, gpt
 from model.training import TrainingRun
 from tests.benchmarks.speed.shapes import TITLES
 

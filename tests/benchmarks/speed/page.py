@@ -33,12 +33,12 @@ hits all of them. Times are medians over the rounds; a ratio is of the same roun
 - **ours**: `TrainingRun` as a worker runs it, `training.precision: auto`.
 - **seeds' way**: what the seed documents' code does, written anew from its description: fp32, masked softmax attention
   written out, all logits at once, AdamW a parameter at a time, the loss fetched at every step. Its allocator is the C
-  library's as it comes; ours is told to keep freed memory (`model/device.py`).
+  library's as it comes; ours is told to keep freed memory (`model/hardware/device.py`).
 - **`transformers`**: `GPT2LMHeadModel` of the same size with what `Trainer` does in a step: bf16 autocast, its fused
   attention, fused AdamW, clipping, a scheduler. It has no ASAM: the seeds' loop is put around it.
 - **products**: the matrix products of the model's linear layers and output head, forward and both backward, alone.
-  Utilisation is (`model.counts.flops_per_token` × tokens a second) ÷ their rate; attention's products count as well.
-  Above 40 % is asked on a GPU at 27.2M and 40M.
+  Utilisation is (`model.config.counts.flops_per_token` × tokens a second) ÷ their rate; attention's products count as
+  well. Above 40 % is asked on a GPU at 27.2M and 40M.
 
 Tokens are drawn at random, few of them frequent, as in text. Batches: 64 windows; of the 40M 8 windows of 512, its
 document's baseline. Made by `make bench` and `make bench-gpu`.
@@ -46,10 +46,10 @@ document's baseline. Made by `make bench` and `make bench-gpu`.
 {sections}
 ## What makes it fast on a CPU, and what did not
 
-What each part buys stands with its figure where it is: freed memory kept (`model/device.py`), logits of a few windows
-at a time (`model/loss.py`), attention as plain products (`model/attention.py`), dropout masks of 16 bits
-(`model/dropout.py`), bf16 (`model/precision.py`). The loss over five seeds stayed where it was: a model of two layers
-ended at 2.1570 ± 0.0034 nats a character, 2.1581 ± 0.0055 before.
+What each part buys stands with its figure where it is: freed memory kept (`model/hardware/device.py`), logits of a few
+windows at a time (`model/network/loss.py`), attention as plain products (`model/network/attention.py`), dropout masks
+of 16 bits (`model/network/dropout.py`), bf16 (`model/hardware/precision.py`). The loss over five seeds stayed where it
+was: a model of two layers ended at 2.1570 ± 0.0034 nats a character, 2.1581 ± 0.0055 before.
 
 Tried and left, on a CPU:
 
@@ -61,11 +61,13 @@ Tried and left, on a CPU:
 
 Written without one at hand. The column "÷ without graphs" is to tell what the first two buy together:
 
-- all kernels of a gradient launched at once (`model/cuda_graph.py`);
-- a step queued while the one before it runs (`model/sharpness.py`). What the host has to do for one, beside launching
-  the gradient, takes 0.62 ms for the 52 tensors of the 2.56M, 1.04 ms with ASAM (one thread of an AMD EPYC);
-- batches copied from pinned memory (`model/device.py`); lists of tensors in a few kernels: Adam, clipping, SAM's ascent
-  and return; one wait in an evaluation, in batches of 65,536 tokens (`model/evaluation.py`); torch's fused attention.
+- all kernels of a gradient launched at once (`model/hardware/cuda_graph.py`);
+- a step queued while the one before it runs (`model/optimization/sharpness.py`). What the host has to do for one,
+  beside launching the gradient, takes 0.62 ms for the 52 tensors of the 2.56M, 1.04 ms with ASAM (one thread of an AMD
+  EPYC);
+- batches copied from pinned memory (`model/hardware/device.py`); lists of tensors in a few kernels: Adam, clipping,
+  SAM's ascent and return; one wait in an evaluation, in batches of 65,536 tokens (`model/measurement/evaluation.py`);
+  torch's fused attention.
 
 `torch.compile` is left out: it needs a C compiler, which the images do not have, and compiles anew for every dropout
 rate that a search suggests. Muon waits for every step, since torch has no kernel of it that can be told not to update.

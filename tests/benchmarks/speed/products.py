@@ -2,8 +2,8 @@
 
 import torch
 
-from model.config import TrainConfig
-from model.counts import module_counts
+from model.config.counts import module_counts
+from model.config.train_config import TrainConfig
 
 
 class Way:

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from model.config import TrainConfig
-from model.counts import flops_per_token
+from model.config.counts import flops_per_token
+from model.config.train_config import TrainConfig
 from tests.benchmarks.speed.shapes import Shape, write_tokens
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -9,11 +9,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from service import artifacts
-from service.ownership import generation_of, slot_mark
-from service.report.record import Arm, Run, StudyRecord, read
-from service.storage import load_study, open_storage
-from service.stores import Store, open_store
+from service.report.record.study_record import Arm, Run, StudyRecord, read
+from service.storage import artifacts
+from service.storage.artifact_stores import Store, open_store
+from service.storage.database import load_study, open_storage
+from service.storage.ownership import generation_of, slot_mark
 from tests.conftest import TinyStudy, tiny_study
 
 DESIGN = """\
@@ -54,7 +54,8 @@ def add_trial(
     diagnostics: tuple[dict[str, Any], ...] = (),
     **attributes: Any,
 ) -> int:
-    """A trial as `service.objective` leaves it: one of another state than COMPLETE without files and last figures."""
+    """A trial as `service.trials.objective` leaves it: one of another state than COMPLETE without files and last
+    figures."""
     facts = {
         "arm": arm,
         "config": config,

@@ -1,0 +1,1 @@
+"""Where it is computed, in which number format, and how fast."""

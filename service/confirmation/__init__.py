@@ -1,0 +1,1 @@
+"""A search's best configurations on seeds it has not used, and what that shows."""

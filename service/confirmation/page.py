@@ -1,0 +1,140 @@
+"""A verdict for people: tables for the terminal, Markdown and JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from model.errors import UserError
+from service.confirmation.elimination import ERROR_RATE, MIN_SEEDS
+from service.confirmation.verdict import Standing, Verdict
+from service.dashboard.notes import escaped
+from service.machine.leaderboard import Grid
+from service.statistics import Estimate
+from service.study.definition import StudyDefinition
+from service.study.design import BASELINE, arm_name
+from service.text import numbers
+
+NOTES = (
+    "val_loss in nats per character over the whole validation split. Intervals are Student's t-intervals of 95 %, each "
+    "on its own; differences are paired by seed. They cover what a new seed would change, on this corpus and split.",
+    "P(best): the share of draws in which the configuration's true mean is the lowest, the means being drawn from the "
+    "joint Student distribution with n − 1 degrees of freedom that has the configurations' covariance over the seeds; "
+    "for two configurations it is that of the paired t-test. It takes losses to be normally distributed over seeds.",
+    f"Out: worse than another one by a one-sided paired t-test after {MIN_SEEDS} seeds or more, at a level shared out "
+    f"over all others and all looks: a truly best one is dropped with a probability of at most {ERROR_RATE:.0%}. Or a "
+    "run of it did not finish.",
+    "search − re-runs: what the search measured minus the mean of the re-runs; below 0 the search was lucky (winner's "
+    "curse). Its interval is that of the mean.",
+)
+
+
+def sentence(verdict: Verdict) -> str:
+    """What has been shown, in one line."""
+    best = verdict.best
+    assert best, "a verdict that is shown has a best configuration"
+    over = f"over {numbers.seeds(len(verdict.seeds))}"
+    if verdict.ties:
+        told = (
+            f"a tie: {best.arm} has the lowest mean {over} and cannot be told from {', '.join(verdict.ties)}"
+        )
+    else:
+        told = f"{best.arm} is the best {over}"
+    if best.to_baseline is None:
+        return f"{told}; no finalist has a lower mean than the baseline"
+    return f"{told}; {numbers.with_interval(best.to_baseline)} against the baseline"
+
+
+def tables(verdict: Verdict) -> dict[str, Grid]:
+    """Re-runs, paired differences and the search's luck, by title."""
+    standings = verdict.standings
+    reruns = (
+        (s.arm, str(len(s.losses)), numbers.mean_and_sd(s.rerun), _probability(s), _standing(s, verdict))
+        for s in standings
+    )
+    paired = ((s.arm, _difference(s.to_baseline), _difference(s.to_best)) for s in standings)
+    luck = (
+        (s.arm, numbers.number(s.search_loss), _mean(s.rerun), _difference(s.curse))
+        for s in standings
+        if s.search_loss is not None
+    )
+    return {
+        "re-runs, val_loss ± sd over seeds": Grid(
+            ("configuration", "seeds", "val_loss", "P(best)", ""), tuple(reruns)
+        ),
+        "paired differences, 95 % intervals": Grid(
+            ("configuration", "minus the baseline", "minus the best"), tuple(paired)
+        ),
+        "winner's curse": Grid(("configuration", "search", "re-runs", "search − re-runs"), tuple(luck)),
+    }
+
+
+def configurations(definition: StudyDefinition) -> dict[str, str]:
+    """What each arm of a confirmation changes in the base file, as a line."""
+    cells = dict(zip(definition.arms, definition.cells, strict=True))
+    return {
+        arm: "the base file as it is" if arm == BASELINE else arm_name(cell) for arm, cell in cells.items()
+    }
+
+
+def lines(verdict: Verdict, definition: StudyDefinition) -> list[str]:
+    """A line for each configuration, in the verdict's order: what it changes, and why it is out."""
+    arms = configurations(definition)
+    return [f"{s.arm}: {arms[s.arm]}" + (f"; out: {s.out}" if s.out else "") for s in verdict.standings]
+
+
+def write(
+    verdict: Verdict, definition: StudyDefinition, confirms: Mapping[str, Any], folder: Path
+) -> tuple[Path, Path]:
+    """The verdict as `confirmation.md` and `confirmation.json` in `folder`. Raises UserError: it cannot be written."""
+    parts = [f"# Confirmation of study {confirms['study']}\n", f"**{escaped(sentence(verdict))}**\n"]
+    parts += [f"## {title}\n\n{grid.as_markdown()}" for title, grid in tables(verdict).items()]
+    parts.append(
+        "## Configurations\n\n" + "".join(f"- {escaped(line)}\n" for line in lines(verdict, definition))
+    )
+    parts += [f"{note}\n" for note in NOTES]
+    content = {
+        "study": confirms["study"],
+        "confirmation": definition.name,
+        "verdict": sentence(verdict),
+        "best": verdict.best.arm if verdict.best else None,
+        "ties": verdict.ties,
+        "seeds": verdict.seeds,
+        "search": confirms["finalists"],
+        "configurations": configurations(definition),
+        "standings": [asdict(standing) | {"tied": standing.tied} for standing in verdict.standings],
+        "notes": NOTES,
+    }
+    paths = folder / "confirmation.md", folder / "confirmation.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths[0].write_text("\n".join(parts), encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        paths[1].write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
+    return paths
+
+
+def _standing(standing: Standing, verdict: Verdict) -> str:
+    if standing.out is not None:
+        return "out"
+    if standing is verdict.best:
+        return "best of a tie" if verdict.ties else "best"
+    return "tied with the best" if standing.tied else "worse than the best"
+
+
+def _probability(standing: Standing) -> str:
+    return numbers.NONE if standing.probability_best is None else f"{standing.probability_best:.3f}"
+
+
+def _mean(estimate: Estimate | None) -> str:
+    return numbers.NONE if estimate is None else numbers.number(estimate.mean, spread=estimate.sd)
+
+
+def _difference(estimate: Estimate | None) -> str:
+    """`-0.0160 (-0.0182 to -0.0138)`."""
+    if estimate is None or not estimate.interval:
+        return _mean(estimate)
+    return f"{_mean(estimate)} ({numbers.interval(estimate)})"

@@ -1,0 +1,139 @@
+"""What a confirmation has shown: which configuration is best, which tie with it, how much the search flattered."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.confirmation.elimination import Dropped, Losses, dropped
+from service.statistics import Estimate, differences, estimate
+from service.study.design import BASELINE
+
+DRAWS = 100_000
+"""Draws from the joint distribution of the means; the error of a probability is at most 0.0016 (one sd)."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One configuration after its re-runs."""
+
+    arm: str
+    losses: Mapping[int, float]
+    """Of its complete runs, by seed."""
+    rerun: Estimate | None
+    """Of these; None without one."""
+    to_baseline: Estimate | None
+    """Paired differences, its own minus the baseline's; None for the baseline itself."""
+    to_best: Estimate | None
+    """Paired differences, its own minus the best one's; None for the best itself."""
+    probability_best: float | None
+    """None of a configuration that is out."""
+    search_loss: float | None
+    """What the search had measured; None for the baseline, which was not chosen by it."""
+    curse: Estimate | None
+    """`search_loss` − re-runs: below 0 where the search flattered it. The interval is of the re-runs' mean."""
+    out: str | None
+    """Why it cannot be the best, whatever its mean."""
+
+    @property
+    def tied(self) -> bool:
+        """It is not told from the best: the interval of their difference contains 0."""
+        return self.out is None and self.to_best is not None and self.to_best.low <= 0 <= self.to_best.high
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All configurations, best first, those that are out last."""
+
+    seeds: tuple[int, ...]
+    standings: tuple[Standing, ...]
+
+    @property
+    def best(self) -> Standing | None:
+        """The one with the lowest mean; None where all are out."""
+        return self.standings[0] if self.standings[0].out is None else None
+
+    @property
+    def ties(self) -> tuple[str, ...]:
+        """The arms that are not told from the best."""
+        return tuple(standing.arm for standing in self.standings if standing.tied)
+
+
+def judge(found: Losses, seeds: Sequence[int], search_losses: Mapping[str, float]) -> Verdict:
+    """The verdict over losses by arm and seed.
+
+    The best is the one with the lowest mean among those that are complete on every seed and not dropped, the
+    baseline included. All intervals are Student's t-intervals of 95 %, each on its own.
+
+    Args:
+        found: as `service.confirmation.elimination.losses` gives them.
+        seeds: at least 2, in the order in which they were run.
+        search_losses: of the finalists, by arm.
+    """
+    finite = {arm: {s: x for s, x in own.items() if math.isfinite(x)} for arm, own in found.items()}
+    gone = dropped(found, seeds)
+    out = {arm: _out(gone.get(arm), len(own), len(seeds)) for arm, own in finite.items()}
+    means = {arm: estimate(list(own.values())) for arm, own in finite.items()}
+
+    def rank(arm: str) -> tuple[bool, float]:
+        mean = means[arm]
+        return out[arm] is not None, mean.mean if mean else math.inf
+
+    ranked = sorted(found, key=rank)
+    candidates = [arm for arm in ranked if out[arm] is None]
+    matrix = np.array([[finite[arm][seed] for arm in candidates] for seed in seeds])
+    chances = dict(zip(candidates, probabilities_best(matrix), strict=True)) if candidates else {}
+    best = candidates[0] if candidates else None
+
+    def standing(arm: str) -> Standing:
+        own, search_loss = finite[arm], search_losses.get(arm)
+        return Standing(
+            arm=arm,
+            losses=own,
+            rerun=means[arm],
+            to_baseline=_paired(own, finite[BASELINE]) if arm != BASELINE else None,
+            to_best=_paired(own, finite[best]) if best is not None and arm != best else None,
+            probability_best=chances.get(arm),
+            search_loss=search_loss,
+            curse=None if search_loss is None else estimate([search_loss - loss for loss in own.values()]),
+            out=out[arm],
+        )
+
+    return Verdict(tuple(seeds), tuple(map(standing, ranked)))
+
+
+def probabilities_best(losses: NDArray[np.float64], *, seed: int = 0) -> list[float]:
+    """The probability of each arm that its true mean is the lowest.
+
+    The means are drawn from the joint Student distribution with n − 1 degrees of freedom around the measured means,
+    with the arms' covariance over the seeds divided by n. Of any two arms the difference then has the distribution
+    of the paired t-interval, so that of two arms the probability is that of the one-sided paired t-test. It is the
+    posterior of normally distributed losses with any correlation between the arms under the prior |Σ|⁻ᵐ, m the number
+    of arms. Arms with equal means and no spread share theirs.
+
+    Args:
+        losses: shape (seeds, arms), at least 2 seeds.
+        seed: of the draws.
+    """
+    n, arms = losses.shape
+    mean = losses.mean(axis=0)
+    generator = np.random.default_rng(seed)
+    normal = generator.standard_normal((DRAWS, n)) @ (losses - mean) / math.sqrt(n * (n - 1))
+    scale = np.sqrt((n - 1) / generator.chisquare(n - 1, size=(DRAWS, 1)))
+    drawn = mean + normal * scale
+    lowest = drawn == drawn.min(axis=1, keepdims=True)
+    shares = (lowest / lowest.sum(axis=1, keepdims=True)).mean(axis=0)
+    assert shares.shape == (arms,)
+    return [float(share) for share in shares]
+
+
+def _out(reason: Dropped | None, complete: int, seeds: int) -> str | None:
+    if reason is not None:
+        return f"{reason.why}, after {reason.seeds} seeds"
+    return None if complete == seeds else f"{seeds - complete} of {seeds} runs did not finish"
+
+
+def _paired(own: Mapping[int, float], others: Mapping[int, float]) -> Estimate | None:
+    return estimate(list(differences(own, others).values()))

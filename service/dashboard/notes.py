@@ -1,0 +1,120 @@
+"""What people read in the dashboard: the note of a study and the note of a trial, as Markdown.
+
+The dashboard renders Markdown without HTML, and its content security policy loads no image from elsewhere.
+Here, what comes from outside (questions, sources of corpora, generated titles, messages) is escaped besides, so
+that it reads as it was written.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from service.study.definition import StudyDefinition
+
+_MARKDOWN = frozenset("\\`*_{}[]()<>#|!&~+-=.:")
+
+
+def escaped(text: str) -> str:
+    """`text` on one line, as Markdown that shows it as it is; unprintable characters are replaced."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    return "".join(f"\\{c}" if c in _MARKDOWN else c for c in line)
+
+
+def fenced(text: str, language: str = "") -> str:
+    """`text` as a code block that nothing in it can end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
+
+
+def study_note(definition: StudyDefinition, facts: Mapping[str, Any], *, command: str) -> str:
+    """The note of a study.
+
+    Args:
+        definition: the study.
+        facts: of its corpus, as `service.machine.create` stores them.
+        command: what made it.
+    """
+    train, validation, held_out = facts["documents"]
+    budget_tokens, train_tokens = facts["budget_tokens"], facts["train_tokens"]
+    rungs = definition.base_config.training.rungs
+    rows = {
+        "objective": "val\\_loss, nats per character over the whole validation split; lower is better",
+        "corpus": escaped(facts["source"]),
+        "fingerprint": escaped(facts["fingerprint"]),
+        "documents": f"{train:,} train, {validation:,} validation, {held_out:,} held-out; "
+        f"{facts['duplicates_dropped']:,} duplicates dropped",
+        "budget of a trial": f"{budget_tokens:,} training tokens, {budget_tokens / train_tokens:.3g} times the "
+        f"train split; {rungs} rungs{', unless its arm has its own' if definition.own_budgets else ''}",
+        "varied": ", ".join(escaped(key) for key in definition.space.parameters) or "nothing",
+    }
+    if definition.cells:
+        rows["configurations"] = f"{len(definition.cells)}, a fixed list"
+    else:
+        rows["sampler"] = _settings(definition.sampler.model_dump(mode="json"))
+    rows["pruner"] = _settings(definition.pruner.model_dump(mode="json"))
+    in_containers = "--docker" in command.split()
+    evaluate = "docker compose run --rm evaluator" if in_containers else "python evaluate.py"
+    commands = f"{command}\n{evaluate} --study {definition.name}   # the best on held-out titles"
+    return f"**{escaped(definition.question)}**\n\n{_table(rows)}\n{fenced(commands, 'sh')}"
+
+
+def trial_note(
+    *,
+    ended: str,
+    config: Mapping[str, Any],
+    evaluations: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, str],
+    titles: Sequence[str] = (),
+    curve: str | None = None,
+) -> str:
+    """The note of a trial.
+
+    Args:
+        ended: why it ended, for people.
+        config: what it trained.
+        evaluations: one for every rung passed, as `Evaluation.as_dict` gives them.
+        facts: further rows of its table: device, memory and the like.
+        titles: drawn from the trained model.
+        curve: the address of its curve as an image of the dashboard's own.
+    """
+    rows = {"ended": escaped(ended)}
+    if evaluations:
+        rows |= _figures(evaluations[-1])
+    rows |= {key: escaped(value) for key, value in facts.items()}
+    parts = [_table(rows)]
+    if curve:
+        parts.append(f"![val_loss at every rung]({curve})\n")
+    if titles:
+        lines = "".join(f"- {escaped(title)}\n" for title in titles)
+        parts.append(f"Titles drawn from the model, temperature 0.8:\n\n{lines}")
+    parts.append(fenced(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), "yaml"))
+    return "\n".join(parts)
+
+
+def _figures(last: Mapping[str, Any]) -> dict[str, str]:
+    official, coverage = last["val_loss_official"], last["coverage"]
+    rows = {
+        "val\\_loss": f"{last['val_loss']:.4f} nats/char",
+        "val\\_loss\\_official": f"{official:.4f} nats/char, {coverage:.1%} of the tokens"
+        if official
+        else "",
+        "bits per byte": f"{last['bits_per_byte']:.4f}",
+        "nats per token": f"{last['nats_per_token']:.4f}",
+        "perplexity per char": f"{last['perplexity_per_char']:.4f}",
+        "trained": f"{last['tokens']:,} tokens in {last['step']:,} steps",
+        "speed": f"{last['tokens_per_second']:,.0f} tokens/s; {last['train_seconds']:,.1f} s training, "
+        f"{last['evaluation_seconds']:,.1f} s evaluation",
+    }
+    return {key: value for key, value in rows.items() if value}
+
+
+def _settings(section: Mapping[str, Any]) -> str:
+    given = [f"{key} {value}" for key, value in section.items() if key != "name" and value is not None]
+    return escaped(str(section["name"]) + (f" ({', '.join(given)})" if given else ""))
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())

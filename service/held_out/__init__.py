@@ -1,0 +1,1 @@
+"""The best checkpoints on the held-out titles: what `evaluate` does."""

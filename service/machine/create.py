@@ -1,0 +1,243 @@
+"""Making a study: corpus, budget, tables, slots. By one process, before any worker opens them."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+
+from model.config.train_config import TokenizerConfig, TrainConfig
+from model.data import corpus as corpora
+from model.data.tokenizer import TokenizedCorpus
+from model.errors import CorpusError
+from service.machine import places
+from service.settings import Settings
+from service.storage.artifact_stores import open_store
+from service.storage.corpus import load_corpus
+from service.storage.database import (
+    FALLBACK,
+    StudyError,
+    corpus_facts,
+    create_study,
+    creation_lock,
+    find_study,
+    open_storage,
+    refuse_changed,
+)
+from service.storage.optuna_tables import bury
+from service.storage.ownership import key_of
+from service.storage.slots import Slots
+from service.study import definition as study_config
+from service.study import samplers
+from service.study.definition import StudyDefinition
+from service.study.device_proof import prove_device
+from service.study.file import checked_name
+
+
+def create(
+    settings: Settings,
+    study: str,
+    *,
+    name: str | None = None,
+    overrides: Mapping[str, Any],
+    scale: str | None = None,
+    more: int | None = None,
+    total: int | None = None,
+    workers_here: bool = False,
+    as_it_is: bool = False,
+    say: Callable[[str], None],
+) -> tuple[str, StudyDefinition]:
+    """See that the study is there and has slots for the trials asked for.
+
+    Args:
+        settings: where storage, artifacts and cache are.
+        study: name of a folder under `studies/`, or a path to a study file.
+        name: what to call it in the storage; the folder's name, with the scale's behind it, unless given.
+        overrides: dotted keys of the base file with new values. A study that is met again keeps those it was
+            made with unless some are given.
+        scale: one of the sizes that the study file has; likewise.
+        more: trials to finish beyond those finished, or
+        total: trials to finish in all; the whole design, or the study file's number, where neither is given.
+        workers_here: its workers will be this machine's, so that what its device cannot train is refused now.
+        as_it_is: leave a study that is there the trials it has, where neither is given.
+        say: takes a line for the user.
+
+    Returns:
+        Its name in the storage and its definition.
+
+    Raises:
+        UserError: something given cannot be used, or the study was made differently.
+    """
+    if name is not None:
+        checked_name(name)
+    given = study_config.load(study, overrides=overrides, scale=scale)
+    given = dataclasses.replace(given, name=name or given.name)
+    if workers_here or settings.device != "auto":
+        prove_device(given, places.device_type(settings))
+    with creation_lock(settings), contextlib.ExitStack() as stack:
+        storage = open_storage(settings, create=True)
+        stack.callback(storage.engine.dispose)
+        met = find_study(storage, given.name)
+        corpus = None
+        if met is None:
+            # what cannot be written is refused before minutes are spent on a corpus
+            open_store(settings.artifacts, writable=True)
+            corpus = _read_corpus(settings, given, say=say)
+            if _fell_back(given, corpus):
+                name = checked_name(f"{given.name}{FALLBACK}")
+                say(f"this makes study {name}: {given.name} stays free for the corpus of the hub")
+                given = dataclasses.replace(given, name=name)
+                met = find_study(storage, name)
+        if met is None:
+            assert corpus is not None, "read where there is no study"
+            made_by = command(study, name, more or total, overrides, scale)
+            found = _make(settings, storage, given, corpus, command=made_by, say=say)
+        else:
+            found, stored = met
+            if (stored.overrides and not overrides) or (stored.scale and not scale):
+                given = study_config.load(
+                    study, overrides=overrides or stored.overrides, scale=scale or stored.scale
+                )
+                given = dataclasses.replace(given, name=stored.name)
+            refuse_changed(stored, given)
+            _refuse_changed_file(settings, found, stored.base_config)
+        bury(storage.engine, key_of(found))
+        slots = Slots(storage.engine, key_of(found), owner="create", lease_seconds=settings.lease_seconds)
+        if as_it_is and met is not None and more is None and total is None:
+            pass
+        elif more is not None:
+            slots.more(more, limit=len(given.cells) or None)
+        else:
+            cells = len(given.cells)
+            slots.total(min(total or cells, cells) if cells else total or given.trials)
+    return given.name, given
+
+
+def _fell_back(definition: StudyDefinition, corpus: corpora.Corpus) -> bool:
+    """Whether a study would take the name of the one that was meant, which a connection makes later."""
+    meant = definition.base_config.data.source == "auto"
+    return meant and corpus.resolved_source == "docstrings" and not definition.name.endswith(FALLBACK)
+
+
+def _read_corpus(
+    settings: Settings, definition: StudyDefinition, *, say: Callable[[str], None]
+) -> corpora.Corpus:
+    data = definition.base_config.data
+    say(f"study {definition.name}: reading the corpus ({data.source})")
+    pretrained = definition.base_config.tokenizer.pretrained
+    corpus = corpora.build(data, cache=settings.cache, tokenizer=pretrained, say=say)
+    for note in corpus.notes:
+        say(note)
+    say(
+        f"corpus: {corpus.source}; {corpus.duplicates:,} duplicates dropped; {len(corpus.train):,} train, "
+        f"{len(corpus.validation):,} validation, {len(corpus.held_out):,} held-out documents"
+    )
+    return corpus
+
+
+def _make(
+    settings: Settings,
+    storage: Any,
+    definition: StudyDefinition,
+    corpus: corpora.Corpus,
+    *,
+    command: str,
+    say: Callable[[str], None],
+) -> optuna.Study:
+    store = open_store(settings.artifacts, writable=True)
+    tokenized = TokenizedCorpus.prepare(corpus, definition.base_config.tokenizer, cache=settings.cache)
+    train_tokens = len(tokenized.split("train").tokens)
+    budget = definition.base_config.with_token_budget(train_tokens).budget_tokens
+    say(f"tokens: {train_tokens:,} in the train split; budget of a trial {budget:,}")
+    if misfit := samplers.pair_misfit(definition.sampler, definition.pruner):
+        say(misfit)
+    _refuse_large_windows(definition, corpus, settings)
+    path = settings.cache / f"corpus-{corpus.fingerprint}.json.gz"
+    corpora.write(corpus, path)
+    # the artifact goes in before the study says that it is whole, so that a worker never misses it
+    identifier = f"corpus-{corpus.fingerprint}"
+    try:
+        with path.open("rb") as file:
+            store.write(identifier, file)
+    except OSError as error:
+        raise CorpusError(f"{store}: the corpus cannot be stored: {error.strerror or error}") from None
+    facts = {
+        "fingerprint": corpus.fingerprint,
+        "source": corpus.source,
+        "artifact": identifier,
+        "documents": [len(corpus.train), len(corpus.validation), len(corpus.held_out)],
+        "duplicates_dropped": corpus.duplicates,
+        "train_tokens": train_tokens,
+        "budget_tokens": budget,
+    }
+    return create_study(storage, definition, facts, command=command)
+
+
+def command(
+    study: str, name: str | None, trials: int | None, overrides: Mapping[str, Any], scale: str | None
+) -> str:
+    """The script's call that makes the study, or goes on with it, and runs `trials` of it."""
+    words = ["./hptune.sh", *([str(trials)] if trials else []), "--study", study]
+    words += ["--scale", scale] if scale else []
+    words += ["--name", name] if name else []
+    words += ["--docker"] if "HPTUNE_CONTAINER" in os.environ else []
+    for key, value in overrides.items():
+        words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
+    return shlex.join(words)
+
+
+def _refuse_large_windows(definition: StudyDefinition, corpus: corpora.Corpus, settings: Settings) -> None:
+    """The seeds' metric needs one window of block × batch + 1 tokens of the validation split in every trial."""
+    validation_tokens: dict[TokenizerConfig, int] = {}
+    for block, batch, wanted in _largest_windows(definition):
+        if wanted not in validation_tokens:
+            tokenized = TokenizedCorpus.prepare(corpus, wanted, cache=settings.cache)
+            validation_tokens[wanted] = len(tokenized.split("validation").tokens)
+        if block * batch + 1 > validation_tokens[wanted]:
+            raise CorpusError(
+                f"study {definition.name!r}: the validation split has {validation_tokens[wanted]:,} tokens, one "
+                f"window of model.block_size {block} × training.batch_size {batch} + 1 needs {block * batch + 1:,}; "
+                "take a larger corpus or smaller values"
+            )
+
+
+def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, TokenizerConfig]]:
+    """Block, batch and tokenizer of each configuration, or the largest of each that a search may try.
+
+    The larger a vocabulary, the fewer tokens does a split have.
+    """
+    base = definition.base_config
+    if definition.cells:
+        configs = map(definition.config_for, definition.cells)
+        return {(c.model.block_size, c.training.batch_size, c.tokenizer) for c in configs}
+
+    def tried(key: str, of_base: Any) -> tuple[Any, ...]:
+        return definition.space.tried(key, of_base, baseline=definition.baseline)
+
+    block = max(tried("model.block_size", base.model.block_size))
+    batch = max(tried("training.batch_size", base.training.batch_size))
+    vocab_size = max(tried("tokenizer.vocab_size", base.tokenizer.vocab_size))
+    models = tried("tokenizer.model", base.tokenizer.model)
+    return {
+        (block, batch, base.tokenizer.model_copy(update={"model": model, "vocab_size": vocab_size}))
+        for model in models
+    }
+
+
+def _refuse_changed_file(settings: Settings, study: optuna.Study, config: TrainConfig) -> None:
+    """A corpus file that now holds other titles must not be taken for the study's."""
+    data = config.data
+    if data.source != "file" or not data.path or not os.path.exists(data.path):
+        return  # the study brings its corpus along
+    now = corpora.build(data, cache=settings.cache)
+    if config.tokenizer.pretrained is not None:  # the study brings that along, too
+        now = dataclasses.replace(now, tokenizer=load_corpus(study, settings).tokenizer)
+    if now.fingerprint != corpus_facts(study)["fingerprint"]:
+        raise StudyError(
+            f"study {study.study_name!r} was made with another corpus: {data.path} has changed since; "
+            f"restore it, or give the study a name of its own: --name {study.study_name}-2"
+        )

@@ -1,0 +1,111 @@
+"""What this machine, or this container, has for workers: GPUs and cores, and how they are shared out."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from service.machine.python import python
+from service.settings import Settings
+
+CORES_PER_WORKER = 2
+"""Where there is no GPU. One worker for every core would train 5 to 20 % more tokens a second (2.56M to 40M,
+two cores, `tests/benchmarks/results/training.md`), in twice the memory, each trial taking nearly twice as long."""
+SPIN_COUNT = 1000
+"""Turns for which an OpenMP thread waits awake for the others, in place of millions. Where other programs hold the
+cores, threads that spin keep each other from working: on two cores at a load of 11 to 15, `quickstart` trained 960
+tokens/s on two threads as it was, 14,000 with this, and 11,000 on one thread, so that fewer threads would gain nothing
+beside it (medians of five runs in turn). On idle cores it costs 3 %."""
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one worker process works on."""
+
+    gpu: str | None
+    """Its one entry of CUDA_VISIBLE_DEVICES; None leaves the choice to HPTUNE_DEVICE."""
+    threads: int
+    sharing: int = 1
+    """Workers on its GPU, itself included."""
+
+
+def places(settings: Settings, *, workers: int | None = None) -> list[Place]:
+    """A place for every worker: `workers` of them, or as many as suit the machine.
+
+    Unless told otherwise that is `HPTUNE_WORKERS_PER_GPU` on every GPU seen or on the one that HPTUNE_DEVICE names, or
+    else one for every two cores.
+    """
+    gpus: list[str | None] = [*visible_gpus(settings.device)]
+    if settings.device.startswith("cuda:"):
+        gpus = [None]
+    count = workers or (len(gpus) * settings.workers_per_gpu if gpus else max(1, cores() // CORES_PER_WORKER))
+    threads = max(1, cores() // count)
+    if not gpus:
+        return [Place(None, threads)] * count
+    sharing = -(-count // len(gpus))
+    return [Place(gpus[index % len(gpus)], threads, sharing) for index in range(count)]
+
+
+def visible_gpus(device: str, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The GPUs that processes started here may be pinned to, as entries of CUDA_VISIBLE_DEVICES.
+
+    Args:
+        device: as in HPTUNE_DEVICE; none are shared out where it names the CPU or one GPU.
+        environment: has CUDA_VISIBLE_DEVICES, or not.
+    """
+    if device not in ("auto", "cuda"):
+        return []
+    # without a driver's device nodes there is nothing to ask, which would take seconds
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+        return []
+    return _entries(environment.get("CUDA_VISIBLE_DEVICES", ""), _gpus_found())
+
+
+@cache
+def _gpus_found() -> int:
+    # in a process of its own: a supervisor keeps no CUDA context and no torch in memory
+    count = "import torch; print(torch.cuda.device_count())"
+    asked = subprocess.run(**python("-c", count), capture_output=True, text=True, check=False)
+    return int(asked.stdout) if asked.stdout.strip().isdigit() else 0
+
+
+def _entries(given: str, found: int) -> list[str]:
+    """One for each GPU, where CUDA_VISIBLE_DEVICES is `given` and torch counts `found`."""
+    named = [name for name in given.split(",") if name.strip()]
+    if found and named and all(name.strip().startswith("MIG-") for name in named):
+        return named  # of these slices a process sees one, however many it may be pinned to
+    return (named or [str(index) for index in range(found)])[:found]
+
+
+def device_type(settings: Settings) -> str:
+    """What workers that are started here train on: `cpu` or `cuda`."""
+    gpu = settings.device.startswith("cuda") or visible_gpus(settings.device)
+    return "cuda" if gpu else "cpu"
+
+
+def share_cores() -> None:
+    """Have this process and those that it starts give way to others; to be called before torch is imported."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+
+
+def cores() -> int:
+    """CPU cores that this process may use, a container's quota taken into account."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _quota(_CGROUPS)
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def _quota(cgroups: Path) -> float | None:
+    """CPUs that the container may use, by cgroup v2 or v1; None: it has no quota."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (cgroups / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = ((cgroups / "cpu" / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+        return None if int(quota) < 0 else int(quota) / int(period)
+    return None

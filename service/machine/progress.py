@@ -1,0 +1,219 @@
+"""What the workers of one call do: a live table on a terminal, lines elsewhere, JSON lines in a container."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import structlog
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from service.text.quantities import shown_params, shown_seconds
+from service.text.terminal import FittingTable
+
+Event = dict[str, Any]
+"""A worker's log line."""
+
+
+class View(Protocol):
+    """Shows the events of worker processes, each with the index of its process."""
+
+    def __enter__(self) -> object:
+        """Start showing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Stop showing."""
+
+    def take(self, index: int, event: Event | str) -> None:
+        """Show an event, or a line that is none."""
+
+    def say(self, line: str) -> None:
+        """Show a line of the supervisor's own."""
+
+    def gone(self, index: int) -> None:
+        """The process has ended."""
+
+
+class JsonLines:
+    """Passes on the workers' JSON lines, and makes JSON of what is none."""
+
+    def __init__(self, log: structlog.stdlib.BoundLogger) -> None:
+        self._log = log
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def take(self, index: int, event: Event | str) -> None:
+        """Pass it on, without what only a live table needs."""
+        if isinstance(event, str):
+            if event.strip():
+                self._log.warning("output", process=index, line=event)
+        elif event.get("level") != "debug":
+            sys.stdout.write(json.dumps(event) + "\n")
+            sys.stdout.flush()
+
+    def say(self, line: str) -> None:
+        """As an event."""
+        self._log.info(line)
+
+    def gone(self, index: int) -> None:
+        """As an event."""
+        self._log.info("process ended", process=index)
+
+
+@dataclass
+class _Worker:
+    """What is known of one worker from its log lines."""
+
+    trial: int | None = None
+    rung: str = "starting"
+    val_loss: float | None = None
+    tokens_per_second: float | None = None
+    tokens: int = 0
+    budget_tokens: int = 0
+    seen: tuple[float, int] | None = None
+    """Clock and tokens of the last progress line, for the speed between rungs."""
+
+    def update(self, event: dict[str, Any]) -> None:
+        if event["event"] == "trial started":
+            self.__init__(trial=event["trial"], rung="–")  # type: ignore[misc]
+        elif event["event"] == "rung":
+            self.rung = f"{event['rung']}/{event['rungs']}"
+            self.val_loss = event["val_loss"]
+            self.tokens_per_second = event["tokens_per_second"]
+        elif event["event"] == "progress":
+            now = time.monotonic()
+            if self.seen and event["tokens"] > self.seen[1]:
+                self.tokens_per_second = (event["tokens"] - self.seen[1]) / (now - self.seen[0])
+            self.seen = (now, event["tokens"])
+        elif event["event"] == "trial ended":
+            self.trial = None
+            self.rung = "ended"
+        self.tokens = event.get("tokens", self.tokens)
+        self.budget_tokens = event.get("budget_tokens", self.budget_tokens)
+
+    @property
+    def seconds_left(self) -> float | None:
+        if not self.tokens_per_second or self.trial is None:
+            return None
+        return max(0, self.budget_tokens - self.tokens) / self.tokens_per_second
+
+
+class LiveTable:
+    """A table that is kept up to date where there is a terminal; elsewhere a line for every rung.
+
+    Args:
+        study: its name.
+        workers: how many run.
+        trials: how many are to finish in this call.
+        trial_seconds: what a whole trial takes, as measured beforehand; without it no time is told until one has ended.
+        console: where to show it.
+    """
+
+    def __init__(
+        self, study: str, *, workers: int, trials: int, trial_seconds: float | None, console: Console
+    ) -> None:
+        self._study = study
+        self._workers = workers
+        self._trials = trials
+        self._trial_seconds = trial_seconds
+        self._console = console
+        self._views: dict[int, _Worker] = {}
+        self._ended = 0
+        self._durations: list[float] = []
+        self._started: dict[int, float] = {}
+        self._best: tuple[float, int] | None = None
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "LiveTable":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def gone(self, index: int) -> None:
+        """Its row goes."""
+        self._views.pop(index, None)
+
+    def say(self, line: str) -> None:
+        """Above the table."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def take(self, index: int, event: Event | str) -> None:
+        """Update the row; say what begins and ends."""
+        if isinstance(event, str):
+            if event.strip():
+                self.say(f"worker {index}: {event}")
+            return
+        self._views.setdefault(index, _Worker()).update(event)
+        name = event["event"]
+        if name == "trial started":
+            self._started[index] = time.monotonic()
+            self.say(f"trial {event['trial']} started: {shown_params(event['params'])}")
+        elif name == "rung" and not self._console.is_terminal:
+            self.say(
+                f"trial {event['trial']}  rung {event['rung']}/{event['rungs']}  "
+                f"val_loss {event['val_loss']:.4f}  {event['tokens_per_second']:,.0f} tokens/s  "
+                f"{self._time_left()}"
+            )
+        elif name == "audited":
+            self.say(f"trial {event['trial']} to be pruned at rung {event['rung']}, runs on for the audit")
+        elif name == "trial ended":
+            loss = "" if event["val_loss"] is None else f"  val_loss {event['val_loss']:.4f}"
+            ended = event["ended"]  # `complete`, `pruned at rung 2 of 4`, `interrupted`
+            if event["state"] == "FAIL" and not ended.startswith("interrupted"):
+                ended = f"failed: {ended}"
+            elif ended == "interrupted":
+                ended = "interrupted, its state is saved"
+            self.say(f"trial {event['trial']} {ended}{loss}")
+            if event["state"] != "FAIL":
+                self._ended += 1
+                self._durations.append(time.monotonic() - self._started.get(index, time.monotonic()))
+            if event["val_loss"] is not None:
+                self._best = min(self._best or (float("inf"), -1), (event["val_loss"], event["trial"]))
+        elif event.get("level") in ("warning", "error", "critical"):
+            reason = f": {event['reason']}" if event.get("reason") else ""
+            trace = f"\n{event['exception']}" if event.get("exception") else ""
+            self.say(f"worker {index}: {name}{reason}{trace}")
+
+    def _table(self) -> Group:
+        rows = []
+        for index in sorted(self._views):
+            view = self._views[index]
+            left = view.seconds_left
+            row = (
+                str(index),
+                "–" if view.trial is None else str(view.trial),
+                view.rung,
+                "–" if view.val_loss is None else f"{view.val_loss:.4f}",
+                "–" if view.tokens_per_second is None else f"{view.tokens_per_second:,.0f}",
+                "–" if left is None else shown_seconds(left),
+            )
+            rows.append(row)
+        headings = ("worker", "trial", "rung", "val_loss", "tokens/s", "time left")
+        table = FittingTable(f"study {self._study}", headings, rows)
+        best = "" if self._best is None else f"   best {self._best[0]:.4f} (trial {self._best[1]})"
+        return Group(table, Text(f"{self._ended} of {self._trials} trials ended{best}   {self._time_left()}"))
+
+    def _time_left(self) -> str:
+        typical = sum(self._durations) / len(self._durations) if self._durations else self._trial_seconds
+        if typical is None:
+            return ""
+        running = [view.seconds_left or typical for view in self._views.values() if view.trial is not None]
+        waiting = max(0, self._trials - self._ended - len(running))
+        left = (waiting * typical + sum(min(seconds, typical) for seconds in running)) / max(1, self._workers)
+        return f"about {shown_seconds(left)} left"

@@ -1,0 +1,247 @@
+"""A study's slots worked on by this machine's workers, and what came of it: `workers`, `run` and `confirm`."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from rich.console import Console
+
+from model.errors import UserError
+from service import logs
+from service.machine import places as machine
+from service.machine.create import command, create
+from service.machine.leaderboard import count_states, leaderboard, ranked_trials
+from service.machine.progress import JsonLines, LiveTable, View
+from service.machine.python import python
+from service.machine.supervisor import Supervisor
+from service.settings import ROOT, Settings
+from service.storage.database import load_study, made_as, open_patiently, open_storage
+from service.storage.outages import Patience
+from service.storage.ownership import key_of
+from service.storage.slots import Slots
+from service.study.definition import StudyDefinition
+from service.study.file import checked_name
+from service.text import terminal
+from service.text.quantities import shown_seconds
+
+
+def work(
+    settings: Settings, study: str, *, workers: int | None, make: bool = False, trials: int | None = None
+) -> int:
+    """Run workers until the study's slots are closed; the exit status.
+
+    Args:
+        settings: where things are, and whether to log JSON lines in place of lines for people.
+        study: its name in the storage.
+        workers: processes; what suits the machine unless given.
+        make: first make the study, or see that its file is what it was made from. One without a folder under
+            `studies/`, such as a confirmation, is taken as it is.
+        trials: with `make`, how many it shall have in all; those that it has unless given.
+    """
+    log = logs.configure(json_lines=settings.json_log, study=study)
+    console = terminal.console()
+    patience = Patience(settings.patience_seconds, stopping=threading.Event(), log=log)
+    has_folder = (ROOT / "studies" / checked_name(study)).is_dir()
+    if make and has_folder:
+        say = log.info if settings.json_log else partial(_say, console)
+        study, _ = patience(
+            lambda: create(settings, study, overrides={}, total=trials, as_it_is=True, say=say)
+        )
+    try:
+        storage = open_patiently(settings, patience)
+        study = made_as(storage, study)  # containers name the study before it is known which one is made
+        loaded, _ = load_study(storage, study, settings)
+    except UserError as error:
+        if make and not has_folder:
+            raise UserError(f"{error}; nor is {study} a folder under studies/") from None
+        raise
+    slots = Slots(storage.engine, key_of(loaded), owner="workers", lease_seconds=settings.lease_seconds)
+    places = machine.places(settings, workers=workers)
+    gpus = sorted({place.gpu for place in places if place.gpu is not None})
+    view: View
+    if settings.json_log:
+        log.info("workers start", workers=len(places), gpus=gpus, threads=places[0].threads)
+        view = JsonLines(log)
+    else:
+        counts = slots.counts()
+        to_run = counts["open"] + counts["leased"]
+        on = f"GPU {', '.join(gpus)}" if gpus else f"{places[0].threads} threads each"
+        _say(console, f"study {study}: {to_run} trials to finish, {len(places)} workers here ({on})")
+        view = LiveTable(study, workers=len(places), trials=to_run, trial_seconds=None, console=console)
+    return Supervisor(study, slots=slots, places=places, view=view).run()
+
+
+def run(
+    settings: Settings,
+    study: str,
+    *,
+    trials: int | None,
+    name: str | None,
+    workers: int | None,
+    scale: str | None,
+    overrides: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Finish trials of a study and show its best.
+
+    Args:
+        settings: where things are.
+        study: its file, as `service.machine.create.create` takes it; so are `name`, `scale` and `overrides`.
+        trials: how many more, from now on; all that it has left unless given.
+        name: what it is called in the storage.
+        workers: processes; what suits the machine unless given.
+        scale: one of the file's.
+        overrides: of the base file.
+        console: shows it all.
+
+    Raises:
+        SystemExit: workers failed, or it was interrupted.
+        UserError: something given cannot be used.
+    """
+    study_name, definition = create(
+        settings,
+        study,
+        name=name,
+        overrides=overrides,
+        scale=scale,
+        more=trials,
+        workers_here=True,
+        say=lambda line: _say(console, line),
+    )
+
+    def rest(left: int) -> str:
+        again = command(study, name, left if trials else None, {}, scale)
+        return f"to finish them: {again}" + (f" --workers {workers}" if workers else "")
+
+    loaded = _finish(settings, study_name, definition, workers=workers, rest=rest, console=console)
+    best = ranked_trials(loaded)[:10]
+    console.print(
+        f"study {study_name}: {count_states(loaded)}; kept checkpoints: {definition.keep_checkpoints}"
+    )
+    if best:
+        console.print(leaderboard(best).as_rich("best trials, val_loss in nats per character"))
+        console.print(f"evaluate the best on held-out titles: python evaluate.py --study {study_name}")
+
+
+def confirm(
+    settings: Settings,
+    study: str,
+    *,
+    top: int | None,
+    seeds: int,
+    name: str | None,
+    workers: int | None,
+    folder: Path,
+    console: Console,
+) -> None:
+    """Re-run a study's finalists and its baseline on fresh seeds, and say which is best.
+
+    The arguments are those of `service.confirmation.confirm.prepare` and of `run`; `folder` is for the verdict's files.
+
+    Raises:
+        SystemExit: workers failed, or it was interrupted.
+        UserError: something given cannot be used.
+    """
+    # imported here: their statistics take half a second, which `run` and `workers` have no use for
+    from service.confirmation import confirm as confirmation
+    from service.confirmation import page
+
+    name, definition = confirmation.prepare(
+        settings, study, top=top, seeds=seeds, name=name, say=lambda line: _say(console, line)
+    )
+    _finish(
+        settings,
+        name,
+        definition,
+        workers=workers,
+        rest=lambda _left: "the same command finishes them",
+        console=console,
+    )
+    verdict, confirms = confirmation.conclude(settings, name)
+    for title, grid in page.tables(verdict).items():
+        console.print(grid.as_rich(title))
+    for line in page.lines(verdict, definition):
+        _say(console, line)
+    _say(console, f"\n{page.sentence(verdict)}")
+    for path in page.write(verdict, definition, confirms, folder):
+        _say(console, f"written: {path}")
+    _say(console, f"winner and baseline on held-out titles: python evaluate.py --study {study} --confirmed")
+
+
+def _finish(
+    settings: Settings,
+    name: str,
+    definition: StudyDefinition,
+    *,
+    workers: int | None,
+    rest: Callable[[int], str],
+    console: Console,
+) -> optuna.Study:
+    """Run this machine's workers until the study's slots are closed; the study.
+
+    Raises:
+        SystemExit: workers failed, or it was interrupted; `rest` has said how the trials that are left are finished.
+    """
+    storage = open_storage(settings)
+    loaded, _ = load_study(storage, name, settings)
+    slots = Slots(storage.engine, key_of(loaded), owner="run", lease_seconds=settings.lease_seconds)
+    counts = slots.counts()
+    to_run = counts["open"] + counts["leased"]
+    if not to_run:
+        what = "configurations of its design" if definition.cells else "trials of its file"
+        console.print(f"study {name}: all {counts['closed']} {what} have run")
+        return loaded
+    places = machine.places(settings, workers=workers)
+    if len(places) > to_run:
+        places = machine.places(settings, workers=to_run)
+    workers = len(places)
+    measured = _measure(name, places[0].threads)
+    seconds = measured["train_seconds"] + measured["evaluation_seconds"]
+    _say(
+        console,
+        f"a whole trial of the base configuration takes about {shown_seconds(seconds)} here "
+        f"({measured['device']}, {measured['tokens_per_second']:,.0f} tokens/s); {to_run} trials with "
+        f"{workers} worker{'s' if workers > 1 else ''} at most about {shown_seconds(seconds * to_run / workers)}, "
+        "if none is pruned and none is larger",
+    )
+    view = LiveTable(name, workers=workers, trials=to_run, trial_seconds=seconds, console=console)
+    status = Supervisor(name, slots=slots, places=places, view=view).run()
+    if status:
+        _say_what_is_left(slots, rest, console)
+        sys.exit(status)
+    return loaded
+
+
+def _say_what_is_left(slots: Slots, rest: Callable[[int], str], console: Console) -> None:
+    try:
+        counts = slots.counts()
+    except sa.exc.SQLAlchemyError:
+        _say(console, "the storage is away; what is left is not known")
+        return
+    left = counts["open"] + counts["leased"]
+    how = "other workers are at work on them" if counts["leased"] else rest(left)
+    if left:
+        _say(console, f"{left} trial{'s are' if left > 1 else ' is'} left; {how}")
+
+
+def _measure(study: str, threads: int) -> dict[str, Any]:
+    """The estimate, from a process of its own: torch's memory is not kept while the workers run."""
+    call = python("-m", "service", "estimate", study, "--threads", str(threads))
+    done = subprocess.run(**call, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            done.stderr.strip().removeprefix("error: ") or f"the measurement failed: {done.stdout}"
+        )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)

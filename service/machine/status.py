@@ -1,0 +1,188 @@
+"""How a study stands: workers alive, trials by state, best so far, rate and time left, from the storage alone."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+
+import optuna
+from optuna.trial import TrialState
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from service import output
+from service.machine.leaderboard import count_states, leaderboard, ranked_trials
+from service.settings import Settings
+from service.storage.database import corpus_facts, load_study, made_as, open_storage
+from service.storage.outages import first_line, is_outage
+from service.storage.ownership import key_of, own_trials
+from service.storage.roster import AliveWorker, Roster
+from service.storage.slots import Slots
+from service.study import audit
+from service.text.quantities import shown_params, shown_seconds
+from service.text.terminal import FittingTable
+
+REFRESH_SECONDS = 2.0
+RATE_WINDOW = timedelta(hours=1)
+"""The rate is that of the trials finished in it."""
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study at one moment."""
+
+    study: optuna.Study
+    states: str
+    slots: dict[str, int]
+    workers: list[AliveWorker]
+    running: list[optuna.trial.FrozenTrial]
+    rungs: list[int]
+    best: list[optuna.trial.FrozenTrial]
+    trials_per_hour: float | None
+
+    @property
+    def left(self) -> int:
+        """Trials that are still to finish."""
+        return self.slots["open"] + self.slots["leased"]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present rate; None while there is none."""
+        return 3600 * self.left / self.trials_per_hour if self.trials_per_hour else None
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        parts = [
+            f"{self.slots['closed']} of {sum(self.slots.values()) - self.slots['held']} trials finished",
+            f"{len(self.workers)} worker{'s' if len(self.workers) != 1 else ''} alive",
+        ]
+        if self.best:
+            parts.append(f"best {self.best[0].value:.4f} (trial {self.best[0].number})")
+        if self.trials_per_hour:
+            parts.append(f"{self.trials_per_hour:,.1f} trials/h")
+        if self.left and self.seconds_left is not None:
+            parts.append(f"about {shown_seconds(self.seconds_left)} left")
+        return ", ".join(parts)
+
+
+def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
+    """What takes snapshots of a study. Raises StorageError, StudyError."""
+    storage = open_storage(settings)
+    study, definition = load_study(storage, made_as(storage, study_name), settings)
+    key = key_of(study)
+    slots = Slots(storage.engine, key, owner="status", lease_seconds=settings.lease_seconds)
+    roster = Roster(storage.engine, key, lease_seconds=settings.lease_seconds)
+    rungs = definition.base_config.with_tokens(corpus_facts(study)["budget_tokens"]).rungs
+
+    def snapshot() -> Snapshot:
+        trials = study.get_trials(deepcopy=False)
+        return Snapshot(
+            study=study,
+            states=count_states(study),
+            slots=slots.counts(),
+            workers=roster.alive(),
+            running=[trial for trial in trials if trial.state == TrialState.RUNNING],
+            rungs=list(rungs),
+            best=ranked_trials(study)[:10],
+            trials_per_hour=_rate(own_trials(study, *FINISHED), datetime.now(UTC)),
+        )
+
+    return snapshot
+
+
+def _rate(trials: list[optuna.trial.FrozenTrial], now: datetime) -> float | None:
+    """Finished trials an hour, over the last hour or since the first trial began."""
+    finished = [trial for trial in trials if trial.state in FINISHED]
+    ends = [_instant(trial, trial.datetime_complete) for trial in finished if trial.datetime_complete]
+    recent = [end for end in ends if end > now - RATE_WINDOW]
+    if not recent:
+        return None
+    begun = min(_instant(trial, trial.datetime_start) for trial in finished if trial.datetime_start)
+    hours = (now - max(begun, now - RATE_WINDOW)) / timedelta(hours=1)
+    return len(recent) / hours if hours > 0 else None
+
+
+def _instant(trial: optuna.trial.FrozenTrial, clock: datetime) -> datetime:
+    """A time as Optuna notes it, by the clock of the trial's worker, which may be in another time zone."""
+    seconds = trial.user_attrs.get("provenance", {}).get("utc_offset_seconds")
+    # without an offset: noted by an older version, on this machine for all that is known
+    return (
+        clock.astimezone() if seconds is None else clock.replace(tzinfo=timezone(timedelta(seconds=seconds)))
+    )
+
+
+def page(snapshot: Snapshot) -> Group:
+    """The snapshot for a terminal."""
+    parts: list[Text | FittingTable | Group] = [
+        Text(f"study {snapshot.study.study_name}: {snapshot.states}"),
+        Text(snapshot.summary),
+    ]
+    if snapshot.running:
+        running = []
+        for trial in snapshot.running:
+            reports = sorted(trial.intermediate_values.items())
+            rungs = _rungs(trial) or len(snapshot.rungs)
+            begun = _instant(trial, trial.datetime_start) if trial.datetime_start else datetime.now(UTC)
+            since = (datetime.now(UTC) - begun).total_seconds()
+            row = (
+                str(trial.number),
+                f"{len(reports)}/{rungs}" + (" audited" if audit.MARK in trial.user_attrs else ""),
+                f"{reports[-1][1]:.4f}" if reports else "–",
+                shown_seconds(since),
+                shown_params(trial.params),
+            )
+            running.append(row)
+        headings = ("trial", "rung", "val_loss", "since", "configuration")
+        parts.append(FittingTable("running trials", headings, running))
+    if snapshot.workers:
+        alive = [(str(worker.number), worker.device, worker.owner) for worker in snapshot.workers]
+        parts.append(FittingTable("workers alive", ("worker", "device", "process"), alive))
+    if snapshot.best:
+        parts.append(leaderboard(snapshot.best).as_rich("best trials, val_loss in nats per character"))
+    return Group(*parts)
+
+
+def _rungs(trial: optuna.trial.FrozenTrial) -> int | None:
+    """Of the trial's configuration; None before it has one, and of a trial that somebody else runs."""
+    try:
+        return int(trial.user_attrs["config"]["training"]["rungs"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def watch(take_snapshot: Callable[[], Snapshot], console: Console) -> None:
+    """Show the study until its trials are used up or nobody reads on, also while the storage is away for a time.
+
+    On a terminal the page is kept up to date; elsewhere there is a line whenever something has changed.
+    """
+    shown = ""
+    live = Live(console=console, refresh_per_second=1, transient=True)
+    if console.is_terminal:
+        live.start()
+    try:
+        while True:
+            try:
+                snapshot = take_snapshot()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                live.update(Text(f"waiting for the storage: {first_line(error)}"), refresh=True)
+            else:
+                if console.is_terminal:
+                    live.update(page(snapshot), refresh=True)
+                else:
+                    line = f"{snapshot.slots['closed']}/{len(snapshot.running)}/{len(snapshot.workers)}"
+                    if line != shown:
+                        console.print(snapshot.summary, markup=False, soft_wrap=True)
+                    shown = line
+                if not snapshot.left:
+                    break
+            if output.failure():
+                return
+            time.sleep(REFRESH_SECONDS)
+    finally:
+        live.stop()
+    console.print(page(snapshot))

@@ -1,0 +1,1 @@
+"""What is drawn, and how plotly and matplotlib draw it."""

@@ -1,0 +1,129 @@
+"""A study's report as files: one page, Markdown, JSON, CSV, and every figure as PNG and SVG."""
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from model.errors import CorpusError, UserError
+from service.report.figures import overview, static
+from service.report.page import content as contents
+from service.report.page import html_page, sections, text
+from service.report.page.content import Content
+from service.report.page.html_page import Section
+from service.report.page.tables import best_arms
+from service.report.published import document as published
+from service.report.record import study_record
+from service.settings import ROOT, Settings
+from service.storage.artifact_stores import open_store
+from service.storage.corpus import load_corpus
+from service.storage.database import COMMAND
+from service.study.definition import StudyDefinition
+
+FIGURES = "figures"
+"""Folder of the figures, beside the page."""
+
+
+class ReportError(UserError):
+    """There is nothing to report, or no place to write it to."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report that has been written."""
+
+    content: Content
+    paths: tuple[Path, ...]
+    """The page first."""
+
+
+def write(
+    study: optuna.Study,
+    definition: StudyDefinition,
+    settings: Settings,
+    *,
+    folder: Path,
+    result: Path | None = None,
+) -> Written:
+    """Write the report of a study as it stands now.
+
+    Args:
+        study: as loaded.
+        definition: as stored with it.
+        settings: where its artifacts and the cache are.
+        folder: for all files.
+        result: where to write the JSON a second time, to be committed.
+
+    Raises:
+        ReportError: no trial is complete, the artifact store cannot be read, or a file cannot be written.
+        ConfigError: the study's `published.yaml` has to be corrected.
+    """
+    document = published_file(study, definition)
+    quoted = published.load(document) if document else None
+    store = open_store(settings.artifacts)
+    try:
+        found = study_record.read(study, definition, store, baseline=quoted.baseline if quoted else None)
+    except OSError as error:
+        raise ReportError(f"{store}: artifacts cannot be read: {error.strerror or error}") from None
+    if not best_arms(found):
+        counts = (
+            ", ".join(f"{len(trials)} {state}" for state, trials in found.states.items()) or "none has begun"
+        )
+        raise ReportError(f"study {study.study_name!r} has no complete trial to report ({counts})")
+    content = contents.build(found, quoted)
+    parts = sections.of_study(content, study, overview.build(found, quoted))
+    model = next(i for i, part in enumerate(parts) if part.id == "model")
+    parts.insert(model, _tokenizer(content, study, settings))
+    try:
+        return Written(content, tuple(_write(content, parts, folder, result)))
+    except OSError as error:
+        where = error.filename or folder
+        raise ReportError(f"{where}: cannot be written: {error.strerror or error}") from None
+
+
+def published_file(study: optuna.Study, definition: StudyDefinition) -> Path | None:
+    """`published.yaml` beside the file that the study was made from, whatever the study is called."""
+    made_from = definition.file or _file_of_command(study)
+    path = (ROOT / made_from).with_name("published.yaml") if made_from else None
+    return path if path is not None and path.is_file() else None
+
+
+def _file_of_command(study: optuna.Study) -> str | None:
+    """The study file that made a study which has not recorded it: as the command which made it names it."""
+    words = shlex.split(str(study.user_attrs.get(COMMAND, "")))
+    if "--study" not in words[:-1]:
+        return None
+    named = words[words.index("--study") + 1]
+    is_path = os.sep in named or named.endswith((".yaml", ".yml"))
+    path = Path(named) if is_path else Path("studies") / named
+    return str(path if path.suffix in (".yaml", ".yml") else path / "study.yaml")
+
+
+def _tokenizer(content: Content, study: optuna.Study, settings: Settings) -> Section:
+    try:
+        return sections.tokenizer(content.record, load_corpus(study, settings), settings)
+    except CorpusError as error:  # the rest of the report does not need the corpus
+        return Section("tokenizer", "Tokenizer", warnings=(f"Not measured: {error}",))
+
+
+def _write(content: Content, parts: list[Section], folder: Path, result: Path | None) -> list[Path]:
+    (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+    drawn = [path for part in parts for plot in part.plots for path in static.write(plot, folder / FIGURES)]
+    title = f"Study {content.record.name}"
+    html = html_page.render(
+        title, content.record.question, parts, files=[f"{FIGURES}/{path.name}" for path in drawn]
+    )
+    texts = {
+        folder / "report.html": html,
+        folder / "report.md": text.markdown(content),
+        folder / "result.json": text.result(content),
+        **{folder / name: csv for name, csv in text.csv_files(content).items()},
+    }
+    if result:
+        result.parent.mkdir(parents=True, exist_ok=True)
+        texts[result] = texts[folder / "result.json"]
+    for path, written in texts.items():
+        path.write_text(written, encoding="utf-8")
+    return [*texts, *drawn]

@@ -1,0 +1,102 @@
+"""The report as one HTML page that needs nothing from elsewhere: style, plotly and the figures' data are in it."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import plotly
+from markupsafe import Markup
+
+from service.report.figures import interactive
+from service.report.figures.plots import Plot
+from service.report.page.tables import Table
+from service.report.published.claims import CheckedClaim, Verdict
+
+_MARKS: dict[Verdict, str] = {"confirmed": "✓", "refuted": "✗", "not shown here": "–"}
+_NUMBER = re.compile(r"[-+−–±(]?\s?\.?\d|[-–]?( \(|$)|nan$|inf$")
+_LONGEST_NUMBER = 32
+"""Characters; a longer cell is prose, whatever it begins with."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a heading of its own."""
+
+    id: str
+    title: str
+    warnings: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    claims: tuple[CheckedClaim, ...] = ()
+    plots: tuple[Plot, ...] = ()
+    tables: tuple[Table, ...] = ()
+    commands: tuple[str, ...] = ()
+    """Lines for a shell."""
+
+
+def render(title: str, question: str, sections: Sequence[Section], *, files: Sequence[str] = ()) -> str:
+    """The page.
+
+    Args:
+        title: of the page.
+        question: one sentence, under it.
+        sections: in order; each is in the list of contents.
+        files: paths, relative to the page, of figures that have been written beside it; each is linked where its
+            name is that of a figure.
+    """
+    panels: dict[str, Any] = {}
+    shown = [
+        {
+            **vars(section),
+            "tables": [_table(table) for table in section.tables],
+            "figures": [_figure(plot, panels, files) for plot in section.plots],
+        }
+        for section in sections
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("service.report.page", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("page.html").render(
+        title=title,
+        question=question,
+        sections=shown,
+        marks=_MARKS,
+        panels=panels,
+        plotly_js=Markup(plotly.offline.get_plotlyjs()),
+    )
+    return page.lstrip()
+
+
+def _figure(plot: Plot, panels: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    """What the template needs of a figure; its panels' data go into `panels`, by id."""
+    places = []
+    for number, drawn in enumerate(interactive.draw(plot)):
+        place = f"{plot.id}-{number}"
+        panels[place] = json.loads(drawn.to_json())
+        places.append({"id": place, "height": drawn.layout.height})
+    own = [name for name in files if name.rsplit("/", 1)[-1].rsplit(".", 1)[0] == plot.id]
+    return {
+        "plot": plot,
+        "panels": places,
+        "named": any(panel.y.categories for panel in plot.panels),  # names need room beside the panel
+        "table": _table(plot.table) if plot.table else None,
+        "files": own,
+    }
+
+
+def _table(table: Table) -> dict[str, Any]:
+    """A table, and which of its columns are of numbers: those stand at the right."""
+    columns = list(zip(*table.rows, strict=True)) or [()] * len(table.headings)
+    is_number = [i > 0 and _is_numeric(column) for i, column in enumerate(columns)]
+    return {**vars(table), "is_number": is_number}
+
+
+def _is_numeric(column: Sequence[str]) -> bool:
+    return all(len(cell) <= _LONGEST_NUMBER and _NUMBER.match(cell) for cell in column)

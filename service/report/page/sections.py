@@ -1,0 +1,193 @@
+"""What the page's sections hold, in the order of reading: the answer first, how to repeat it last."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import optuna
+
+from model.config.train_config import TokenizerConfig
+from model.data.corpus import Corpus
+from model.data.tokenizer import TokenizedCorpus
+from service.report.figures import tuned
+from service.report.figures.plots import Plot
+from service.report.page import budgets, models, tokenizers
+from service.report.page import pruning as pruning_page
+from service.report.page.content import Content
+from service.report.page.html_page import Section
+from service.report.page.tables import LOSS, Table, best_arms
+from service.report.record.study_record import Arm, StudyRecord
+from service.settings import Settings
+from service.statistics import differences, estimate
+from service.storage.added import only_in_space
+from service.storage.database import COMMAND
+from service.storage.ownership import generation_of, own_trials
+from service.text.numbers import mean_and_sd, seeds, with_interval
+from service.text.quantities import shown_params
+
+_TOKENIZERS = 4
+"""Measured at most: a search over vocabularies may have one a trial."""
+_ELSEWHERE = ("claims", "defects", "runs", "definitions")
+"""Tables that do not stand among the statistics."""
+
+
+def of_study(content: Content, study: optuna.Study, plots: Sequence[Plot]) -> list[Section]:
+    """Every section but the tokenizer's, which needs the corpus.
+
+    Args:
+        content: of the report.
+        study: as loaded.
+        plots: the study's figures; those of a search are added here.
+    """
+    record, published = content.record, content.published
+    tables = {table.id: table for table in content.tables}
+    quoted = tuple(table for id_, table in tables.items() if id_.startswith("published-"))
+    found = [
+        Section("setting", "Question and setting", warnings=content.warnings, facts=content.facts),
+        Section("answer", "Answer", texts=tuple(_answer(content))),
+    ]
+    if published:
+        also = (tables["defects"],) if "defects" in tables else ()
+        text = (f"Rebuilt from: {published.source}",)
+        found.append(Section("published", "Published tables, rebuilt", texts=text, tables=(*quoted, *also)))
+    costs = tuple(table for table in content.tables if budgets.has(table))
+    pruning = tuple(table for table in content.tables if pruning_page.has(table))
+    statistics = tuple(
+        table
+        for table in content.tables
+        if table.id not in _ELSEWHERE and table not in (*quoted, *costs, *pruning)
+    )
+    found.append(Section("statistics", "Statistics", tables=statistics))
+    if costs:
+        curves = budgets.plot(record)
+        found.append(Section("budgets", "Equal budgets", tables=costs, plots=(curves,) if curves else ()))
+    found.append(Section("figures", "Figures", plots=tuple(plots)))
+    if content.claims:
+        counts = (f"{verdicts(content)}.",)
+        found.append(Section("claims", "Claims", texts=counts, claims=content.claims))
+    if record.tuned:
+        found.append(_search(record, study))
+    if pruning:
+        found.append(pruning_page.section(pruning))
+    found += [
+        Section("model", "Models", tables=models.tables(record)),
+        _failed(record),
+        Section("runs", "Runs and definitions", tables=(tables["runs"], tables["definitions"])),
+        _repeat(record, study),
+    ]
+    return found
+
+
+def tokenizer(record: StudyRecord, corpus: Corpus, settings: Settings) -> Section:
+    """The tokenizers of the base and of all arms, measured on the study's corpus.
+
+    Raises:
+        CorpusError: the cache cannot be written.
+    """
+    configs = [run.config for run in record.runs if run.config]
+    base = record.definition.base_config
+    wanted = [base.tokenizer, *(TokenizerConfig(**config["tokenizer"]) for config in configs)]
+    blocks = {base.model.block_size, *(config["model"]["block_size"] for config in configs)}
+    measured = [
+        tokenizers.measure(TokenizedCorpus.prepare(corpus, kind, cache=settings.cache), block_sizes=blocks)
+        for kind, _ in Counter(wanted).most_common(_TOKENIZERS)
+    ]
+    return Section(
+        "tokenizer",
+        "Tokenizer",
+        texts=(
+            "The vocabulary has an entry for each of the 256 bytes: no text is ever unknown, and what takes the place "
+            "of an out-of-vocabulary rate is the share of validation tokens that training never showed.",
+        ),
+        plots=(tokenizers.plot(measured),),
+        tables=(tokenizers.table(measured, corpus),),
+    )
+
+
+def verdicts(content: Content) -> str:
+    """`5 confirmed, 2 refuted, 3 not shown here`."""
+    counts = Counter(claim.verdict for claim in content.claims)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("confirmed", "refuted", "not shown here"))
+
+
+def _answer(content: Content) -> Iterator[str]:
+    record = content.record
+    best = best_arms(record)[0]
+    yield f"Lowest validation loss: {best.name}, {_loss(best)} nats per character ({seeds(len(best.values(LOSS)))})."
+    baseline = record.arm(record.baseline or "")
+    if baseline is best:
+        yield "That is the baseline itself."
+    elif baseline and baseline.values(LOSS):
+        gap = estimate(list(differences(best.values(LOSS), baseline.values(LOSS)).values()))
+        difference = f"a difference of {with_interval(gap)}" if gap else "they share no seed"
+        yield f"The baseline, {baseline.name}, has {_loss(baseline)}: {difference}."
+    if len(best_arms(record)) > 1:
+        yield (
+            f"The lowest of {len(best_arms(record))} was picked by this very loss, so that it is flattered: how good "
+            "it is the held-out titles say."
+        )
+    if content.claims:
+        yield f"Of the documents' {len(content.claims)} claims: {verdicts(content)}."
+
+
+def _loss(arm: Arm) -> str:
+    return mean_and_sd(estimate(list(arm.values(LOSS).values())))
+
+
+def _search(record: StudyRecord, study: optuna.Study) -> Section:
+    space, generation = record.definition.space, generation_of(study)
+    found = tuned.importances(only_in_space(study, space, generation))
+    best = study.best_trial
+    texts = [f"Best trial: {best.number}, with {shown_params(best.params)}."]
+    if found is None:
+        texts.append(f"No importances: they need {tuned.FEWEST} complete trials with different losses.")
+    return Section(
+        "search",
+        "Search",
+        warnings=found.warnings if found else (),
+        texts=tuple(texts),
+        plots=tuned.plots(record, study, found),
+    )
+
+
+def _failed(record: StudyRecord) -> Section:
+    rows = tuple(
+        (str(run.trial), run.arm, str(run.seed), run.state, run.ended, f"{len(run.curve)}")
+        for run in sorted(record.runs, key=lambda run: run.trial)
+        if not run.complete
+    )
+    headings = ("trial", "arm", "seed", "state", "ended", "rungs reached")
+    tables = (Table("not-complete", "Trials that did not reach the end of their budget", headings, rows),)
+    texts = [] if rows else ["Every trial that began reached the end of its budget."]
+    continued = record.states.get("continued", ())
+    if continued:
+        texts.append(
+            f"Interrupted, and gone on with by another trial: {', '.join(map(str, continued))}. The trial that "
+            "goes on takes up the saved state, and is the one that is counted."
+        )
+    return Section("failed", "Failed, diverged, pruned", texts=tuple(texts), tables=tables if rows else ())
+
+
+def _repeat(record: StudyRecord, study: optuna.Study) -> Section:
+    name = shlex.quote(record.name)
+    # a study made before the storage held its command
+    made_by = study.user_attrs.get(COMMAND, f"./hptune.sh --study {name}")
+    trained = [
+        trial.user_attrs["provenance"] for trial in own_trials(study) if "provenance" in trial.user_attrs
+    ]
+    facts = []
+    for key in ("commit", "python", "machine", "device", "precision"):
+        found = sorted({str(each[key]) for each in trained if each.get(key)})
+        facts.append((key, ", ".join(found) or "not known"))
+    versions = sorted(
+        {f"{library} {number}" for each in trained for library, number in each.get("versions", {}).items()}
+    )
+    return Section(
+        "repeat",
+        "How to repeat it",
+        texts=(
+            "In a checkout of the commit below: the same commit, versions and device give the same losses bit by bit.",
+        ),
+        commands=(made_by, f"python evaluate.py --study {name}", f"python -m service report {name}"),
+        facts=(*facts, ("libraries", ", ".join(versions) or "not known")),
+    )

@@ -1,0 +1,122 @@
+"""A report's content as text: Markdown to read, JSON to commit, CSV to compute with."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from service.report.page.content import Content
+from service.report.page.tables import TUNED_ROWS, Table, best_arms
+from service.report.record.metrics import FIGURES
+from service.report.record.study_record import Run
+
+_MARKDOWN = frozenset("\\`*[]<>|&")
+_NOT_IN_RESULT = ("runs", "definitions")
+"""Tables whose content stands in the result under `arms`, or in this project's code."""
+DIGITS = 6
+"""Significant ones, of every number in `result`."""
+
+
+def markdown(content: Content) -> str:
+    """The whole report as Markdown."""
+    record = content.record
+    parts = [f"# {_line(record.name)}\n\n{_line(record.question)}\n"]
+    parts.append(
+        "| | |\n|---|---|\n" + "".join(f"| {name} | {_line(value)} |\n" for name, value in content.facts)
+    )
+    if content.warnings:
+        parts.append("".join(f"- {_line(warning)}\n" for warning in content.warnings))
+    parts += [table_markdown(table) for table in content.tables]
+    return "\n".join(parts)
+
+
+def table_markdown(table: Table) -> str:
+    """A table under its title, with its notes."""
+    lines = [table.headings, tuple("---" for _ in table.headings), *table.rows] if table.rows else []
+    rows = "".join(f"| {' | '.join(map(_line, line))} |\n" for line in lines)
+    notes = "".join(f"\n{_line(note)}\n" for note in table.notes)
+    return f"## {_line(table.title)}\n\n{rows}{notes}"
+
+
+def result(content: Content) -> str:
+    """The report as strict JSON with sorted keys, small enough to be committed: no measured step, few digits.
+
+    A number that is not finite is the text `nan` or `inf`. Of a tuned study the best configurations alone have their
+    metrics and curves.
+    """
+    record = content.record
+    whole = {arm.name for arm in (best_arms(record)[:TUNED_ROWS] if record.tuned else record.arms)}
+    found = {
+        "study": record.name,
+        "question": record.question,
+        "facts": dict(content.facts),
+        "warnings": content.warnings,
+        "baseline": record.baseline,
+        "claims": [vars(claim) for claim in content.claims],
+        "tables": [vars(table) for table in content.tables if table.id not in _NOT_IN_RESULT],
+        "arms": {arm.name: [_run(run, whole=arm.name in whole) for run in arm.runs] for arm in record.arms},
+    }
+    return json.dumps(_plain(found), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def csv_files(content: Content) -> dict[str, str]:
+    """Every table, and the numbers behind them, by file name.
+
+    `metrics.csv` has a row a run, `curves.csv` a row a rung, `diagnostics.csv` a row a measured step or evaluation.
+    """
+    runs = content.record.runs
+    files = {f"table-{table.id}.csv": _csv(table.headings, table.rows) for table in content.tables}
+    files["metrics.csv"] = _records([{**_identity(run), **run.metrics} for run in runs])
+    files["curves.csv"] = _records([{**_identity(run), **row} for run in runs for row in run.curve])
+    measured = [{**_identity(run), **row} for run in runs for row in (*run.steps, *run.evaluations)]
+    if measured:
+        files["diagnostics.csv"] = _records(measured)
+    return files
+
+
+def _run(run: Run, *, whole: bool) -> dict[str, Any]:
+    found = {key: value for key, value in _identity(run).items() if key != "arm"} | {"ended": run.ended}
+    if whole:
+        measured = ((name, run.metrics.get(name)) for name in FIGURES)
+        found["metrics"] = {name: value for name, value in measured if value is not None}
+        keys = [
+            key
+            for key in ("rung_tokens", "step", "train_seconds", "val_loss")
+            if all(key in row for row in run.curve)
+        ]
+        found["curve"] = {key: [row[key] for row in run.curve] for key in keys}
+    return found
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    return {"trial": run.trial, "arm": run.arm, "seed": run.seed, "state": run.state}
+
+
+def _plain(value: Any) -> Any:
+    """`value` as strict JSON has it, with few digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _records(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records as rows, under every key that one of them has; lists as JSON."""
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    cells = ([record.get(key) for key in keys] for record in records)
+    return _csv(keys, ([json.dumps(c) if isinstance(c, list | dict) else c for c in row] for row in cells))
+
+
+def _csv(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([headings, *rows])
+    return text.getvalue()
+
+
+def _line(text: str) -> str:
+    """`text` on one line, as Markdown that shows it as it is."""
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    return "".join(f"\\{c}" if c in _MARKDOWN else c for c in printable)

@@ -1,0 +1,1 @@
+"""How good pruning is, and what another pruner would have done."""

@@ -1,0 +1,1 @@
+"""Where a study is kept: tables, slots, workers, artifacts and corpus."""

@@ -1,0 +1,144 @@
+"""What trials leave in the artifact store: curve, configuration, checkpoint.
+
+Small files stay with every trial, so that the dashboard shows them. Weights are large: only the best trials of a study
+keep theirs.
+"""
+
+import contextlib
+import io
+import json
+import mimetypes
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import optuna
+from optuna.artifacts import ArtifactMeta
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.trial import TrialState
+
+from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint
+from model.errors import CheckpointError, UserError
+from service.machine.leaderboard import ranked_trials
+from service.storage.artifact_stores import Store, fetch
+
+CHECKPOINT = "checkpoint"
+"""Trial attribute: artifact ids of the files of its checkpoint."""
+
+
+def attach_text(store: Store, trial: optuna.Trial, name: str, text: str) -> str:
+    """Attach a text to a running trial as a file; the id of the artifact. Raises OSError: it is not attached then."""
+    artifact_id = _stored(store, io.BytesIO(text.encode()))
+    _list(trial, artifact_id, name)
+    return artifact_id
+
+
+def attach_checkpoint(store: Store, trial: optuna.Trial, checkpoint: Checkpoint) -> None:
+    """Attach a checkpoint to a running trial. Raises OSError: no part of it is attached then."""
+    ids: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint.write(folder)
+        try:
+            for file in (RECORD, TOKENIZER, WEIGHTS):
+                with (folder / file).open("rb") as content:
+                    ids[file] = _stored(store, content)
+        except OSError:
+            with contextlib.suppress(OSError):
+                for artifact_id in ids.values():
+                    store.remove(artifact_id)
+            raise
+    trial.set_user_attr(CHECKPOINT, ids)
+    trial.storage.set_study_system_attr(
+        trial.study._study_id, weights_key(trial), _entry(ids[WEIGHTS], WEIGHTS)
+    )
+    for file in (RECORD, TOKENIZER):
+        _list(trial, ids[file], file)
+
+
+def read_checkpoint(store: Store, trial: optuna.trial.FrozenTrial) -> Checkpoint:
+    """The checkpoint of a trial. Raises CheckpointError when it is not there, truncated or foreign."""
+    ids = _checkpoint(trial)
+    if not ids:
+        raise CheckpointError(f"trial {trial.number} has no checkpoint")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            for file in (WEIGHTS, RECORD, TOKENIZER):
+                fetch(store, ids[file], folder / file)
+        except (ArtifactNotFound, KeyError, OSError) as error:
+            raise CheckpointError(f"trial {trial.number}: the checkpoint cannot be read: {error}") from None
+        try:
+            return Checkpoint.read(folder)
+        except UserError as error:
+            shown = str(error).replace(f"{folder}/", "").replace(str(folder), "checkpoint")
+            raise CheckpointError(f"trial {trial.number}: {shown}") from None
+
+
+def has_weights(store: Store, trial: optuna.trial.FrozenTrial) -> bool:
+    """The trial's weights are still in the store. Raises OSError."""
+    ids = _checkpoint(trial)
+    return WEIGHTS in ids and store.has(ids[WEIGHTS])
+
+
+def keep_best(store: Store, study: optuna.Study, keep: int) -> None:
+    """Remove the weights of all finished trials but the `keep` best.
+
+    What cannot be removed, because the store is away, stays listed and is left to the next call.
+    """
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+    # ranked after that: a trial that ends in between is then in the ranking alone, and loses nothing by it
+    ranked = ranked_trials(study)
+    storage, study_id = study._storage, study._study_id
+    listed = storage.get_study_system_attrs(study_id)
+    # a trial that was added has none here, and takes the place of none that has
+    best = {trial.number for trial in [t for t in ranked if weights_key(t) in listed][:keep]}
+    with contextlib.suppress(OSError):
+        for trial in finished:
+            key = weights_key(trial)
+            if trial.number not in best and listed.get(key, _NO_ENTRY) != _NO_ENTRY:
+                store.remove(trial.user_attrs[CHECKPOINT][WEIGHTS])
+                storage.set_study_system_attr(study_id, key, _NO_ENTRY)
+
+
+def curve_lines(evaluations: Sequence[Any]) -> str:
+    """Evaluations as JSON lines, one a rung."""
+    return "".join(json.dumps(evaluation.as_dict()) + "\n" for evaluation in evaluations)
+
+
+def _stored(store: Store, content: BinaryIO) -> str:
+    artifact_id = str(uuid.uuid4())
+    store.write(artifact_id, content)
+    return artifact_id
+
+
+def _list(trial: optuna.Trial, artifact_id: str, name: str) -> None:
+    """Enter a stored file where Optuna's `upload_artifact` would; that does so before it stores the file."""
+    trial.storage.set_trial_system_attr(
+        trial._trial_id, f"artifacts:{artifact_id}", _entry(artifact_id, name)
+    )
+
+
+def _entry(artifact_id: str, name: str) -> str:
+    kind, encoding = mimetypes.guess_type(name)
+    return json.dumps(asdict(ArtifactMeta(artifact_id, name, kind or "application/octet-stream", encoding)))
+
+
+_NO_ENTRY = "null"
+
+
+def weights_key(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
+    """The study's system attribute under which the trial's weights are listed for optuna-dashboard.
+
+    Unlike the trial's own attributes it can be changed after the trial's end, when the weights go: no dead link.
+    """
+    return f"dashboard:artifacts:{trial._trial_id}:{_checkpoint(trial).get(WEIGHTS)}"
+
+
+def _checkpoint(trial: optuna.Trial | optuna.trial.FrozenTrial) -> Mapping[str, str]:
+    """Artifact ids of the trial's checkpoint by file; empty where it has none."""
+    ids = trial.user_attrs.get(CHECKPOINT)
+    return ids if isinstance(ids, Mapping) else {}

@@ -1,0 +1,325 @@
+"""A study as everything else sees it: its file read, at the size asked for, and proven.
+
+A study has either a search space, with a sampler and a pruner, or a design: a fixed list of configurations.
+Reading it applies the fixed values to the base file and proves every configuration a trial may ask for.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from model.config.train_config import TrainConfig, recorded
+from model.config.yaml_tree import Document, KeyPath, read, validate
+from model.errors import ConfigError, UserError
+from service.study import samplers
+from service.study.design import BASELINE, MAX_CELLS, Cell, arm_name, distinct, space_of
+from service.study.file import REPOSITORY, StudyConfig, checked_name, from_here, place_of, study_file
+from service.study.proof import prove_cells, prove_space
+from service.study.scale import ScaleConfig
+from service.study.search_space import SearchSpace, Values, leaves
+
+
+@dataclass(frozen=True)
+class StudyDefinition:
+    """A study that has been read, validated and proven.
+
+    Attributes:
+        name: Its folder's name, with that of its scale behind a hyphen.
+        scale: Of `scales` in its file; None for its own size.
+        question: One sentence.
+        base: The base file with the fixed values and the command line's overrides in it.
+        base_config: The same, validated: the baseline's configuration.
+        space: What is searched; of a design, what differs between its cells.
+        cells: The configurations to run as values by dotted key, one for each slot number: of a design, or of
+            a space under `sampler: {name: grid}`. With `baseline` it is the first, and not run a second time
+            where the others contain it. Empty where a sampler searches.
+        arms: The name of each cell, shared by those that differ in their seed alone.
+        own_budgets: Each trial has its own configuration's budget; otherwise all have that of `base_config`.
+        sampler: Never consulted where there are `cells`.
+        pruner: When a trial is stopped early.
+        seed: Of the sampler; each worker derives its own from it.
+        trials: Number of trials when nothing else is said, the baseline included.
+        keep_checkpoints: Weights are kept of this many best trials.
+        baseline: The first slot's trial is `base_config`.
+        tree: The study file as it was read.
+        overrides: The command line's values, already in `base`.
+        file: The study file that it was made from: relative to the repository where it is in there. None where there
+            is none, or where that was not recorded yet.
+    """
+
+    name: str
+    scale: str | None
+    question: str
+    base: Document = field(compare=False)
+    base_config: TrainConfig
+    space: SearchSpace
+    cells: tuple[Values, ...]
+    arms: tuple[str, ...]
+    own_budgets: bool
+    sampler: samplers.SamplerConfig
+    pruner: samplers.PrunerConfig
+    seed: int
+    trials: int
+    keep_checkpoints: int
+    baseline: bool
+    tree: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    file: str | None = None
+
+    def fixed_values(self, slot: int) -> Values | None:
+        """The values of the trial in slot `slot`, from 0, or None where the sampler suggests them.
+
+        The baseline's are those that it has in the space already. They must not be left out: Optuna models
+        jointly only the parameters that all finished trials have.
+        """
+        if self.baseline and slot == 0:
+            base = self.space.within(self.base_config.model_dump(mode="json"))
+            return {**base, **self.cells[0]} if self.cells else base
+        return self.cells[slot] if self.cells else None
+
+    def config_for(self, values: Mapping[str, Any]) -> TrainConfig:
+        """The configuration of a trial with these values."""
+        return self.space.config_for(self.base, values)
+
+    def identity(self) -> dict[str, str]:
+        """A hash for each part that must not change while the study has trials.
+
+        The question, the number of trials and of checkpoints may change; so may formatting, comments and
+        whether a default is written out.
+        """
+        parts: dict[str, Any] = {
+            "base config": self.base_config.model_dump(mode="json"),
+            "search space": {key: p.model_dump(mode="json") for key, p in self.space.parameters.items()},
+            "design": self.cells,
+            "strategy": [self.sampler.model_dump(), self.pruner.model_dump(), self.seed],
+            "baseline": self.baseline,
+        }
+        texts = {name: json.dumps(part, sort_keys=True) for name, part in parts.items()}
+        return {name: hashlib.sha256(text.encode()).hexdigest()[:12] for name, text in texts.items()}
+
+    def snapshot(self) -> dict[str, Any]:
+        """The study as JSON can hold it: enough to work on it without its files."""
+        base = self.base_config.model_dump(mode="json")
+        given = {"overrides": self.overrides, "scale": self.scale, "file": self.file}
+        return {"name": self.name, "study": self.tree, "base": base, **given}
+
+    @classmethod
+    def from_snapshot(cls, snapshot: Mapping[str, Any]) -> "StudyDefinition":
+        """The study of a `snapshot`. It is not proven again; ConfigError: another version's."""
+        document = Document(f"study {snapshot['name']} in the storage", snapshot["study"])
+        base = Document(f"base file of {document.name}", recorded(snapshot["base"]))
+        study = validate(document, StudyConfig)
+        if "scale" not in snapshot and study.design is not None and study.design.seeds:
+            raise ConfigError(f"{document.name}: made by a version with another order of seeds; make it anew")
+        scale = snapshot.get("scale")
+        cells = _cells(study, document, base, study.scales[scale] if scale else None)
+        given = {"scale": scale, "overrides": snapshot["overrides"], "file": snapshot.get("file")}
+        return _definition(snapshot["name"], study, document, base, cells, **given)
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    overrides: Mapping[str, object] | None = None,
+    scale: str | None = None,
+    root: Path = REPOSITORY,
+) -> StudyDefinition:
+    """Read, validate and prove a study.
+
+    Args:
+        name_or_path: A folder's name under `studies/`, or the path of a `study.yaml` or of its folder.
+        overrides: Values by dotted key for the base file; they win over the study's `fixed` and its scale.
+        scale: One of the study's `scales`, which changes the base file and the cells and adds to the name.
+        root: Where `studies/` and the base files are.
+
+    Raises:
+        ConfigError: the study, its base file or an override has to be corrected.
+        UserError: there is no such study or scale, or its name is not one.
+    """
+    path = study_file(str(name_or_path), root)
+    document = read(from_here(path))
+    study = validate(document, StudyConfig)
+    name = path.resolve().parent.name
+    fixed = {key: document.place(("fixed", key)) for key in study.fixed}
+    base = read(from_here(root / study.base)).with_overrides(study.fixed, fixed)
+    for_all: dict[str, str] = {}
+    if scale is not None:
+        name = checked_name(f"{name}-{scale}")
+        base, for_all = _resized(study, document, base, scale)
+    given = dict(overrides or {})
+    for_all |= dict.fromkeys(given, "command line")
+    base = base.with_overrides(given, for_all)
+    cells = _cells(study, document, base, study.scales[scale] if scale else None)
+    made_from = {"scale": scale, "overrides": given, "file": place_of(path, root)}
+    definition = _definition(name, study, document, base, cells, **made_from)
+    _refuse_varied(definition, fixed, for_all, searched=study.space is not None)
+    if not study.rebuilds_published:
+        _refuse_seen_validation(definition)
+    without_effect = _prove(definition, study, document, cells)
+    # what the file fixes may idle at a scale, or where the command line asks for something else
+    for key, where in (for_all if scale or given else fixed | for_all).items():
+        if key in without_effect:
+            hint = "; it is read with data.source=file" if key in ("data.path", "data.column") else ""
+            raise ConfigError(f"{where}: {key}: has no effect in any trial of this study{hint}")
+    return definition
+
+
+def _resized(
+    study: StudyConfig, document: Document, base: Document, scale: str
+) -> tuple[Document, dict[str, str]]:
+    """The base file at a scale, and the places of the keys that the scale sets for all trials."""
+    if scale not in study.scales:
+        there = ", ".join(study.scales) or "none"
+        raise UserError(f"{document.name}: scale {scale!r} does not exist; there are: {there}")
+
+    def place(path: KeyPath) -> str:
+        return document.place(("scales", scale, *path))
+
+    resized = study.scales[scale]
+    values = dict(leaves(validate(base, TrainConfig).model_dump(mode="json")))
+    resized.check([cell.values for cell in study.design.cells()] if study.design else [], values, place)
+    setting = {key: place(("set", key)) for key in resized.values}
+    mapping = {key: place(("map", key)) for key in resized.replacements}
+    resized_base = base.with_overrides(resized.base_values(values), setting | mapping)
+    return resized_base, setting if study.design else setting | mapping
+
+
+def _refuse_varied(
+    definition: StudyDefinition, fixed: dict[str, str], for_all: dict[str, str], *, searched: bool
+) -> None:
+    """Refuse values for all trials that some replace, or all replace; by key with their places.
+
+    A design's `fixed` is what its configurations start from: there some may.
+    """
+
+    def overlap(one: str, other: str) -> bool:
+        return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+    varied = {*definition.space.parameters, *(key for cell in definition.cells for key in cell)}
+    for edit, place in (fixed | for_all if searched else for_all).items():
+        for key in sorted(varied):
+            if overlap(edit, key):
+                what = "varied by the study, cannot be set for all trials"
+                raise ConfigError(f"{place}: {edit}: {what}; {key} stands in its space or design")
+    for edit, place in fixed.items():
+        if definition.cells and all(edit in cell for cell in definition.cells):
+            raise ConfigError(f"{place}: {edit}: has no effect, each configuration of the design has its own")
+
+
+def _refuse_seen_validation(definition: StudyDefinition) -> None:
+    """Refuse a tokenizer trained on the validation titles, which makes the losses of a study look too good."""
+    key, allowed = "tokenizer.trained_on", "train"
+    varied = definition.space.parameters.get(key)
+    if definition.base_config.tokenizer.trained_on != allowed:
+        place = definition.base.place(("tokenizer", "trained_on"))
+    elif varied is not None and set(varied.corners()) != {allowed}:
+        place = definition.name
+    else:
+        return
+    raise ConfigError(
+        f"{place}: {key}: must be {allowed}: validation titles are for measuring; another value only in a design "
+        "that says `rebuilds_published: true`"
+    )
+
+
+def _prove(
+    definition: StudyDefinition, study: StudyConfig, document: Document, cells: Sequence[Cell]
+) -> frozenset[str]:
+    """Check what needs more than the file's schema; the keys without effect in all configurations."""
+    misfit = samplers.pruner_misfit(definition.pruner, definition.base_config.training.rungs)
+    if misfit:
+        raise ConfigError(f"{document.place(('pruner',))}: pruner: {misfit}")
+    base = definition.base
+    if study.design is not None:
+        places = [document.place(("design", *cell.path)) for cell in cells]
+        proof = prove_cells(definition.cells, base, places, own_budgets=definition.own_budgets)
+        return proof.without_effect
+    proof = prove_space(definition.space, base)
+    if definition.baseline and definition.sampler.name not in ("random", "grid"):
+        values = definition.fixed_values(0) or {}
+        for key in definition.space.parameters:
+            if key not in values and key not in definition.space.conditional:
+                learner = f"{definition.sampler.name} learns from the baseline"
+                way_out = "widen it, give another value under `fixed`, or `baseline: false`"
+                raise definition.space.fault(
+                    key, f"the base file's value is outside, and {learner}; {way_out}"
+                )
+    return proof.without_effect
+
+
+def _definition(
+    name: str, study: StudyConfig, document: Document, base: Document, cells: Sequence[Cell], **given: Any
+) -> StudyDefinition:
+    base_config = validate(base, TrainConfig)
+    values = tuple(cell.values for cell in cells)
+    if study.space is not None:
+        space = _space(study, document)
+    else:
+        space = space_of(values, dict(leaves(base_config.model_dump(mode="json"))))
+    varied = space.parameters.get("schedule.decay")
+    decays = {base_config.schedule.decay, *(varied.corners() if varied else ())}
+    return StudyDefinition(
+        name=name,
+        question=study.question,
+        base=base,
+        base_config=base_config,
+        space=space,
+        cells=values,
+        arms=tuple(cell.arm for cell in cells),
+        own_budgets=study.design is not None and study.pruner.name == "none",
+        sampler=study.sampler
+        or (samplers.TpeConfig() if study.space else samplers.RandomConfig(name="random")),
+        pruner=samplers.with_warmup(study.pruner, decays),
+        seed=study.seed,
+        trials=len(cells) or study.trials,
+        keep_checkpoints=study.keep_checkpoints,
+        baseline=study.baseline,
+        tree=document.tree,
+        **given,
+    )
+
+
+def _space(study: StudyConfig, document: Document) -> SearchSpace:
+    assert study.space is not None, "the schema asks for it where there is no design"
+    return SearchSpace(study.space, {key: document.place(("space", key)) for key in study.space})
+
+
+def _cells(study: StudyConfig, document: Document, base: Document, scale: ScaleConfig | None) -> list[Cell]:
+    """The configurations of a design, or of a space under `sampler: {name: grid}`; none under another."""
+    if study.design is None:
+        values = _grid(study, _space(study, document), document)
+        cells = [Cell(("space",), arm_name(cell), cell) for cell in values]
+    else:
+        cells = study.design.cells()
+    if scale is not None:
+        cells = [replace(cell, values=scale.cell_values(cell.values)) for cell in cells]
+    if cells and study.baseline:
+        cells.insert(0, Cell((), BASELINE, {}))
+    if study.design is not None:
+        cells = study.design.repeated(cells)
+    return distinct(cells, lambda cell: _identity(base, cell))
+
+
+def _grid(study: StudyConfig, space: SearchSpace, document: Document) -> list[Values]:
+    """The cells of a space under `sampler: {name: grid}`, none under another; refuses what does not fit."""
+    if study.sampler is None:
+        return []
+    misfit = samplers.sampler_misfit(study.sampler, space.distributions, space.conditional)
+    if misfit is None and study.sampler.name == "grid":
+        if space.cell_count <= MAX_CELLS:
+            return list(space.cells())
+        misfit = f"grid must have at most {MAX_CELLS} configurations, given {space.cell_count}"
+    if misfit:
+        raise ConfigError(f"{document.place(('sampler',))}: sampler: {misfit}")
+    return []
+
+
+def _identity(base: Document, cell: Cell) -> object:
+    """Equal for cells that make the same configuration; of one that the proof will refuse, its own."""
+    try:
+        return validate(base.with_overrides(cell.values), TrainConfig).model_dump_json()
+    except ConfigError:
+        return id(cell)

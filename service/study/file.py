@@ -1,0 +1,109 @@
+"""The files `studies/<name>/study.yaml`: where they are, and their schema."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from model.config.yaml_tree import Section
+from model.errors import UserError
+from service.settings import MOST_TRIALS
+from service.study import samplers
+from service.study.design import DesignConfig
+from service.study.parameters import ParameterSection
+from service.study.scale import ScaleConfig
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+
+
+class StudyConfig(Section):
+    """One study: a question, what is varied, and how the search goes."""
+
+    question: str = Field(min_length=1)
+    """One sentence."""
+    base: str = "train_config.yaml"
+    """The training run that is varied; a path relative to the repository."""
+    seed: int = Field(1337, ge=0)
+    """Of the sampler. The seed of the training runs is the base file's."""
+    trials: int = Field(50, ge=1, le=MOST_TRIALS)
+    """Trials when nothing else is said, the baseline included. A design has its own number."""
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    """Values by dotted key that the base file gets in every trial."""
+    space: Annotated[dict[str, ParameterSection], Field(min_length=1)] | None = None
+    """Parameters by dotted key."""
+    design: DesignConfig | None = None
+    """Configurations in place of a search."""
+    sampler: samplers.SamplerConfig | None = None
+    """How a space is searched; null is `tpe`."""
+    pruner: samplers.PrunerConfig = samplers.NoPrunerConfig()
+    """When a trial is stopped early."""
+    keep_checkpoints: int = Field(3, ge=1)
+    """Weights are kept of this many best trials."""
+    baseline: bool = True
+    """The first slot's trial is the base file with the fixed values; with `seeds`, it is an arm like the others."""
+    rebuilds_published: bool = False
+    """The design rebuilds published figures, and may use what they used and no search should: a tokenizer trained
+    on the titles that it is measured on."""
+    scales: dict[str, ScaleConfig] = Field(default_factory=dict)
+    """Other sizes at which it can be run, by name."""
+
+    @model_validator(mode="after")
+    def _search_or_design(self) -> "StudyConfig":
+        if (self.space is None) == (self.design is None):
+            given = "neither" if self.space is None else "both"
+            raise ValueError(f"needs either space or design, given {given}")
+        if self.space is not None and self.rebuilds_published:
+            raise ValueError("rebuilds_published is for a design, given with a space")
+        if self.design is not None and self.sampler is not None:
+            raise ValueError("sampler has no effect with a design, given both")
+        if self.design is not None or (self.sampler is not None and self.sampler.name == "grid"):
+            if "seed" in self.model_fields_set:
+                raise ValueError(
+                    "seed is the sampler's and has no effect with a design or a grid; for training runs give "
+                    "`fixed: {seed: ...}` or `design: {seeds: [...]}`"
+                )
+            if "trials" in self.model_fields_set:
+                raise ValueError("trials has no effect with a design or a grid, which is run as a whole")
+        return self
+
+
+def study_file(name_or_path: str, root: Path) -> Path:
+    """The file of a study. Raises UserError: there is none, or its name is not one."""
+    is_path = os.sep in name_or_path or name_or_path.endswith((".yaml", ".yml"))
+    path = Path(name_or_path) if is_path else root / "studies" / name_or_path / "study.yaml"
+    if path.is_dir():
+        path /= "study.yaml"
+    name = path.resolve().parent.name if is_path else name_or_path
+    checked_name(name)
+    if not path.is_file():
+        there = sorted(file.parent.name for file in (root / "studies").glob("*/study.yaml"))
+        raise UserError(f"study {name_or_path!r} does not exist; there are: {', '.join(there) or 'none'}")
+    return path
+
+
+def from_here(path: Path) -> Path:
+    """The path as a person in the current folder would write it."""
+    try:
+        path, here = path.absolute(), Path.cwd()
+    except FileNotFoundError:  # the folder has been removed
+        return path
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def place_of(path: Path, root: Path) -> str:
+    """The path as a study's definition has it: from `root` where it is in there, and so the same in every checkout."""
+    path, root = path.resolve(), root.resolve()
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def checked_name(name: str) -> str:
+    """`name`, if it can be a study's: it becomes the name of folders. Raises UserError otherwise."""
+    if not _NAME.match(name):
+        raise UserError(
+            f"study {name!r}: a name has letters, digits, '_', '-' and '.', begins with a letter or a digit, and has "
+            "at most 100 characters"
+        )
+    return name

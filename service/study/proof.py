@@ -1,0 +1,236 @@
+"""The proof that every configuration a study may ask for is valid, done before its first trial.
+
+A space is tried at each bound and choice alone, at the combinations of them, and at random points; a design
+at each of its cells. The first fault is told with the parameters that are to blame.
+"""
+
+import difflib
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from model.config.train_config import TrainConfig
+from model.config.yaml_tree import Document, validate
+from model.errors import ConfigError
+from service.study.design import BUDGETS, shown_value
+from service.study.parameters import CategoricalParameter, FloatParameter, Parameter, same
+from service.study.search_space import SearchSpace, Values, leaves
+
+MAX_COMBINATIONS = 4_096
+"""Combinations of bounds and choices that are all tried; of more, as many random ones are."""
+RANDOM_POINTS = 2_000
+
+_COMPARABLE = (*BUDGETS, "training.rungs")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a proof has seen.
+
+    Attributes:
+        points: Configurations that were built.
+        without_effect: Dotted keys that changed nothing in any of them.
+    """
+
+    points: int
+    without_effect: frozenset[str]
+
+
+def prove_space(space: SearchSpace, base: Document) -> Proof:
+    """Build the configuration of every corner and of many random points of a space.
+
+    The random points come from a fixed seed: the same file passes or fails everywhere.
+
+    Raises:
+        ConfigError: a key that is unknown or that no trial may change, a point that is not a valid
+            configuration, or a parameter without effect at some point.
+    """
+    for key in space.parameters:
+        _check_key(key, base, space.places.get(key, "search space"))
+    points = 0
+    idle: frozenset[str] | None = None
+    for values in _points(space, random.Random(0)):
+        config = _config(base, values)
+        if isinstance(config, str):
+            raise _blamed(space, base, values)
+        unused = frozenset(config.settings_without_effect())
+        for key in values:
+            if key in unused:
+                raise _without_effect(space, base, values, key)
+        points += 1
+        idle = unused if idle is None else idle & unused
+    return Proof(points, idle or frozenset())
+
+
+def prove_cells(
+    cells: Sequence[Values], base: Document, places: Sequence[str], *, own_budgets: bool = False
+) -> Proof:
+    """Build the configuration of every cell of a design.
+
+    Args:
+        cells: Values by dotted key.
+        base: What they change.
+        places: Where each was given.
+        own_budgets: They may change budget and rungs.
+
+    Raises:
+        ConfigError: as `prove_space`, or two cells that are the same configuration.
+    """
+    seen: dict[str, int] = {}
+    idle: frozenset[str] | None = None
+    for i, (cell, place) in enumerate(zip(cells, places, strict=True)):
+        for key in cell:
+            _check_key(key, base, place, may_seed=True, own_budgets=own_budgets)
+        config = _config(base, cell)
+        if isinstance(config, str):
+            raise ConfigError(f"{place}: at {_shown(cell)}: {config}")
+        unused = frozenset(config.settings_without_effect())
+        for key in cell:
+            if key in unused:
+                raise ConfigError(f"{place}: {key}: has no effect at {_shown(cell)}")
+        first = seen.setdefault(config.model_dump_json(), i)
+        if first != i:
+            raise ConfigError(f"{place}: at {_shown(cell)}: the same configuration as at {places[first]}")
+        idle = unused if idle is None else idle & unused
+    return Proof(len(cells), idle or frozenset())
+
+
+def _config(base: Document, values: Mapping[str, Any]) -> TrainConfig | str:
+    """The configuration, or what is wrong with it without a place."""
+    bare = Document("", base.tree).with_overrides(values, dict.fromkeys(values, ""))
+    try:
+        return validate(bare, TrainConfig)
+    except ConfigError as error:
+        return str(error).removeprefix(": ")
+
+
+def _check_key(
+    key: str, base: Document, place: str, *, may_seed: bool = False, own_budgets: bool = False
+) -> None:
+    tree = validate(base, TrainConfig).model_dump(mode="json")
+    known = sorted(key for key, _ in leaves(tree))
+    if key not in known:
+        last = key.rpartition(".")[2]
+        inside = [other for other in known if other.startswith(f"{key}.")]
+        near = inside or [other for other in known if other.rpartition(".")[2] == last]
+        near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f", did you mean {near[0]!r}?" if near else f", allowed: keys of {base.name}"
+        raise ConfigError(f"{place}: {key}: {'a section, not a key' if inside else 'unknown key'}{hint}")
+    if key.startswith(("data.", "evaluation.", "tokenizer.pretrained")) or (
+        key in _COMPARABLE and not own_budgets
+    ):
+        raise ConfigError(
+            f"{place}: {key}: no trial may change it, because trials would not be comparable; "
+            "give it under `fixed`"
+        )
+    if key == "seed" and not may_seed:
+        raise ConfigError(
+            f"{place}: seed: not a parameter to search; a design repeats itself over its `seeds`"
+        )
+
+
+def _points(space: SearchSpace, rng: random.Random) -> Iterator[Values]:
+    for key, parameter in space.parameters.items():
+        chosen = {ancestor: values[0] for ancestor, values in space.requirements(key).items()}
+        for corner in parameter.corners():
+            yield _completed(space, {**chosen, key: corner})
+    corners = list(islice(_combinations(space, {}, list(space.parameters)), MAX_COMBINATIONS + 1))
+    if len(corners) > MAX_COMBINATIONS:
+        corners = [_point(space, lambda _, p: rng.choice(p.corners())) for _ in range(MAX_COMBINATIONS)]
+    yield from corners
+    for _ in range(RANDOM_POINTS):
+        yield _point(space, lambda _, parameter: _drawn(parameter, rng))
+
+
+def _point(space: SearchSpace, choose: Callable[[str, Parameter], Any]) -> Values:
+    values: Values = {}
+    for key, parameter in space.parameters.items():
+        if space.is_active(key, values):
+            values[key] = choose(key, parameter)
+    return values
+
+
+def _completed(space: SearchSpace, chosen: Mapping[str, Any]) -> Values:
+    """The point with these values, its other parameters at their first corner."""
+    return _point(space, lambda key, parameter: chosen.get(key, parameter.corners()[0]))
+
+
+def _combinations(space: SearchSpace, values: Values, keys: list[str]) -> Iterator[Values]:
+    if not keys:
+        yield values
+    elif not space.is_active(keys[0], values):
+        yield from _combinations(space, values, keys[1:])
+    else:
+        for corner in space.parameters[keys[0]].corners():
+            yield from _combinations(space, {**values, keys[0]: corner}, keys[1:])
+
+
+def _drawn(parameter: Parameter, rng: random.Random) -> Any:
+    if isinstance(parameter, CategoricalParameter):
+        return rng.choice(parameter.choices)
+    low, high, step = parameter.low, parameter.high, parameter.step
+    if parameter.log:
+        value = min(max(math.exp(rng.uniform(math.log(low), math.log(high))), low), high)
+        return value if isinstance(parameter, FloatParameter) else round(value)
+    if step is None:
+        return rng.uniform(low, high)
+    return min(low + step * rng.randint(0, round((high - low) / step)), high)
+
+
+def _blamed(space: SearchSpace, base: Document, values: Values) -> ConfigError:
+    """The fault at `values`, with those parameters of which another value would mend it.
+
+    Where no single one would, with those that still spoil the base file when all others are left alone.
+    """
+
+    def mends(key: str) -> bool:
+        others = (corner for corner in space.parameters[key].corners() if not same(corner, values[key]))
+        return any(not isinstance(_config(base, _completed(space, {**values, key: v})), str) for v in others)
+
+    blamed = {key: value for key, value in values.items() if mends(key)}
+    fault = _config(base, values)
+    if not blamed:
+        blamed = dict(values)
+        for key in values:
+            fewer = {other: value for other, value in blamed.items() if other != key}
+            if isinstance(_config(base, fewer), str):
+                blamed = fewer
+        fault = _config(base, blamed)
+    place = space.places.get(next(iter(blamed)), "search space")
+    return ConfigError(f"{place}: at {_shown(blamed)}: {fault}")
+
+
+def _without_effect(space: SearchSpace, base: Document, values: Values, key: str) -> ConfigError:
+    """The fault that `key` changes nothing at `values`, with the condition that would mend it."""
+
+    def works(parent: str, choice: Any) -> bool:
+        point = _completed(space, {**values, parent: choice})
+        config = _config(base, point)
+        return not isinstance(config, str) and key in point and key not in config.settings_without_effect()
+
+    for parent, parameter in space.parameters.items():
+        if parent in values and parent != key and isinstance(parameter, CategoricalParameter):
+            working = [choice for choice in parameter.choices if works(parent, choice)]
+            if working:
+                given, when = _shown({parent: values[parent]}), shown_value(working)
+                return space.fault(key, f"has no effect at {given}; give it when: {{{parent}: {when}}}")
+    others = _shown(_causes(space, base, values, key))
+    return space.fault(key, f"has no effect{f' at {others}' if others else ''}; take it out of the space")
+
+
+def _causes(space: SearchSpace, base: Document, values: Values, key: str) -> Values:
+    """The values, other than that of `key`, whose change would give `key` an effect."""
+    causes: Values = {}
+    for other, value in values.items():
+        for corner in space.parameters[other].corners() if other != key else ():
+            config = _config(base, _completed(space, {**values, other: corner}))
+            if isinstance(config, TrainConfig) and key not in config.settings_without_effect():
+                causes[other] = value
+    return causes
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {shown_value(value)}" for key, value in values.items())

@@ -1,0 +1,1 @@
+"""How numbers, tables and texts from outside are written for people."""

@@ -1,0 +1,1 @@
+"""One worker and the trial it runs: leased, trained, resumed, recorded."""

@@ -1,0 +1,222 @@
+"""Which trial runs in a slot: a new one, or one that goes on where that of a dead worker ended."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import optuna
+import structlog
+from optuna.trial import TrialState
+
+from model.config.train_config import TrainConfig
+from model.errors import ConfigError
+from service.confirmation import elimination
+from service.storage import added
+from service.storage.artifact_stores import Store
+from service.storage.database import CONFIRMS
+from service.storage.ownership import SLOT, generation_of, own_trials, slot_mark, slot_of
+from service.storage.slots import Slot, Slots
+from service.study import audit
+from service.study.definition import StudyDefinition
+from service.trials import objective
+
+MAX_ATTEMPTS = 3
+"""Failures of one configuration without progress before it is given up."""
+DIED = "its worker died or was cut off"
+NO_SLOT = -1
+"""In the mark of a trial that is taken to be refused."""
+
+
+class Lineages:
+    """The trials of a study, each the successor of another one or the first of its line.
+
+    Args:
+        study: with its sampler.
+        definition: of the study.
+        slots: of the study, as the worker's own.
+        store: where states of trials are.
+        budget_tokens: of a trial whose budget is not its configuration's own.
+        log: for what ends here.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        definition: StudyDefinition,
+        *,
+        slots: Slots,
+        store: Store,
+        budget_tokens: int,
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._study = study
+        self._definition = definition
+        self._slots = slots
+        self._store = store
+        self._budget_tokens = budget_tokens
+        self._log = log
+        self._seen_strays: set[int] = set()
+        self._drops_losers = CONFIRMS in study.user_attrs
+        self._generation = generation_of(study)
+
+    def trial_for(self, slot: Slot) -> tuple[optuna.Trial, Slot] | None:
+        """The trial to run in the slot, and the slot with it; None when there is none and the slot has been closed."""
+        beyond = bool(self._definition.cells) and slot.index >= len(self._definition.cells)
+        if beyond:  # put there by hand
+            self._log.warning("slot of no configuration closed", slot=slot.index)
+        if beyond or (slot.trial_number is None and self._is_dropped(slot)):
+            self._slots.close(slot)
+            return None
+        previous = None if slot.trial_number is None else self.frozen(slot.trial_number)
+        if previous is not None and previous.state == TrialState.RUNNING:
+            self._fail(previous, with_attempts(slot.lost or DIED, slot.attempts))
+            previous = self.frozen(previous.number)
+        if previous is not None and previous.state.is_finished() and previous.state != TrialState.FAIL:
+            self._slots.close(slot)
+            return None
+        attempts = slot.attempts
+        if previous is not None and attempts >= MAX_ATTEMPTS:
+            self._log.warning("configuration given up", trial=previous.number, attempts=attempts)
+            objective.drop_states(self._store, previous)
+            if self._definition.cells or (slot.index == 0 and self._definition.baseline):
+                self._slots.close(slot)  # a fixed configuration has no other to take its place
+                return None
+            previous, attempts = None, 0
+        trial = self._new_trial(slot, previous)
+        return trial, self._slots.set_trial(slot, trial.number, attempts=attempts)
+
+    def _is_dropped(self, slot: Slot) -> bool:
+        """The slot is of a confirmation, and its configuration has lost on earlier seeds."""
+        if not self._drops_losers:
+            return False
+        arm = self._definition.arms[slot.index]
+        found = elimination.losses(self._study, self._definition)
+        reason = elimination.dropped(found, elimination.seeds_of(self._definition)).get(arm)
+        if reason is not None:
+            self._log.info("configuration dropped", arm=arm, seeds=reason.seeds, reason=reason.why)
+        return reason is not None
+
+    def _new_trial(self, slot: Slot, previous: optuna.trial.FrozenTrial | None) -> optuna.Trial:
+        attributes = slot_mark(self._generation, slot.index)
+        if self._definition.arms:
+            attributes["arm"] = self._definition.arms[slot.index]
+        if previous is not None:
+            handed_on = (objective.STATES, audit.MARK)
+            kept = {key: previous.user_attrs[key] for key in handed_on if key in previous.user_attrs}
+            attributes |= {**kept, "goes_on_with": previous.number}
+            return self._create(previous.params, attributes, fixed=previous.system_attrs.get(added.FIXED))
+        values = self._definition.fixed_values(slot.index)
+        if values is None:
+            return self.take_enqueued(slot) or self._create({}, attributes)
+        space = self._definition.space
+        params = space.encode({key: value for key, value in values.items() if key in space.parameters})
+        return self._create(params, attributes)
+
+    def _create(
+        self, params: Mapping[str, Any], attributes: Mapping[str, Any], *, fixed: Any = None
+    ) -> optuna.Trial:
+        """A running trial with these parameters; `fixed` are values for those that it has not suggested yet."""
+        distributions = self._definition.space.distributions
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions={key: distributions[key] for key in params},
+            user_attrs=dict(attributes),
+            system_attrs={} if fixed is None else {added.FIXED: fixed},
+        )
+        trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=template)
+        return self._trial(trial_id)
+
+    def _trial(self, trial_id: int) -> optuna.Trial:
+        # as `Study.ask` does, so that the sampler sees what other workers have finished since the last trial
+        self._study._thread_local.cached_all_trials = None
+        return optuna.Trial(self._study, trial_id)
+
+    def take_enqueued(self, slot: Slot | None = None) -> optuna.Trial | None:
+        """The first enqueued trial, to run in the slot; those outside the space are refused on the way.
+
+        Args:
+            slot: free, and of no configuration of its own; with None there is none, and trials are only refused.
+        """
+        storage = self._study._storage
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            try:
+                fixed = added.enqueued_point(trial, self._definition)
+            except ConfigError as error:
+                self._refuse(trial, str(error))
+                continue
+            if slot is not None and self._take(trial, slot.index):
+                storage.set_trial_system_attr(trial._trial_id, added.FIXED, fixed)
+                self._log.info("enqueued trial taken", trial=trial.number)
+                return self._trial(trial._trial_id)
+        return None
+
+    def _take(self, trial: optuna.trial.FrozenTrial, slot: int) -> bool:
+        """Whether the waiting trial is this worker's; it is marked before, so that it is known for a stray if not."""
+        storage = self._study._storage
+        try:
+            for key, value in slot_mark(self._generation, slot).items():
+                storage.set_trial_user_attr(trial._trial_id, key, value)
+            return storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+
+    def _refuse(self, trial: optuna.trial.FrozenTrial, reason: str) -> None:
+        if self._take(trial, NO_SLOT):
+            self._log.warning("enqueued trial refused", trial=trial.number, reason=reason)
+            self._fail(trial, f"refused: {reason}")
+
+    def config_for(self, trial: optuna.Trial, slot: Slot) -> TrainConfig:
+        """What the trial trains; the sampler is asked here. Raises ConfigError."""
+        values = self._definition.fixed_values(slot.index)
+        if values is None:
+            values = self._definition.space.suggest(trial)
+        config = self._definition.config_for(values)
+        return config if self._definition.own_budgets else config.with_tokens(self._budget_tokens)
+
+    def frozen(self, number: int) -> optuna.trial.FrozenTrial:
+        """The trial of this number as the storage has it."""
+        storage = self._study._storage
+        return storage.get_trial(
+            storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        )
+
+    def fail_strays(self) -> bool:
+        """FAIL what is RUNNING in no slot: its worker died between making the trial and noting it.
+
+        Returns:
+            Whether there may be some left: a trial has to be met twice, a second apart, to be taken for one.
+        """
+        held = self._slots.trials_in_progress()
+        for trial in self._strays(held):
+            if trial.number in self._seen_strays and self._fail(trial, DIED):
+                self._enqueue_again(trial)
+        self._seen_strays = {trial.number for trial in self._strays(held)}
+        return bool(self._seen_strays)
+
+    def _strays(self, held: Collection[int]) -> list[optuna.trial.FrozenTrial]:
+        """Running trials of workers of this study that are in none of its slots. What others run here is theirs."""
+        return [t for t in own_trials(self._study, TrialState.RUNNING) if t.number not in held]
+
+    def _enqueue_again(self, trial: optuna.trial.FrozenTrial) -> None:
+        """What somebody has asked for is not lost with the worker that took it."""
+        refused = slot_of(trial, self._generation) == NO_SLOT
+        if added.FIXED in trial.system_attrs and not refused and "goes_on_with" not in trial.user_attrs:
+            attributes = {key: value for key, value in trial.user_attrs.items() if key != SLOT}
+            self._study.enqueue_trial(trial.system_attrs[added.FIXED], attributes)
+
+    def _fail(self, trial: optuna.trial.FrozenTrial, reason: str) -> bool:
+        """Whether it has been ended here."""
+        try:
+            self._study._storage.set_trial_user_attr(trial._trial_id, "ended", reason)
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            self._log.info("trial ended by its own worker after all", trial=trial.number)
+            return False
+        return True
+
+
+def with_attempts(reason: str, attempts: int) -> str:
+    """The reason of a failure, with what follows from the number of failures without progress before it."""
+    if attempts >= MAX_ATTEMPTS:
+        return f"{reason}; given up after {attempts} attempts that got no further"
+    return reason

@@ -1,0 +1,232 @@
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from model.config.yaml_tree import Document, Section, parse, parse_value, read, validate
+from model.errors import ConfigError
+
+SCALARS = [
+    ("1", 1),
+    ("-7", -7),
+    ("+3", 3),
+    ("1.5", 1.5),
+    ("1e-3", 1e-3),
+    ("1E5", 1e5),
+    (".5", 0.5),
+    ("2.", 2.0),
+    ("true", True),
+    ("False", False),
+    ("null", None),
+    ("~", None),
+    ("", None),
+    ("yes", "yes"),
+    ("off", "off"),
+    ("0o17", "0o17"),
+    ("1_000", "1_000"),
+    ("12:30", "12:30"),
+    ("2024-01-01", "2024-01-01"),
+    ('"1"', "1"),
+    ("'true'", "true"),
+    ("word", "word"),
+    ("9" * 5000, math.inf),
+]
+
+
+@pytest.mark.parametrize(("text", "value"), SCALARS, ids=lambda x: repr(x)[:12])
+def test_scalars_follow_yaml_1_2(text, value):
+    found = parse(f"key: {text}", name="f").tree["key"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+KEYS = st.text(max_size=100)  # escaped, below the 1,024 characters that YAML allows a key on one line
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(KEYS, JSON, min_size=1, max_size=4))
+def test_json_is_read_as_it_was_written(tree):
+    # JSON with ASCII escapes is a part of YAML 1.2, except for two escapes of the astral planes.
+    text = json.dumps(tree)
+    if "\\ud" not in text:
+        assert parse(text, name="f").tree == tree
+
+
+def outcome(text: str) -> dict | str:
+    try:
+        return parse(text, name="file").tree
+    except ConfigError as error:
+        return str(error)
+
+
+@given(st.text(alphabet=st.sampled_from("ab:-[]{}&*!#\"'\n ,1e?|>%@`"), max_size=30))
+def test_any_text_is_a_document_or_a_one_line_error(text):
+    found = outcome(text)
+    if isinstance(found, str):
+        assert found.startswith("file")
+        assert "\n" not in found
+    else:
+        # what the strict reader takes, PyYAML takes for a mapping with as many keys too
+        assert len(yaml.compose(text).value) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb:\n  c: 2\n  c: 3\n", "f:4: b.c: given twice, first at f:3"),
+        ("a: 1\nb: &x 2\n", "f:2: not valid YAML: anchors and aliases are not supported"),
+        ("a: [1]\nb: *x\n", "f:2: not valid YAML: anchors and aliases are not supported"),
+        ("a: !!str 5\n", "f:1: not valid YAML: tags are not supported, given tag:yaml.org,2002:str"),
+        ("a: 1\n? [b]\n: 2\n", "f:2: (top level): a key must be a plain word"),
+        ("", "f: must be a mapping of keys to values, is empty"),
+        ("- 1\n", "f: must be a mapping of keys to values, is a list"),
+        ("a: [" * 3000, "f: nested too deeply"),
+    ],
+)
+def test_what_is_not_strict_is_refused_with_its_line(text, message):
+    with pytest.raises(ConfigError) as caught:
+        parse(text, name="f")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: 1\n---\nb: 2\n", "a: \x00", "a: b: c"])
+def test_what_is_not_yaml_is_refused(text):
+    with pytest.raises(ConfigError, match=r"^f.*not valid YAML"):
+        parse(text, name="f")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"missing\.yaml: cannot be read: No such file"):
+        read(tmp_path / "missing.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xff\n")
+    with pytest.raises(ConfigError, match=r"latin\.yaml: not a text file in UTF-8"):
+        read(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("3", 3), ("1e-3", 1e-3), ("[64, 128]", [64, 128]), ("word", "word"), ("", None)]
+)
+def test_parse_value_reads_one_value(text, value):
+    assert parse_value(text) == value
+
+
+@pytest.mark.parametrize("text", ["a: b", "1\nother: 2", "[1"])
+def test_parse_value_refuses_anything_else(text):
+    with pytest.raises(ConfigError, match=r"^value '"):
+        parse_value(text)
+
+
+def test_overrides_leave_the_original_alone_and_know_their_place():
+    document = parse("a:\n  b: 1\n  c: {d: 2}\ne: 3\n", name="f")
+    changed = document.with_overrides({"a.b": 5, "a.c": [1, 2]}, {"a.b": "study:9"})
+    assert document.tree == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert changed.tree == {"a": {"b": 5, "c": [1, 2]}, "e": 3}
+    assert [changed.place(p) for p in (("a", "b"), ("a", "c"), ("a", "c", "d"), ("e",), ("a",))] == [
+        "study:9",
+        "override",
+        "override",
+        "f:4",
+        "f:1",
+    ]
+
+
+def test_sections_that_an_override_makes_have_its_place():
+    changed = parse("a: 1\n", name="f").with_overrides(
+        {"new.b.c": 2, "a.x": 3}, {"new.b.c": "s:1", "a.x": "s:2"}
+    )
+    assert changed.tree == {"a": {"x": 3}, "new": {"b": {"c": 2}}}
+    assert changed.place(("new",)) == changed.place(("new", "b")) == "s:1"
+    assert changed.place(("a",)) == "s:2"
+
+
+KEYS = st.sampled_from(["a", "b", "c.d", "c.e", "f.g.h"])
+
+
+@given(st.dictionaries(KEYS, st.integers()), st.dictionaries(KEYS, st.integers()))
+def test_later_overrides_win(first, second):
+    document = Document("f", {"a": 0})
+    at_once = document.with_overrides({**first, **second})
+    assert document.with_overrides(first).with_overrides(second).tree == at_once.tree
+
+
+class Circle(Section):
+    kind: Literal["circle"]
+    radius: float = Field(gt=0)
+
+
+class Square(Section):
+    kind: Literal["square"]
+    side: int = 1
+
+
+class Drawing(Section):
+    title: str = "none"
+    scale: float = 1.0
+    size: tuple[int, int] = (1, 1)
+    style: Literal["plain", "fine"] = "plain"
+    shapes: dict[str, Annotated[Circle | Square, Field(discriminator="kind")]] = Field(default_factory=dict)
+    parts: tuple[Square, ...] = ()
+    main: Circle | None = None
+    alias_field: int = Field(0, alias="list")
+
+
+def drawing(text: str) -> Drawing:
+    return validate(parse(text, name="f"), Drawing)
+
+
+def test_lists_stand_for_tuples_and_integers_for_floats():
+    assert drawing("scale: 2\nsize: [3, 4]\nlist: 5") == Drawing(scale=2.0, size=(3, 4), list=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("titel: x", "f:1: titel: unknown key, did you mean 'title'?"),
+        ("qqq: x", "f:1: qqq: unknown key, allowed: list, main, parts, scale, shapes, size, style, title"),
+        ("a: 1\ntitle: 5", "f:2: title: must be a string, given 5 (and 1 more)"),
+        ("scale: true", "f:1: scale: must be a number, given true"),
+        ("size: [1, 1.5]", "f:1: size.1: must be an integer, given 1.5"),
+        ("style: bold", "f:1: style: given \"bold\", allowed: 'plain', 'fine'"),
+        ("main:\n  kind: circle", "f:1: main.radius: missing key"),
+        ("main:\n  kind: circle\n  radius: 0", "f:3: main.radius: must be greater than 0, given 0"),
+        ("main: {kind: circle, radius: 1, rad: 2}", "f:1: main.rad: unknown key, did you mean 'radius'?"),
+        ("shapes:\n  a: {kind: cube}", "f:2: shapes.a: kind: given \"cube\", allowed: 'circle', 'square'"),
+        ("shapes:\n  a: {side: 1}", "f:2: shapes.a: missing key 'kind', given {\"side\": 1}"),
+        ("shapes:\n  a: {kind: circle}", "f:2: shapes.a.radius: missing key"),
+        (
+            "shapes:\n  a:\n    kind: square\n    sid: 1",
+            "f:4: shapes.a.sid: unknown key, did you mean 'side'?",
+        ),
+        # `side` is the other branch's: it must not be suggested
+        (
+            "shapes:\n  a: {kind: circle, radius: 1, ssssside: 1}",
+            "f:2: shapes.a.ssssside: unknown key, allowed: kind, radius",
+        ),
+        ("parts:\n  - {kind: square, sidd: 1}", "f:2: parts.0.sidd: unknown key, did you mean 'side'?"),
+    ],
+)
+def test_a_fault_names_place_key_value_and_what_is_allowed(text, message):
+    with pytest.raises(ConfigError) as caught:
+        drawing(text)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_numbers_that_are_not_finite_are_refused(value):
+    with pytest.raises(ConfigError, match="scale: must be a finite number"):
+        validate(Document("f", {"scale": value}), Drawing)
+
+
+def test_a_number_too_large_for_a_float_is_refused():
+    with pytest.raises(ConfigError, match="f:1: scale: must be a finite number"):
+        drawing("scale: 1e999")

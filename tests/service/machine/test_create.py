@@ -1,0 +1,316 @@
+import contextlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import optuna
+import pytest
+
+from model.data import docstrings
+from model.data.tokenizer import Tokenizer
+from model.errors import ConfigError, CorpusError
+from service.machine import status
+from service.machine.create import create
+from service.storage.artifact_stores import StoreError, open_store
+from service.storage.artifacts import read_checkpoint
+from service.storage.database import StudyError, corpus_facts, load_study, made_as, open_storage
+from service.storage.ownership import key_of
+from service.storage.slots import Slots
+from tests.conftest import ROOT
+
+OTHER_SPACE = """\
+space:
+  optimizer.lr: {type: float, low: 1.0e-4, high: 2.0e-2, log: true}
+sampler: {name: random}
+"""
+
+
+def facts(tiny):
+    return corpus_facts(load_study(open_storage(tiny.settings), "tiny", tiny.settings)[0])
+
+
+def test_a_study_is_made_with_all_that_a_worker_needs(tiny):
+    tiny.create(4)
+    found = facts(tiny)
+    assert found["documents"] == [900, 100, 200]
+    assert found["budget_tokens"] == 9000
+    assert (Path(tiny.settings.artifacts) / found["artifact"]).exists()
+    assert tiny.slots()["open"] == 4
+
+
+def test_a_sampler_that_learns_nothing_from_pruning_is_said_once(tiny, capsys):
+    warned = "sampler gp does not learn from what pruner median stops"
+    tiny.write(OTHER_SPACE.replace("random", "gp") + "pruner: {name: median}\n")
+    tiny.create(1)
+    assert warned in capsys.readouterr().out
+    tiny.create(1)
+    assert warned not in capsys.readouterr().out
+    tiny.write(OTHER_SPACE.replace("random", "gp"))
+    tiny.create(1, name="tiny-2")
+    assert "sampler gp" not in capsys.readouterr().out
+
+
+def test_the_same_definition_goes_on(tiny):
+    tiny.create(2)
+    before = facts(tiny)
+    tiny.create(3)
+    assert facts(tiny) == before
+    assert tiny.slots()["open"] == 3
+    tiny.create(None, total=5)
+    assert tiny.slots()["open"] == 5
+
+
+def test_comments_and_the_number_of_trials_may_change(tiny):
+    tiny.create(1)
+    tiny.file.write_text("# a comment\n" + tiny.file.read_text() + "trials: 9\nkeep_checkpoints: 1\n")
+    tiny.create(1)
+
+
+def test_a_study_that_is_there_may_be_left_the_trials_it_has(tiny):
+    tiny.create(None, as_it_is=True)
+    assert tiny.slots()["open"] == 50  # made: those of its file
+    tiny.create(3)
+    for _ in range(2):
+        tiny.create(None, as_it_is=True)
+        assert tiny.slots()["open"] == 3
+    tiny.create(None, total=4, as_it_is=True)  # asked for all the same
+    assert tiny.slots()["open"] == 4
+
+
+def test_another_space_is_refused_and_the_way_out_works(tiny):
+    tiny.create(1)
+    tiny.write(OTHER_SPACE)
+    with pytest.raises(StudyError, match=r"made with another search space;.*--name tiny-2$"):
+        tiny.create(1)
+    tiny.create(1, name="tiny-2")
+    assert set(optuna.get_all_study_names(tiny.settings.storage_url)) == {"tiny", "tiny-2"}
+
+
+def test_another_base_configuration_is_refused(tiny):
+    tiny.create(1)
+    with pytest.raises(StudyError, match="made with another base config;"):
+        tiny.create(1, overrides={"model.d_model": 32})
+
+
+def test_overrides_of_the_first_call_hold_in_later_ones(tiny):
+    tiny.create(1, overrides={"model.d_model": 32})
+    tiny.create(2)
+    assert tiny.slots()["open"] == 2
+    definition = load_study(open_storage(tiny.settings), "tiny", tiny.settings)[1]
+    assert definition.base_config.model.d_model == 32
+
+
+def test_a_corpus_file_with_other_content_is_refused(tiny):
+    tiny.create(1)
+    tiny.write_corpus(seed=1)
+    with pytest.raises(StudyError, match=r"made with another corpus: .*corpus\.txt has changed since"):
+        tiny.create(1)
+    (tiny.folder / "corpus.txt").unlink()  # the study brings its corpus along
+    tiny.create(1)
+
+
+def test_windows_larger_than_the_validation_split_are_refused_before_anything_is_made(tiny):
+    tiny.write(**{"training.batch_size": 4096})
+    with pytest.raises(CorpusError, match=r"needs 65,537; take a larger corpus or smaller values$"):
+        tiny.create(1)
+    assert optuna.get_all_study_names(tiny.settings.storage_url) == []
+
+
+def test_the_largest_window_of_the_space_counts(tiny):
+    space = "space:\n  training.batch_size: {type: categorical, choices: [64, 4096]}\n"
+    tiny.write(space, **{"training.batch_size": None})
+    with pytest.raises(CorpusError, match=r"training\.batch_size 4096"):
+        tiny.create(1)
+
+
+def write_tokenizer(tiny, text):
+    path = tiny.folder / "tokenizer.json"
+    path.write_text(Tokenizer.train([text], vocab_size=290).to_json())
+    return str(path)
+
+
+def test_a_study_brings_a_tokenizer_that_was_trained_elsewhere_along(tiny):
+    path = write_tokenizer(tiny, "the cat, the catalogue")
+    trained_elsewhere = Path(path).read_text()
+    tiny.write(**{"tokenizer.pretrained": path})
+    tiny.create(1)
+    write_tokenizer(tiny, "another text, another tokenizer")
+    tiny.create(2)  # the corpus file is unchanged, and the tokenizer is the study's own
+    shutil.rmtree(tiny.settings.cache)
+    tiny.worker().work()
+    study, _ = load_study(open_storage(tiny.settings), "tiny", tiny.settings)
+    checkpoint = read_checkpoint(open_store(tiny.settings.artifacts), study.best_trial)
+    assert checkpoint.tokenizer.to_json() == Tokenizer.from_json(trained_elsewhere).to_json()
+
+
+def test_a_tokenizer_with_more_entries_than_rows_is_refused_before_anything_is_made(tiny):
+    path = write_tokenizer(tiny, "the cat, the catalogue")
+    tiny.write(**{"tokenizer.pretrained": path, "tokenizer.vocab_size": 257})
+    with pytest.raises(ConfigError, match=r"^tokenizer\.vocab_size: must be at least 26\d, .* given 257$"):
+        tiny.create(1)
+    assert optuna.get_all_study_names(tiny.settings.storage_url) == []
+
+
+@pytest.mark.parametrize(("vocab_size", "refused"), [(300, False), (1000, True)])
+def test_each_arm_of_a_design_is_counted_with_its_own_window_and_vocabulary(tiny, vocab_size, refused):
+    # 100 titles of six words: some 1,900 tokens at 300 entries; at 1,000 each word is one of 700
+    tiny.write(
+        "design:\n  list:\n"
+        f"    - {{training.batch_size: 64, tokenizer.vocab_size: {vocab_size}}}\n"
+        "    - {model.block_size: 32, training.batch_size: 32}\n"
+    )
+    message = (
+        r"has 7\d\d tokens, one window of model\.block_size 16 × training\.batch_size 64 \+ 1 needs 1,025"
+    )
+    with pytest.raises(CorpusError, match=message) if refused else contextlib.nullcontext():
+        tiny.create(1)
+
+
+@pytest.mark.parametrize(
+    ("searched", "refused"),
+    [
+        ("tokenizer.vocab_size: {type: int, low: 300, high: 305}", False),
+        ("tokenizer.vocab_size: {type: int, low: 300, high: 1000}", True),
+    ],
+)
+def test_a_search_is_counted_with_the_largest_vocabulary_that_it_may_try(tiny, searched, refused):
+    base = tiny.folder / "base.yaml"
+    text = (ROOT / "train_config.yaml").read_text()
+    base.write_text(re.sub("vocab_size: 4_?000", "vocab_size: 300", text))
+    body = f"base: {base}\nspace:\n  {searched}\nsampler: {{name: random}}\n"
+    tiny.write(body, **{"tokenizer.vocab_size": None, "training.batch_size": 56})
+    message = r"has 7\d\d tokens, one window of model\.block_size 16 × training\.batch_size 56 \+ 1 needs 897"
+    with pytest.raises(CorpusError, match=message) if refused else contextlib.nullcontext():
+        tiny.create(1)
+
+
+SCALED = """\
+design:
+  list: [{arm: A, model.d_model: 32}, {arm: B}]
+baseline: false
+scales:
+  half: {set: {model.n_layer: 2}, map: {model.d_model: {16: 8, 32: 16}}}
+"""
+
+
+def test_a_scale_makes_a_study_of_its_own_and_holds_in_later_calls(tiny):
+    tiny.write(SCALED)
+    tiny.create(1, scale="half")
+    tiny.create(1)
+    storage = open_storage(tiny.settings)
+    reduced, definition = load_study(storage, "tiny-half", tiny.settings)
+    assert reduced.user_attrs["scale"] == definition.scale == "half"
+    assert "--scale half" in json.dumps(storage.get_study_system_attrs(reduced._study_id))
+    assert "scale" not in load_study(storage, "tiny", tiny.settings)[0].user_attrs
+    storage.engine.dispose()
+    tiny.create(2, name="other", scale="half")
+    tiny.create(2, name="other")
+    with pytest.raises(StudyError, match="made with another base config and search space and design"):
+        tiny.create(1, name="tiny", scale="half")
+
+
+@pytest.fixture
+def small_docstrings(monkeypatch, tmp_path):
+    """Docstrings of one package, of which a tiny study has enough."""
+    lock_file = tmp_path / "small.lock"
+    lock_file.write_text(f"optuna=={optuna.__version__}\n")
+    monkeypatch.setattr(docstrings, "LOCK_FILE", lock_file)
+
+
+@pytest.fixture
+def auto(tiny, hub, small_docstrings):
+    """The tiny study, asked of the hub, which has its titles."""
+    folder = hub.root / "datasets/some/titles"
+    folder.mkdir(parents=True)
+    titles = (tiny.folder / "corpus.txt").read_text().splitlines()
+    (folder / "train.csv").write_text("\n".join(["title", *titles]))
+    tiny.write(source="auto", **{"data.hub.id": "some/titles"})
+    return tiny
+
+
+def names(study):
+    return set(optuna.get_all_study_names(study.settings.storage_url))
+
+
+def test_auto_is_decided_once(auto, hub, no_connection):
+    auto.create(1)
+    before = facts(auto)
+    assert before["source"] == f"hub some/titles at {hub.commit('datasets', 'some/titles')}"
+    no_connection()
+    auto.create(2)
+    assert facts(auto) == before
+    assert names(auto) == {"tiny"}
+
+
+def test_without_a_connection_another_name_is_taken_and_every_line_says_so(auto, hub, no_connection, capsys):
+    no_connection()
+    made, definition = create(auto.settings, str(auto.file), overrides={}, more=2, say=print)
+    assert made == definition.name == "tiny-docstrings"
+    said = capsys.readouterr().out
+    assert "using the docstrings of the installed packages instead" in said
+    assert "this makes study tiny-docstrings: tiny stays free for the corpus of the hub" in said
+    storage = open_storage(auto.settings)
+    study, _ = load_study(storage, "tiny-docstrings", auto.settings)
+    assert study.user_attrs["command"].endswith("--name tiny-docstrings")
+    with pytest.raises(
+        StudyError, match="without a connection to the hub tiny-docstrings was made in its place"
+    ):
+        load_study(storage, "tiny", auto.settings)
+    assert made_as(storage, "tiny") == "tiny-docstrings"
+    storage.engine.dispose()
+
+
+def test_without_a_connection_the_same_command_goes_on_with_it(auto, no_connection, capsys):
+    no_connection()
+    auto.create(2)
+    auto.create(3)
+    auto.create(1, name="tiny-docstrings")  # as the study's command says
+    assert "using the docstrings" in capsys.readouterr().out
+    assert names(auto) == {"tiny-docstrings"}
+    storage = open_storage(auto.settings)
+    study, _ = load_study(storage, "tiny-docstrings", auto.settings)
+    assert Slots(storage.engine, key_of(study), owner="test", lease_seconds=60).counts()["open"] == 1
+    storage.engine.dispose()
+
+
+def test_the_name_that_was_meant_is_free_for_another_corpus_and_for_the_hub_later(
+    auto, hub, no_connection, monkeypatch
+):
+    no_connection()
+    auto.create(1)
+    path = str(auto.folder / "corpus.txt")
+    auto.create(1, name="of-a-file", overrides={"data.source": "file", "data.path": path})
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    auto.create(1)
+    assert names(auto) == {"tiny", "tiny-docstrings", "of-a-file"}
+    assert facts(auto)["source"].startswith("hub some/titles at ")
+    storage = open_storage(auto.settings)
+    assert made_as(storage, "tiny") == "tiny"
+    storage.engine.dispose()
+
+
+def test_verbs_that_name_a_study_before_it_is_made_find_it(auto, no_connection):
+    no_connection()
+    auto.create(1)
+    snapshot = status.take(auto.settings, "tiny")()
+    assert snapshot.study.study_name == "tiny-docstrings"
+
+
+def test_a_design_is_not_run_beyond_its_configurations(tiny):
+    tiny.write("design:\n  list:\n    - {optimizer.lr: 2.0e-3}\n    - {optimizer.lr: 3.0e-3}\n")
+    tiny.create(50)
+    assert tiny.slots()["open"] == 3  # the baseline is one
+
+
+@pytest.mark.parametrize(("total", "slots"), [(2, 2), (3, 3), (50, 3), (None, 3)])
+def test_a_total_counts_for_a_design_as_well(tiny, total, slots):
+    tiny.write("design:\n  list:\n    - {optimizer.lr: 2.0e-3}\n    - {optimizer.lr: 3.0e-3}\n")
+    tiny.create(None, total=total)
+    assert tiny.slots()["open"] == slots
+
+
+def test_an_artifact_folder_that_cannot_be_written_is_named(tiny):
+    Path(tiny.settings.artifacts).touch()
+    with pytest.raises(StoreError, match="artifacts: artifacts cannot be stored there: File exists"):
+        tiny.create(1)

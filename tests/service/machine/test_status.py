@@ -1,0 +1,93 @@
+import io
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+import sqlalchemy as sa
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+
+from service.machine import status
+
+
+def shown(draw, width=80):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    draw(console)
+    return console.file.getvalue()
+
+
+def test_a_finished_study_is_shown_in_eighty_columns(finished):
+    snapshot = status.take(finished.settings, "tiny")()
+    text = shown(lambda console: console.print(status.page(snapshot)))
+    assert "study tiny: 3 complete" in text
+    assert "3 of 3 trials finished, 0 workers alive, best " in text
+    assert "left" not in text
+    assert re.search(
+        r"^ +\d +\d\.\d{4} +\d\.\d{4} +[\d,]+ +\d\.\d{3}e\d+ +\d s +[\d,]+ *$", text, re.MULTILINE
+    )
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_watching_a_finished_study_ends(finished):
+    text = shown(lambda console: status.watch(status.take(finished.settings, "tiny"), console))
+    assert text.count("3 of 3 trials finished") == 2  # the change, and the page at the end
+
+
+def test_watching_goes_on_while_the_storage_is_away(finished, monkeypatch):
+    monkeypatch.setattr(status, "REFRESH_SECONDS", 0.0)
+    take = status.take(finished.settings, "tiny")
+    outages = [sa.exc.TimeoutError("no connection left")] * 3
+
+    def sometimes():
+        if outages:
+            raise outages.pop()
+        return take()
+
+    assert "3 of 3 trials finished" in shown(lambda console: status.watch(sometimes, console))
+
+    def broken():
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        shown(lambda console: status.watch(broken, console))
+
+
+@pytest.mark.parametrize("offset_hours", [0, 9, -8])
+def test_the_rate_is_that_of_the_last_hour_in_whatever_time_zone_the_workers_are(offset_hours):
+    def noted(moment):  # as Optuna does, by the clock on the worker's wall
+        return moment.astimezone(timezone(timedelta(hours=offset_hours))).replace(tzinfo=None)
+
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def trial(minutes_ago, state=TrialState.COMPLETE):
+        made = create_trial(state=state, value=1.0 if state == TrialState.COMPLETE else None)
+        made.user_attrs["provenance"] = {"utc_offset_seconds": offset_hours * 3600}
+        made.datetime_complete = noted(now - timedelta(minutes=minutes_ago))
+        made.datetime_start = made.datetime_complete - timedelta(minutes=10)
+        return made
+
+    # four in the forty minutes since the first of them began; the failed one does not count
+    trials = [trial(30), trial(20), trial(10), trial(0), trial(5, TrialState.FAIL)]
+    assert status._rate(trials, now) == pytest.approx(6.0)
+    # of a longer study only the last hour
+    assert status._rate([trial(90), trial(80), trial(30), trial(0)], now) == pytest.approx(2.0)
+    assert status._rate([trial(90)], now) is None
+
+
+@pytest.mark.parametrize("offset_hours", [0, 9, -8])
+def test_a_running_trial_is_as_old_as_it_is_in_whatever_time_zone_its_worker_is(finished, offset_hours):
+    trial = create_trial(state=TrialState.RUNNING)
+    there = timezone(timedelta(hours=offset_hours))
+    trial.datetime_start = (datetime.now(there) - timedelta(minutes=3)).replace(tzinfo=None)
+    trial.user_attrs["provenance"] = {"utc_offset_seconds": offset_hours * 3600}
+    snapshot = replace(status.take(finished.settings, "tiny")(), running=[trial])
+    assert "│ 3 min 0" in shown(lambda console: console.print(status.page(snapshot)))
+
+
+def test_time_left_follows_from_the_rate(finished):
+    snapshot = status.take(finished.settings, "tiny")()
+    busy = replace(snapshot, slots={"open": 3, "leased": 1, "held": 0, "closed": 2}, trials_per_hour=8.0)
+    assert busy.seconds_left == pytest.approx(1800)
+    assert "2 of 6 trials finished" in busy.summary
+    assert "about 30 min 00 s left" in busy.summary

@@ -1,0 +1,113 @@
+import inspect
+import re
+import sqlite3
+import threading
+
+import optuna
+import pytest
+import sqlalchemy as sa
+import structlog
+from optuna.storages import _cached_storage
+
+from service.storage.outages import PATIENT_METHODS, Patience, StorageAwayError, is_outage
+
+
+def busy(tmp_path):
+    """The error that SQLite itself raises while another connection writes."""
+    path = tmp_path / "busy.db"
+    with sqlite3.connect(path) as holder:
+        holder.execute("CREATE TABLE t (x)")
+        holder.commit()
+        holder.execute("BEGIN EXCLUSIVE")
+        engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
+        with pytest.raises(sa.exc.OperationalError) as caught, engine.connect() as connection:
+            connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+        engine.dispose()
+        holder.rollback()
+    holder.close()
+    return caught.value
+
+
+def wrong():
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    with pytest.raises(sa.exc.OperationalError) as caught, engine.connect() as connection:
+        connection.exec_driver_sql("SELECT * FROM nosuch")
+    engine.dispose()
+    return caught.value
+
+
+def in_optuna(cause):
+    error = optuna.exceptions.StorageInternalError("An exception is raised during the commit.")
+    error.__cause__ = cause
+    return error
+
+
+def test_a_busy_database_is_an_outage_and_a_wrong_statement_is_none(tmp_path):
+    error = busy(tmp_path)
+    assert is_outage(error)
+    assert is_outage(in_optuna(error))
+    assert is_outage(sa.exc.TimeoutError("QueuePool limit reached"))
+    assert not is_outage(wrong())
+    assert not is_outage(in_optuna(wrong()))
+    assert not is_outage(ValueError("locked"))
+
+
+def test_a_call_is_made_again_until_the_storage_is_back(tmp_path):
+    error = busy(tmp_path)
+    outcomes = [error, in_optuna(error), "done"]
+
+    def call():
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    with structlog.testing.capture_logs() as lines:
+        patience = Patience(60, stopping=threading.Event(), log=structlog.get_logger())
+        assert patience(call) == "done"
+    assert [(line["event"], line["tries"]) for line in lines] == [
+        ("waiting for the storage", 1),
+        ("waiting for the storage", 2),
+    ]
+    assert "locked" in lines[0]["reason"]
+
+
+def test_other_errors_are_raised_at_once():
+    calls = []
+
+    def call():
+        calls.append(1)
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        Patience(60, stopping=threading.Event(), log=structlog.get_logger())(call)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_patience_ends_with_its_time_or_with_a_stop(tmp_path, stopped):
+    error = busy(tmp_path)
+    stopping = threading.Event()
+    if stopped:
+        stopping.set()
+
+    def call():
+        raise error
+
+    patience = Patience(3600 if stopped else 0.1, stopping=stopping, log=structlog.get_logger())
+    with pytest.raises(StorageAwayError, match=r"^the storage is away \(database is locked\)"):
+        patience(call)
+
+
+def test_every_call_of_optunas_cache_waits():
+    """Fails when a new version of Optuna calls its database in a way that would not be waited for."""
+    called = set(re.findall(r"self\._backend\.(\w+)", inspect.getsource(_cached_storage)))
+    by_nobody_here = {
+        "create_new_study",
+        "delete_study",
+        "record_heartbeat",
+        "_get_stale_trial_ids",
+        "get_heartbeat_interval",
+        "get_heartbeat_stale_trial_callback",
+    }
+    assert called - by_nobody_here == set(PATIENT_METHODS)

@@ -1,0 +1,58 @@
+import io
+import os
+
+import pytest
+from rich.console import Console
+
+from service.machine.leaderboard import Grid
+from service.text import terminal
+from service.text.terminal import FittingTable
+
+HEADINGS = ("trial", "val_loss", "FLOPs", "tokens/s")
+ROWS = (("12", "3.1234", "1.2e12", "123,456"), ("7", "3.2345", "3.4e12", "98,765"))
+
+
+def printed(renderable, width):
+    file = io.StringIO()
+    Console(file=file, width=width).print(renderable)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [20, 30, 80, 200])
+def test_no_figure_is_cut_or_broken_at_any_width(width):
+    text = printed(Grid(HEADINGS, ROWS).as_rich("best trials [of all]"), width)
+    assert "…" not in text
+    words = text.split()
+    for cell in (*HEADINGS, *(cell for row in ROWS for cell in row)):
+        assert cell in words
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_table_that_fits_has_columns_and_another_one_pairs():
+    table = FittingTable("best", HEADINGS, ROWS)
+    assert printed(table, 80).splitlines()[2].split("┃")[1:3] == [" trial ", " val_loss "]
+    assert printed(table, 30).splitlines()[:2] == ["best", "trial 12  val_loss 3.1234  "]
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"),
+    [
+        ("0", 80),
+        ("-3", 80),
+        ("²", 80),
+        ("wide", 80),
+        ("", 80),
+        ("5", 20),
+        ("30", 30),
+        ("200", 200),
+        (None, 80),
+    ],
+)
+def test_columns_counts_where_it_is_a_width(monkeypatch, columns, width):
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+    monkeypatch.delenv("LINES", raising=False)
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert terminal.console().width == width
