@@ -276,7 +276,8 @@ def evaluate(study: str, top: int | None, confirmed: bool, out: str | None) -> N
 def report(study: str, scale: str | None, out: str | None, result: str | None) -> None:
     """Write a study's report: a page, Markdown, JSON, CSV and figures."""
     from service.report.page import files, sections
-    from service.storage.database import load_study, open_storage
+    from service.storage.database import open_storage
+    from service.storage.studies import load_study
     from service.study.file import checked_name
 
     settings = Settings.from_environment()

@@ -24,11 +24,12 @@ from optuna.trial import FrozenTrial
 
 from service.machine.create import create
 from service.settings import Settings
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
 from service.storage.optuna_tables import insert_study
 from service.storage.ownership import key_of
 from service.storage.schema import GENERATION, create_tables
 from service.storage.slots import Slots
+from service.storage.studies import load_study
 from service.trials.worker import Worker
 from tests.hub import Hub
 

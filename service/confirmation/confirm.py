@@ -20,21 +20,13 @@ from model.config.yaml_tree import Document, validate
 from model.errors import ConfigError
 from service.confirmation import elimination, verdict
 from service.confirmation.verdict import Verdict
-from service.machine.leaderboard import count_states, ranked_trials
 from service.settings import Settings
-from service.storage.database import (
-    CONFIRMS,
-    StudyError,
-    corpus_facts,
-    create_study,
-    creation_lock,
-    find_study,
-    load_study,
-    open_storage,
-)
+from service.storage.database import creation_lock, open_storage
 from service.storage.optuna_tables import bury
 from service.storage.ownership import generation_of, is_own, key_of
+from service.storage.ranking import count_states, ranked_trials
 from service.storage.slots import Slots
+from service.storage.studies import CONFIRMS, StudyError, corpus_facts, create_study, find_study, load_study
 from service.study.definition import StudyDefinition
 from service.study.file import checked_name
 from service.study.parameters import same

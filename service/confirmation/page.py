@@ -9,12 +9,12 @@ from typing import Any
 from model.errors import UserError
 from service.confirmation.elimination import ERROR_RATE, MIN_SEEDS
 from service.confirmation.verdict import Standing, Verdict
-from service.dashboard.notes import escaped
-from service.machine.leaderboard import Grid
 from service.statistics import Estimate
 from service.study.definition import StudyDefinition
 from service.study.design import BASELINE, arm_name
 from service.text import numbers
+from service.text.grid import Grid
+from service.text.markdown import escaped
 
 NOTES = (
     "val_loss in nats per character over the whole validation split. Intervals are Student's t-intervals of 95 %, each "

@@ -25,8 +25,9 @@ from model.errors import ConfigError, UserError
 from service.dashboard.guard import USER, Application, Guard, is_loopback
 from service.settings import Settings, read_secret
 from service.storage.artifact_stores import Store, open_store
-from service.storage.database import open_storage, refusal
+from service.storage.database import open_storage
 from service.storage.outages import StorageError, StudyStorage
+from service.storage.studies import refusal
 
 PASSWORD = "HPTUNE_DASHBOARD_PASSWORD"
 """Environment variable of the password; with `_FILE` after it, of a file that holds it."""

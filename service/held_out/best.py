@@ -1,4 +1,4 @@
-"""Scoring a study's best checkpoints on the held-out titles; `held_out_confirmed` scores its confirmed winner."""
+"""Scoring a study's best checkpoints on the held-out titles; `confirmed` scores its confirmed winner."""
 
 import contextlib
 import itertools
@@ -15,20 +15,23 @@ from numpy.typing import NDArray
 
 from model.checkpoint import Checkpoint
 from model.data.corpus import Corpus
-from model.data.tokenizer import Tokenizer, encode_split
+from model.data.tokenizer import encode_split
 from model.hardware import precision
 from model.hardware.device import Device
 from model.measurement.evaluation import SplitScore, score_split
+from model.measurement.titles import TITLES, generate_titles
 from model.network.gpt import GPT
-from service.dashboard.notes import escaped
-from service.machine.leaderboard import Grid, ranked_own_trials
 from service.storage.artifact_stores import Store
 from service.storage.artifacts import has_weights, read_checkpoint
-from service.storage.database import StudyError
+from service.storage.ranking import ranked_own_trials
+from service.storage.studies import StudyError
+from service.text.grid import Grid
+from service.text.markdown import escaped
 
 READS = "held_out_reads"
 """Study attribute: when the held-out split was read, and for which trials."""
-TITLES = 12
+
+
 RESAMPLES = 2_000
 
 
@@ -138,13 +141,6 @@ def bootstrap_interval(
         losses[i] = title_nats[drawn].sum() / title_characters[drawn].sum()
     low, high = np.quantile(losses, (0.025, 0.975))
     return float(low), float(high)
-
-
-def generate_titles(model: GPT, tokenizer: Tokenizer, number: int) -> tuple[str, ...]:
-    """Titles drawn from the model at temperature 0.8, each from a seed of its own."""
-    eos_id = tokenizer.eos_id
-    drawn = model.generate([eos_id], end=eos_id, max_tokens=40, temperature=0.8, seeds=range(number))
-    return tuple(tokenizer.decode(tokens) for tokens in drawn)
 
 
 def table(scores: Sequence[HeldOutScore]) -> Grid:

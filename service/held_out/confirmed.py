@@ -18,16 +18,17 @@ from model.config.counts import flops_per_token
 from model.data.corpus import Corpus
 from model.hardware.device import Device
 from model.measurement.evaluation import SplitScore
-from service.dashboard.notes import escaped
-from service.held_out.best import TITLES, bootstrap_interval, generate_titles, looking_into, score_checkpoint
-from service.machine.leaderboard import Grid
+from model.measurement.titles import TITLES, generate_titles
+from service.held_out.best import bootstrap_interval, looking_into, score_checkpoint
 from service.statistics import Estimate, differences, estimate
 from service.storage.artifact_stores import Store
 from service.storage.artifacts import has_weights, read_checkpoint
-from service.storage.database import StudyError
 from service.storage.ownership import own_trials
+from service.storage.studies import StudyError
 from service.study.design import BASELINE
 from service.text import numbers
+from service.text.grid import Grid
+from service.text.markdown import escaped
 from service.text.quantities import shown_operations
 
 NOTES = (

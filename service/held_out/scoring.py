@@ -17,8 +17,9 @@ from service.held_out import confirmed as held_out_confirmed
 from service.settings import Settings
 from service.storage.artifact_stores import open_store
 from service.storage.corpus import load_corpus
-from service.storage.database import CONFIRMS, StudyError, corpus_facts, load_study, open_storage
+from service.storage.database import open_storage
 from service.storage.ownership import generation_of
+from service.storage.studies import CONFIRMS, StudyError, corpus_facts, load_study
 
 
 def score_best(settings: Settings, study: str, *, top: int, folder: Path, console: Console) -> None:

@@ -18,21 +18,20 @@ from service.machine import places
 from service.settings import Settings
 from service.storage.artifact_stores import open_store
 from service.storage.corpus import load_corpus
-from service.storage.database import (
+from service.storage.database import creation_lock, open_storage
+from service.storage.optuna_tables import bury
+from service.storage.ownership import key_of
+from service.storage.slots import Slots
+from service.storage.studies import (
     FALLBACK,
     StudyError,
     corpus_facts,
     create_study,
-    creation_lock,
     find_study,
-    open_storage,
     refuse_changed,
 )
-from service.storage.optuna_tables import bury
-from service.storage.ownership import key_of
-from service.storage.slots import Slots
 from service.study import definition as study_config
-from service.study import samplers
+from service.study import pruners
 from service.study.definition import StudyDefinition
 from service.study.device_proof import prove_device
 from service.study.file import checked_name
@@ -153,7 +152,7 @@ def _make(
     train_tokens = len(tokenized.split("train").tokens)
     budget = definition.base_config.with_token_budget(train_tokens).budget_tokens
     say(f"tokens: {train_tokens:,} in the train split; budget of a trial {budget:,}")
-    if misfit := samplers.pair_misfit(definition.sampler, definition.pruner):
+    if misfit := pruners.pair_misfit(definition.sampler, definition.pruner):
         say(misfit)
     _refuse_large_windows(definition, corpus, settings)
     path = settings.cache / f"corpus-{corpus.fingerprint}.json.gz"

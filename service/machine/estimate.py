@@ -10,7 +10,8 @@ from model.hardware.device import Device
 from model.training import TrainingRun
 from service.settings import Settings
 from service.storage.corpus import load_corpus
-from service.storage.database import corpus_facts, load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import corpus_facts, load_study
 from service.study.device_proof import prove_device
 
 

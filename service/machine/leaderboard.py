@@ -1,41 +1,13 @@
-"""The best trials of a study, as a table for the terminal and for Markdown."""
+"""The best trials of a study, as rows of a table."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
-from rich import box
-from rich.console import Group
-from rich.text import Text
 
-from service.storage.ownership import own_trials
+from service.text.grid import Grid
 from service.text.quantities import shown_operations, shown_params, shown_seconds
-from service.text.terminal import FittingTable
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Rows under headings, to be shown in more than one way."""
-
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    configurations: tuple[str, ...] = ()
-    """What was searched, one line a row; too long for a column of a terminal."""
-
-    def as_rich(self, title: str) -> Group:
-        """For a terminal."""
-        table = FittingTable(title, self.headings, self.rows, box=box.SIMPLE_HEAD, padding=0)
-        names = (f"{self.headings[0]} {row[0]}: " for row in self.rows)
-        lines = (Text(name + shown) for name, shown in zip(names, self.configurations, strict=False))
-        return Group(table, *lines)
-
-    def as_markdown(self) -> str:
-        """A Markdown table."""
-        lines = [self.headings, tuple("---:" for _ in self.headings), *self.rows]
-        return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
@@ -83,26 +55,3 @@ def _configuration(trial: optuna.trial.FrozenTrial) -> str:
         return shown_params(trial.params)
     seed = trial.params.get("seed")
     return arm if seed is None else f"{arm}, seed {seed}"
-
-
-def ranked_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Complete trials, best first, those that were added from elsewhere among them."""
-    return _ranked(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-
-
-def ranked_own_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Complete trials that were trained here, best first: the ones that can have weights."""
-    return _ranked(own_trials(study, TrialState.COMPLETE))
-
-
-def _ranked(trials: Sequence[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
-    return sorted(trials, key=lambda trial: (trial.values, trial.number))
-
-
-def count_states(study: optuna.Study) -> str:
-    """`6 complete, 2 pruned`, states without a trial left out."""
-    trials = study.get_trials(deepcopy=False)
-    counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
-    return (
-        ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count) or "no trials"
-    )

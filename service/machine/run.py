@@ -17,15 +17,17 @@ from model.errors import UserError
 from service import logs
 from service.machine import places as machine
 from service.machine.create import command, create
-from service.machine.leaderboard import count_states, leaderboard, ranked_trials
+from service.machine.leaderboard import leaderboard
 from service.machine.progress import JsonLines, LiveTable, View
 from service.machine.python import python
 from service.machine.supervisor import Supervisor
 from service.settings import ROOT, Settings
-from service.storage.database import load_study, made_as, open_patiently, open_storage
+from service.storage.database import open_patiently, open_storage
 from service.storage.outages import Patience
 from service.storage.ownership import key_of
+from service.storage.ranking import count_states, ranked_trials
 from service.storage.slots import Slots
+from service.storage.studies import load_study, made_as
 from service.study.definition import StudyDefinition
 from service.study.file import checked_name
 from service.text import terminal

@@ -12,13 +12,15 @@ from rich.live import Live
 from rich.text import Text
 
 from service import output
-from service.machine.leaderboard import count_states, leaderboard, ranked_trials
+from service.machine.leaderboard import leaderboard
 from service.settings import Settings
-from service.storage.database import corpus_facts, load_study, made_as, open_storage
+from service.storage.database import open_storage
 from service.storage.outages import first_line, is_outage
 from service.storage.ownership import key_of, own_trials
+from service.storage.ranking import count_states, ranked_trials
 from service.storage.roster import AliveWorker, Roster
 from service.storage.slots import Slots
+from service.storage.studies import corpus_facts, load_study, made_as
 from service.study import audit
 from service.text.quantities import shown_params, shown_seconds
 from service.text.terminal import FittingTable

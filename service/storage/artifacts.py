@@ -22,8 +22,8 @@ from optuna.trial import TrialState
 
 from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint
 from model.errors import CheckpointError, UserError
-from service.machine.leaderboard import ranked_trials
 from service.storage.artifact_stores import Store, fetch
+from service.storage.ranking import ranked_trials
 
 CHECKPOINT = "checkpoint"
 """Trial attribute: artifact ids of the files of its checkpoint."""

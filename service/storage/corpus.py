@@ -11,7 +11,7 @@ from model.data.files import open_atomically
 from model.errors import CorpusError
 from service.settings import Settings
 from service.storage.artifact_stores import copy, open_store
-from service.storage.database import corpus_facts
+from service.storage.studies import corpus_facts
 
 
 def load_corpus(study: optuna.Study, settings: Settings) -> corpora.Corpus:

@@ -14,7 +14,7 @@ from typing import Any
 from model.config.train_config import TrainConfig, recorded
 from model.config.yaml_tree import Document, KeyPath, read, validate
 from model.errors import ConfigError, UserError
-from service.study import samplers
+from service.study import pruners, samplers
 from service.study.design import BASELINE, MAX_CELLS, Cell, arm_name, distinct, space_of
 from service.study.file import REPOSITORY, StudyConfig, checked_name, from_here, place_of, study_file
 from service.study.proof import prove_cells, prove_space
@@ -60,7 +60,7 @@ class StudyDefinition:
     arms: tuple[str, ...]
     own_budgets: bool
     sampler: samplers.SamplerConfig
-    pruner: samplers.PrunerConfig
+    pruner: pruners.PrunerConfig
     seed: int
     trials: int
     keep_checkpoints: int
@@ -229,7 +229,7 @@ def _prove(
     definition: StudyDefinition, study: StudyConfig, document: Document, cells: Sequence[Cell]
 ) -> frozenset[str]:
     """Check what needs more than the file's schema; the keys without effect in all configurations."""
-    misfit = samplers.pruner_misfit(definition.pruner, definition.base_config.training.rungs)
+    misfit = pruners.pruner_misfit(definition.pruner, definition.base_config.training.rungs)
     if misfit:
         raise ConfigError(f"{document.place(('pruner',))}: pruner: {misfit}")
     base = definition.base
@@ -272,7 +272,7 @@ def _definition(
         own_budgets=study.design is not None and study.pruner.name == "none",
         sampler=study.sampler
         or (samplers.TpeConfig() if study.space else samplers.RandomConfig(name="random")),
-        pruner=samplers.with_warmup(study.pruner, decays),
+        pruner=pruners.with_warmup(study.pruner, decays),
         seed=study.seed,
         trials=len(cells) or study.trials,
         keep_checkpoints=study.keep_checkpoints,

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from model.config.yaml_tree import Section
 from model.errors import UserError
 from service.settings import MOST_TRIALS
-from service.study import samplers
+from service.study import pruners, samplers
 from service.study.design import DesignConfig
 from service.study.parameters import ParameterSection
 from service.study.scale import ScaleConfig
@@ -38,7 +38,7 @@ class StudyConfig(Section):
     """Configurations in place of a search."""
     sampler: samplers.SamplerConfig | None = None
     """How a space is searched; null is `tpe`."""
-    pruner: samplers.PrunerConfig = samplers.NoPrunerConfig()
+    pruner: pruners.PrunerConfig = pruners.NoPrunerConfig()
     """When a trial is stopped early."""
     keep_checkpoints: int = Field(3, ge=1)
     """Weights are kept of this many best trials."""

@@ -12,9 +12,9 @@ from model.errors import ConfigError
 from service.confirmation import elimination
 from service.storage import added
 from service.storage.artifact_stores import Store
-from service.storage.database import CONFIRMS
 from service.storage.ownership import SLOT, generation_of, own_trials, slot_mark, slot_of
 from service.storage.slots import Slot, Slots
+from service.storage.studies import CONFIRMS
 from service.study import audit
 from service.study.definition import StudyDefinition
 from service.trials import objective

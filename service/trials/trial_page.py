@@ -16,11 +16,11 @@ from optuna_dashboard.artifact import get_artifact_path
 
 from model.config.counts import flops_per_token, passes_per_token
 from model.config.train_config import TrainConfig
+from model.measurement.titles import TITLES, generate_titles
 from model.training import TrainingRun
 from service import logs
 from service.dashboard.curve import curve_svg
 from service.dashboard.notes import trial_note
-from service.held_out.best import TITLES, generate_titles
 from service.storage import artifacts
 from service.storage.artifact_stores import Store
 from service.text.quantities import shown_operations

@@ -16,19 +16,21 @@ from optuna.trial import TrialState
 from model.errors import UserError
 from model.hardware import device
 from model.training import TrainingRun
-from service.machine.leaderboard import ranked_own_trials
 from service.settings import Settings
 from service.storage import added, artifacts
 from service.storage.artifact_stores import open_store
 from service.storage.corpus import load_corpus
-from service.storage.database import corpus_facts, load_study, open_patiently
+from service.storage.database import open_patiently
 from service.storage.outages import Patience, StorageAwayError
 from service.storage.ownership import key_of
+from service.storage.ranking import ranked_own_trials
 from service.storage.roster import Roster
 from service.storage.slots import LeaseLost, Slot, Slots
+from service.storage.studies import corpus_facts, load_study
 from service.study import audit
 from service.study.device_proof import prove_device
-from service.study.samplers import build_pruner, build_sampler, worker_seed
+from service.study.pruners import build_pruner
+from service.study.samplers import build_sampler, worker_seed
 from service.trials import objective
 from service.trials.failures import Failure, classify
 from service.trials.lease import Lease

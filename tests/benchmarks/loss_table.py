@@ -20,7 +20,8 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from service.report.pruning.replay import stopped_at
-from service.study.samplers import PrunerConfig, SamplerConfig, build_pruner, build_sampler, worker_seed
+from service.study.pruners import PrunerConfig, build_pruner
+from service.study.samplers import SamplerConfig, build_sampler, worker_seed
 from service.study.search_space import Distribution
 
 

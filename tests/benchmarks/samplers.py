@@ -26,18 +26,11 @@ from service.report.figures.plots import Axis, Chart, Plot, Series
 from service.report.record import study_record
 from service.settings import ROOT, Settings
 from service.storage.artifact_stores import open_store
-from service.storage.database import corpus_facts, load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import corpus_facts, load_study
 from service.study.design import arm_name
-from service.study.samplers import (
-    CmaEsConfig,
-    GpConfig,
-    HyperbandConfig,
-    MedianConfig,
-    NoPrunerConfig,
-    RandomConfig,
-    SuccessiveHalvingConfig,
-    TpeConfig,
-)
+from service.study.pruners import HyperbandConfig, MedianConfig, NoPrunerConfig, SuccessiveHalvingConfig
+from service.study.samplers import CmaEsConfig, GpConfig, RandomConfig, TpeConfig
 from service.study.search_space import leaves
 from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import LossTable, Search

@@ -4,7 +4,8 @@ from itertools import product
 
 import pytest
 
-from service.study.samplers import MedianConfig, NoPrunerConfig, RandomConfig, ThresholdConfig
+from service.study.pruners import MedianConfig, NoPrunerConfig, ThresholdConfig
+from service.study.samplers import RandomConfig
 from tests.benchmarks import loss_table, samplers
 from tests.benchmarks.loss_table import LossTable, Search
 

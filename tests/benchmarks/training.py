@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 from service.settings import ROOT, Settings
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import load_study
 from tests.benchmarks.speed import compiled, page, turns, workers
 from tests.benchmarks.speed.shapes import METHODS, SHAPES, TINY
 from tests.benchmarks.speed.turns import Machine

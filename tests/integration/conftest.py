@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from model.errors import UserError
 from service.settings import Settings
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import load_study
 from tests.conftest import TINY, sentences
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,9 +11,10 @@ import sys
 import time
 
 from service.settings import Settings
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
 from service.storage.ownership import key_of
 from service.storage.slots import Slots
+from service.storage.studies import load_study
 from tests.fast_run import fork_worker, train_fast
 
 

@@ -19,7 +19,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 from service.dashboard.notes import trial_note
 from service.storage.artifact_stores import open_store
 from service.storage.artifacts import attach_text
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import load_study
 
 pytestmark = pytest.mark.integration
 

@@ -6,9 +6,10 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from service.storage.database import StudyError, load_study, open_storage
+from service.storage.database import open_storage
 from service.storage.ownership import key_of
 from service.storage.slots import LeaseLost, Slots
+from service.storage.studies import StudyError, load_study
 
 pytestmark = pytest.mark.integration
 

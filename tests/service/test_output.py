@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
 from service.storage.ownership import key_of
 from service.storage.roster import Roster
+from service.storage.studies import load_study
 from tests.conftest import ROOT
 
 PRINT = "from service import output; output.protect(); import sys, click\n"

@@ -7,7 +7,8 @@ import pytest
 from model.errors import ConfigError, CorpusError
 from service.settings import ROOT, Settings
 from service.storage.corpus import load_corpus
-from service.storage.database import creation_lock, load_study, open_storage
+from service.storage.database import creation_lock, open_storage
+from service.storage.studies import load_study
 
 
 def test_without_an_environment_everything_is_under_runs():

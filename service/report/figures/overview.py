@@ -9,12 +9,12 @@ from model.config.yaml_tree import Document, validate
 from service.report.figures import diagnostics, grids
 from service.report.figures.plots import Axis, Chart, Plot, Series, plot_of
 from service.report.figures.series import DrawnArm, Value, dots, drawn_arms, field, lines
-from service.report.page.tables import Table
 from service.report.published.document import Published
 from service.report.record.study_record import Run, StudyRecord
 from service.statistics import estimate
 from service.study.search_space import leaves
 from service.text.quantities import shown_number
+from service.text.tables import Table
 
 _UNITS = {
     "val_loss": "nats per character",

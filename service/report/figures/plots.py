@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from service.report.page.tables import Table
+from service.text.tables import Table
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
 """Okabe and Ito 2008, told apart with any colour vision; without yellow, which vanishes on white, and with grey

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogFormatter
 
 from service.report.figures.plots import SCALE, Axis, Chart, HeatMap, Panel, Plot, Series
-from service.report.page.tables import Table
+from service.text.tables import Table
 
 _MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D", "cross": "X"}
 _LINE_MARKS = 40

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from service.report.figures.plots import Axis as PlotAxis
 from service.report.figures.plots import Chart, Plot, Series, plot_of
 from service.report.figures.series import MOST_TRIALS, drawn_arms, field, lines
-from service.report.page.tables import LOSS, TUNED_ROWS, Table, best_arms
+from service.report.page.tables import LOSS, TUNED_ROWS, best_arms
 from service.report.record import comparison
 from service.report.record.comparison import AXES, Axis, Point
 from service.report.record.study_record import Arm, StudyRecord
 from service.statistics import differences, estimate, mean
 from service.text.numbers import NONE, interval, mean_and_sd, number
 from service.text.quantities import shown_operations
+from service.text.tables import Table
 
 _COMPUTE, _EQUAL = "compute", "equal-"
 """Ids of the tables: of the one of costs, and how those of the leaderboards begin."""

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from service.report.page import budgets, pruning, tables
-from service.report.page.tables import Table
 from service.report.published.claims import CheckedClaim, check
 from service.report.published.document import Published
 from service.report.record.study_record import StudyRecord
 from service.text.numbers import number
+from service.text.tables import Table
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from service.report.record import study_record
 from service.settings import ROOT, Settings
 from service.storage.artifact_stores import open_store
 from service.storage.corpus import load_corpus
-from service.storage.database import COMMAND
+from service.storage.studies import COMMAND
 from service.study.definition import StudyDefinition
 
 FIGURES = "figures"

@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from service.report.figures import interactive
 from service.report.figures.plots import Plot
-from service.report.page.tables import Table
 from service.report.published.claims import CheckedClaim, Verdict
+from service.text.tables import Table
 
 _MARKS: dict[Verdict, str] = {"confirmed": "✓", "refuted": "✗", "not shown here": "–"}
 _NUMBER = re.compile(r"[-+−–±(]?\s?\.?\d|[-–]?( \(|$)|nan$|inf$")

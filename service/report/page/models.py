@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from model.config.counts import ModuleCount, module_counts
 from model.config.train_config import TrainConfig
 from model.config.yaml_tree import Document, validate
-from service.report.page.tables import Table
 from service.report.record.study_record import StudyRecord
+from service.text.tables import Table
 
 _MODULE_TABLES = 8
 """Models shown module by module; a tuned study may have one a trial."""

@@ -9,13 +9,13 @@ from dataclasses import replace
 from optuna.distributions import CategoricalDistribution
 
 from service.report.page.html_page import Section
-from service.report.page.tables import Table
 from service.report.pruning import quality
 from service.report.pruning.quality import Curve, RankCorrelation, Share
 from service.report.pruning.replay import Replay, candidates, orders_of, replay
 from service.report.record.study_record import StudyRecord
-from service.study.samplers import PrunerConfig
+from service.study.pruners import PrunerConfig
 from service.text.numbers import NONE, number
+from service.text.tables import Table
 
 PREFIX = "pruning"
 """Begins the ids of these tables."""

@@ -15,15 +15,16 @@ from service.report.page import budgets, models, tokenizers
 from service.report.page import pruning as pruning_page
 from service.report.page.content import Content
 from service.report.page.html_page import Section
-from service.report.page.tables import LOSS, Table, best_arms
+from service.report.page.tables import LOSS, best_arms
 from service.report.record.study_record import Arm, StudyRecord
 from service.settings import Settings
 from service.statistics import differences, estimate
 from service.storage.added import only_in_space
-from service.storage.database import COMMAND
 from service.storage.ownership import generation_of, own_trials
+from service.storage.studies import COMMAND
 from service.text.numbers import mean_and_sd, seeds, with_interval
 from service.text.quantities import shown_params
+from service.text.tables import Table
 
 _TOKENIZERS = 4
 """Measured at most: a search over vocabularies may have one a trial."""

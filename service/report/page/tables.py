@@ -1,7 +1,6 @@
 """The tables of a report, as rows of text under headings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from service.report.published.claims import CheckedClaim
 from service.report.published.document import Published, PublishedTable
@@ -10,6 +9,7 @@ from service.report.record.metrics import FIGURES
 from service.report.record.study_record import Arm, StudyRecord
 from service.statistics import MAX_SEEDS, Estimate, differences, estimate, seeds_needed
 from service.text.numbers import NONE, interval, mean_and_sd, number
+from service.text.tables import Table
 
 LOSS = "val_loss"
 TUNED_ROWS = 20
@@ -27,20 +27,6 @@ _STABILITY = (
     "nonfinite_events",
     "convergence_improvement",
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under headings."""
-
-    id: str
-    """For file names and links: lower case, digits and `-`."""
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    """As long as the headings each."""
-    notes: tuple[str, ...] = ()
-    """Sentences to stand under it."""
 
 
 def summary(record: StudyRecord) -> Table:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from service.report.page.content import Content
-from service.report.page.tables import TUNED_ROWS, Table, best_arms
+from service.report.page.tables import TUNED_ROWS, best_arms
 from service.report.record.metrics import FIGURES
 from service.report.record.study_record import Run
+from service.text.tables import Table
 
 _MARKDOWN = frozenset("\\`*[]<>|&")
 _NOT_IN_RESULT = ("runs", "definitions")

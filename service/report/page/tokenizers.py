@@ -8,7 +8,7 @@ import numpy as np
 from model.data.corpus import Corpus
 from model.data.tokenizer import TokenizedCorpus
 from service.report.figures.plots import Axis, Chart, Plot, Series
-from service.report.page.tables import Table
+from service.text.tables import Table
 
 _POINTS = 120
 """Of the rank-frequency plot, evenly spaced in the logarithm of the rank."""

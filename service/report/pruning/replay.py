@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import TrialState
 
 from service.report.pruning.quality import Curve, Wrong, savings, wrong
-from service.study.samplers import (
+from service.study.pruners import (
     HyperbandConfig,
     MedianConfig,
     PatientConfig,

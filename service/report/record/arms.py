@@ -7,8 +7,8 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from model.config.train_config import recorded
-from service.storage.database import corpus_facts
 from service.storage.ownership import generation_of, slot_of
+from service.storage.studies import corpus_facts
 from service.study.definition import StudyDefinition
 from service.study.design import BASELINE
 

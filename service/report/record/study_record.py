@@ -19,8 +19,8 @@ from service.report.record import measured
 from service.report.record.arms import arms_of_trials, baseline_of_search
 from service.report.record.metrics import FIGURES
 from service.storage.artifact_stores import Store
-from service.storage.database import StudyError, corpus_facts
 from service.storage.ownership import generation_of, is_own
+from service.storage.studies import StudyError, corpus_facts
 from service.study import audit
 from service.study.definition import StudyDefinition
 from service.study.design import BASELINE

@@ -13,9 +13,10 @@ from model.errors import UserError
 from service.confirmation import confirm, page
 from service.storage import artifacts
 from service.storage.artifact_stores import open_store
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
 from service.storage.ownership import key_of
 from service.storage.slots import Slots
+from service.storage.studies import load_study
 from service.study import definition as study_config
 from service.study.design import BASELINE
 from service.study.search_space import leaves

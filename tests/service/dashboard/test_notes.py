@@ -17,9 +17,11 @@ from optuna_dashboard import get_note
 from model.training import TrainingRun
 from service import logs
 from service.dashboard.curve import curve_svg
-from service.dashboard.notes import escaped, fenced, study_note, trial_note
+from service.dashboard.notes import study_note, trial_note
 from service.storage.artifact_stores import open_store
-from service.storage.database import corpus_facts, load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import corpus_facts, load_study
+from service.text.markdown import escaped, fenced
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 HOSTILE = (

@@ -19,7 +19,8 @@ from service.__main__ import cli
 from service.dashboard import serve
 from service.dashboard.serve import read_password
 from service.storage.artifact_stores import open_store
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import load_study
 
 PASSWORD = "päss:word 4711"
 

@@ -8,11 +8,13 @@ import scipy.stats
 from click.testing import CliRunner
 
 from model.hardware import device
+from model.measurement import titles
 from service.__main__ import cli
 from service.held_out import best
 from service.storage.artifact_stores import open_store
 from service.storage.corpus import load_corpus
-from service.storage.database import StudyError, load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import StudyError, load_study
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:y) | `a` & **b**\n# h\r- item\r\r~~~ www.a.b \\"
 
@@ -56,7 +58,7 @@ def test_the_best_that_have_weights_are_scored(evaluate, finished):
         assert score.perplexity_per_char == pytest.approx(np.exp(score.held_out_loss), rel=1e-12)
         # a generated corpus: validation and held-out sentences are of one kind, 100 and 200 of them
         assert score.held_out_loss == pytest.approx(score.val_loss, rel=0.1)
-        assert len(score.titles) == best.TITLES
+        assert len(score.titles) == titles.TITLES
 
 
 def test_a_study_without_weights_is_refused(finished, study, tmp_path):

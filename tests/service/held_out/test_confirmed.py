@@ -24,7 +24,8 @@ from service.statistics import estimate
 from service.storage.artifact_stores import open_store
 from service.storage.artifacts import CHECKPOINT
 from service.storage.corpus import load_corpus
-from service.storage.database import StudyError, load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import StudyError, load_study
 from service.study.design import BASELINE
 from service.trials.worker import Worker
 from tests.conftest import tiny_study

@@ -14,9 +14,10 @@ from service.machine import status
 from service.machine.create import create
 from service.storage.artifact_stores import StoreError, open_store
 from service.storage.artifacts import read_checkpoint
-from service.storage.database import StudyError, corpus_facts, load_study, made_as, open_storage
+from service.storage.database import open_storage
 from service.storage.ownership import key_of
 from service.storage.slots import Slots
+from service.storage.studies import StudyError, corpus_facts, load_study, made_as
 from tests.conftest import ROOT
 
 OTHER_SPACE = """\

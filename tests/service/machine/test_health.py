@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from service.machine.health import complaint
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
 from service.storage.ownership import key_of
 from service.storage.roster import Roster
+from service.storage.studies import load_study
 
 
 @pytest.fixture

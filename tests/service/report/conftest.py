@@ -12,8 +12,9 @@ from optuna.trial import TrialState, create_trial
 from service.report.record.study_record import Arm, Run, StudyRecord, read
 from service.storage import artifacts
 from service.storage.artifact_stores import Store, open_store
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
 from service.storage.ownership import generation_of, slot_mark
+from service.storage.studies import load_study
 from tests.conftest import TinyStudy, tiny_study
 
 DESIGN = """\

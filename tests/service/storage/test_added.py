@@ -17,8 +17,9 @@ from service.confirmation import confirm
 from service.report.page import content as contents
 from service.report.record.study_record import read
 from service.storage.artifact_stores import open_store
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
 from service.storage.ownership import generation_of, slot_mark, slot_of
+from service.storage.studies import load_study
 from service.study import definition as study_config
 from service.trials import objective
 from service.trials.worker import Worker

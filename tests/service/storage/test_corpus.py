@@ -5,7 +5,8 @@ import pytest
 
 from model.errors import CorpusError
 from service.storage.corpus import load_corpus
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import load_study
 
 
 def load(study):

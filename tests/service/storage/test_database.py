@@ -5,11 +5,12 @@ import sqlite3
 import pytest
 
 from service.settings import Settings
-from service.storage.database import StudyError, load_study, open_storage
+from service.storage.database import open_storage
 from service.storage.optuna_tables import insert_study
 from service.storage.outages import StorageError
 from service.storage.schema import GENERATION, StudyKey
 from service.storage.slots import Slots
+from service.storage.studies import StudyError, load_study
 
 
 def place(tmp_path, url=None) -> Settings:

@@ -22,12 +22,13 @@ from service.report.record.study_record import read
 from service.settings import ROOT
 from service.storage import optuna_tables
 from service.storage.artifact_stores import open_store
-from service.storage.database import COMMAND, CORPUS, DEFINITION, StudyError, load_study, open_storage
+from service.storage.database import open_storage
 from service.storage.optuna_tables import insert_study
 from service.storage.ownership import generation_of, key_of
 from service.storage.roster import Roster
 from service.storage.schema import GENERATION
 from service.storage.slots import LeaseLost, Slots
+from service.storage.studies import COMMAND, CORPUS, DEFINITION, StudyError, load_study
 from service.study import definition as study_config
 from tests.conftest import tiny_study
 from tests.service.dashboard.test_serve import request, served

@@ -11,16 +11,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from pydantic import TypeAdapter, ValidationError
 
-from service.study.samplers import (
-    PrunerConfig,
-    SamplerConfig,
-    build_pruner,
-    build_sampler,
-    pruner_misfit,
-    sampler_misfit,
-    with_warmup,
-    worker_seed,
-)
+from service.study.pruners import PrunerConfig, build_pruner, pruner_misfit, with_warmup
+from service.study.samplers import SamplerConfig, build_sampler, sampler_misfit, worker_seed
 
 SAMPLER, PRUNER = TypeAdapter(SamplerConfig), TypeAdapter(PrunerConfig)
 NUMBERS = {"x": FloatDistribution(-3, 3), "y": FloatDistribution(-3, 3)}

@@ -4,8 +4,8 @@ import os
 import pytest
 from rich.console import Console
 
-from service.machine.leaderboard import Grid
 from service.text import terminal
+from service.text.grid import Grid
 from service.text.terminal import FittingTable
 
 HEADINGS = ("trial", "val_loss", "FLOPs", "tokens/s")

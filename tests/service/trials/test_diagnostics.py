@@ -6,7 +6,8 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
 from service.storage.artifact_stores import open_store
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import load_study
 
 BODY = """\
 space:

@@ -15,7 +15,8 @@ from model.errors import CorpusError
 from model.hardware import device
 from model.hardware.device import Device
 from model.training import TrainingRun
-from service.storage.database import load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import load_study
 from tests.conftest import SPACE
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.report.figures import interactive, static
 from service.report.figures.plots import SYMBOLS, Axis, Chart, HeatMap, Plot, Series, plot_of
-from service.report.page.tables import Table
+from service.text.tables import Table
 
 HOSTILE = "<b>$x$</b> & 'q'"
 CURVE = Series("arm", (1.0, 2.0, 4.0), (3.0, 2.5, 2.25), low=(2.5, 2.25, 2.0), high=(4.0, 3.0, 2.5), style=1)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from service.__main__ import cli
 from service.report.page import html_page
 from service.report.page.html_page import Section
-from service.report.page.tables import Table
+from service.text.tables import Table
 from tests.conftest import tiny_study
 
 HOSTILE = "<script>alert(1)</script> $x$ | `\"'&"

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from service.report.page import content, pruning, text
 from service.report.pruning.replay import orders_of, pruned_curves
-from service.study.samplers import MedianConfig
+from service.study.pruners import MedianConfig
 from tests.conftest import tiny_study
 from tests.service.report.conftest import read_record
 from tests.service.report.figures.test_tuned import search_record, trained

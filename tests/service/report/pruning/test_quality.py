@@ -26,7 +26,7 @@ from service.report.pruning.quality import (
     warmup_fraction,
     wrong,
 )
-from service.study.samplers import MedianConfig, build_pruner
+from service.study.pruners import MedianConfig, build_pruner
 
 BUDGET = 400
 

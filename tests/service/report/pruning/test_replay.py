@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.report.pruning.quality import Curve
 from service.report.pruning.replay import candidates, orders_of, pruned_curves, replay
-from service.study.samplers import (
+from service.study.pruners import (
     HyperbandConfig,
     MedianConfig,
     NoPrunerConfig,

@@ -8,7 +8,8 @@ from optuna.trial import create_trial
 
 from model.measurement.evaluation_record import Evaluation
 from service.storage.artifact_stores import open_store
-from service.storage.database import StudyError, load_study, open_storage
+from service.storage.database import open_storage
+from service.storage.studies import StudyError, load_study
 from tests.conftest import ROOT
 from tests.service.report.conftest import FINAL, add_trial, read_record
 

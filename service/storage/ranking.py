@@ -1,0 +1,31 @@
+"""The trials of a study, best first, and how many of each state."""
+
+from collections.abc import Sequence
+
+import optuna
+from optuna.trial import TrialState
+
+from service.storage.ownership import own_trials
+
+
+def ranked_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Complete trials, best first, those that were added from elsewhere among them."""
+    return _ranked(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+
+def ranked_own_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Complete trials that were trained here, best first: the ones that can have weights."""
+    return _ranked(own_trials(study, TrialState.COMPLETE))
+
+
+def _ranked(trials: Sequence[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
+    return sorted(trials, key=lambda trial: (trial.values, trial.number))
+
+
+def count_states(study: optuna.Study) -> str:
+    """`6 complete, 2 pruned`, states without a trial left out."""
+    trials = study.get_trials(deepcopy=False)
+    counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
+    return (
+        ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count) or "no trials"
+    )
