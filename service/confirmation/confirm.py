@@ -20,6 +20,7 @@ from model.config.yaml_tree import Document, validate
 from model.errors import ConfigError
 from service.confirmation import elimination, verdict
 from service.confirmation.verdict import Verdict
+from service.dashboard.notes import study_note
 from service.settings import Settings
 from service.storage.database import creation_lock, open_storage
 from service.storage.optuna_tables import bury
@@ -215,7 +216,14 @@ def _make(
         },
     }
     facts = corpus_facts(search)
-    return create_study(storage, made, facts, command=command, attributes={CONFIRMS: confirms}), made
+    return create_study(
+        storage,
+        made,
+        facts,
+        command=command,
+        note=study_note(made, facts, command=command),
+        attributes={CONFIRMS: confirms},
+    ), made
 
 
 def _finalists(

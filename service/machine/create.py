@@ -14,6 +14,7 @@ from model.config.train_config import TokenizerConfig, TrainConfig
 from model.data import corpus as corpora
 from model.data.tokenizer import TokenizedCorpus
 from model.errors import CorpusError
+from service.dashboard.notes import study_note
 from service.machine import places
 from service.settings import Settings
 from service.storage.artifact_stores import open_store
@@ -173,7 +174,9 @@ def _make(
         "train_tokens": train_tokens,
         "budget_tokens": budget,
     }
-    return create_study(storage, definition, facts, command=command)
+    return create_study(
+        storage, definition, facts, command=command, note=study_note(definition, facts, command=command)
+    )
 
 
 def command(

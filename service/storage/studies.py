@@ -10,7 +10,6 @@ import optuna
 from optuna.storages import RDBStorage
 
 from model.errors import ConfigError, UserError
-from service.dashboard.notes import study_note
 from service.settings import Settings
 from service.storage.optuna_tables import insert_study
 from service.storage.schema import GENERATION
@@ -34,11 +33,12 @@ def create_study(
     corpus_facts: dict[str, Any],
     *,
     command: str,
+    note: str,
     attributes: Mapping[str, Any] | None = None,
 ) -> optuna.Study:
     """The study made from `definition`, with what it needs to be run from the database alone; whole or not at all.
 
-    Its note for the dashboard says how it was made: by `command`. `attributes` are further ones of the study.
+    It was made by `command`; the dashboard shows the `note`. `attributes` are further ones of the study.
 
     Raises:
         StudyError: another process has made one of this name in the meantime.
@@ -47,7 +47,6 @@ def create_study(
     from optuna_dashboard._note import note_ver_key, split_body
 
     scale = {} if definition.scale is None else {"scale": definition.scale}
-    note = study_note(definition, corpus_facts, command=command)
     try:
         insert_study(
             storage.engine,
