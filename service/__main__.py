@@ -121,10 +121,13 @@ def work(study: str, owner: str | None, threads: int | None, parent: int | None,
     storage stayed away; anything else is a crash.
     """
     log = logs.configure(json_lines=json_lines, study=study)
+    from service.confirmation.elimination import drops
     from service.trials.worker import Worker  # imports torch
 
     owner = owner or f"{socket.gethostname()}:{uuid.uuid4().hex[:12]}"
-    worker = Worker(Settings.from_environment(), study, owner=owner, threads=threads, parent=parent, log=log)
+    worker = Worker(
+        Settings.from_environment(), study, owner=owner, threads=threads, parent=parent, drops=drops, log=log
+    )
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue  # under nohup

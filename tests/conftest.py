@@ -22,6 +22,7 @@ import structlog
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 
+from service.confirmation.elimination import drops
 from service.machine.create import create
 from service.settings import Settings
 from service.storage.database import open_storage
@@ -91,7 +92,9 @@ class TinyStudy:
 
     def worker(self) -> Worker:
         log = structlog.get_logger()
-        return Worker(self.settings, "tiny", owner=uuid.uuid4().hex, threads=1, parent=None, log=log)
+        return Worker(
+            self.settings, "tiny", owner=uuid.uuid4().hex, threads=1, parent=None, drops=drops, log=log
+        )
 
     def trials(self) -> list[FrozenTrial]:
         storage = open_storage(self.settings)

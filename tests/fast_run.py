@@ -14,6 +14,7 @@ import structlog
 
 from model.errors import CheckpointError
 from model.measurement.evaluation_record import Evaluation
+from service.confirmation.elimination import drops
 from service.settings import Settings
 from service.trials import objective
 from service.trials.worker import Worker
@@ -121,7 +122,7 @@ def fork_worker(settings: Settings, study: str, owner: str, at_end=lambda: None)
     status = 1
     try:
         log = structlog.get_logger()
-        Worker(settings, study, owner=owner, threads=1, parent=None, log=log).work()
+        Worker(settings, study, owner=owner, threads=1, parent=None, drops=drops, log=log).work()
         at_end()
         status = 0
     finally:

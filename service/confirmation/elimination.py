@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import optuna
+import structlog
 from optuna.trial import TrialState
 from scipy import stats
 
@@ -53,6 +54,16 @@ def losses(study: optuna.Study, definition: StudyDefinition) -> dict[str, dict[i
         loss = trial.value if trial.state == TrialState.COMPLETE else None
         found[trial.user_attrs["arm"]][seed] = math.inf if loss is None else loss
     return found
+
+
+def drops(
+    study: optuna.Study, definition: StudyDefinition, arm: str, log: structlog.stdlib.BoundLogger
+) -> bool:
+    """Whether an arm of a confirmation has lost on earlier seeds and runs no more; says so in the log."""
+    reason = dropped(losses(study, definition), seeds_of(definition)).get(arm)
+    if reason is not None:
+        log.info("configuration dropped", arm=arm, seeds=reason.seeds, reason=reason.why)
+    return reason is not None
 
 
 def dropped(found: Losses, seeds: Sequence[int]) -> dict[str, Dropped]:

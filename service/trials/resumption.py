@@ -1,6 +1,6 @@
 """Which trial runs in a slot: a new one, or one that goes on where that of a dead worker ended."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import optuna
@@ -9,7 +9,6 @@ from optuna.trial import TrialState
 
 from model.config.train_config import TrainConfig
 from model.errors import ConfigError
-from service.confirmation import elimination
 from service.storage import added
 from service.storage.artifact_stores import Store
 from service.storage.ownership import SLOT, generation_of, own_trials, slot_mark, slot_of
@@ -22,6 +21,8 @@ from service.trials import objective
 MAX_ATTEMPTS = 3
 """Failures of one configuration without progress before it is given up."""
 DIED = "its worker died or was cut off"
+Drops = Callable[[optuna.Study, StudyDefinition, str, structlog.stdlib.BoundLogger], bool]
+"""Whether an arm of a confirmation has lost on earlier seeds; says so in the log."""
 NO_SLOT = -1
 """In the mark of a trial that is taken to be refused."""
 
@@ -35,6 +36,7 @@ class Lineages:
         slots: of the study, as the worker's own.
         store: where states of trials are.
         budget_tokens: of a trial whose budget is not its configuration's own.
+        drops: says whether a configuration of a confirmation is to run no more.
         log: for what ends here.
     """
 
@@ -46,6 +48,7 @@ class Lineages:
         slots: Slots,
         store: Store,
         budget_tokens: int,
+        drops: Drops,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._study = study
@@ -55,6 +58,7 @@ class Lineages:
         self._budget_tokens = budget_tokens
         self._log = log
         self._seen_strays: set[int] = set()
+        self._drops = drops
         self._drops_losers = CONFIRMS in study.user_attrs
         self._generation = generation_of(study)
 
@@ -89,11 +93,7 @@ class Lineages:
         if not self._drops_losers:
             return False
         arm = self._definition.arms[slot.index]
-        found = elimination.losses(self._study, self._definition)
-        reason = elimination.dropped(found, elimination.seeds_of(self._definition)).get(arm)
-        if reason is not None:
-            self._log.info("configuration dropped", arm=arm, seeds=reason.seeds, reason=reason.why)
-        return reason is not None
+        return self._drops(self._study, self._definition, arm, self._log)
 
     def _new_trial(self, slot: Slot, previous: optuna.trial.FrozenTrial | None) -> optuna.Trial:
         attributes = slot_mark(self._generation, slot.index)

@@ -34,7 +34,7 @@ from service.study.samplers import build_sampler, worker_seed
 from service.trials import objective
 from service.trials.failures import Failure, classify
 from service.trials.lease import Lease
-from service.trials.resumption import Lineages, with_attempts
+from service.trials.resumption import Drops, Lineages, with_attempts
 
 MAX_FAILURES_IN_A_ROW = 5
 """Failed trials of any configuration before a worker stops: then the fault is not the configuration's."""
@@ -49,6 +49,7 @@ class Worker:
         owner: a name like no other process's anywhere.
         threads: CPU threads to use.
         parent: stop when this process is no longer the parent.
+        drops: says whether a configuration of a confirmation is to run no more.
         log: where events go.
 
     Raises:
@@ -63,6 +64,7 @@ class Worker:
         owner: str,
         threads: int | None,
         parent: int | None,
+        drops: Drops,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._settings = settings
@@ -94,6 +96,7 @@ class Worker:
             slots=self._slots,
             store=self._store,
             budget_tokens=facts["budget_tokens"],
+            drops=drops,
             log=self.log,
         )
         self._study.sampler = build_sampler(

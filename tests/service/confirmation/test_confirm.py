@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from model.config.train_config import LARGEST_SEED
 from model.errors import UserError
 from service.confirmation import confirm, page
+from service.confirmation.elimination import drops
 from service.storage import artifacts
 from service.storage.artifact_stores import open_store
 from service.storage.database import open_storage
@@ -41,7 +42,9 @@ class Confirmation:
 
     def worker(self):
         log = structlog.get_logger()
-        return Worker(self.tiny.settings, NAME, owner=uuid.uuid4().hex, threads=1, parent=None, log=log)
+        return Worker(
+            self.tiny.settings, NAME, owner=uuid.uuid4().hex, threads=1, parent=None, drops=drops, log=log
+        )
 
     def load(self, name=NAME):
         storage = open_storage(self.tiny.settings)

@@ -17,6 +17,7 @@ from model.hardware import device
 from model.measurement.evaluation import SplitScore
 from service.__main__ import cli
 from service.confirmation import confirm
+from service.confirmation.elimination import drops
 from service.held_out import best
 from service.held_out import confirmed as held_out_confirmed
 from service.held_out.confirmed import ArmScore, ConfirmedScores, Difference
@@ -41,7 +42,7 @@ def done(tmp_path_factory):
     tiny.worker().work()
     confirm.prepare(tiny.settings, "tiny", top=1, seeds=2, say=print)
     log = structlog.get_logger()
-    Worker(tiny.settings, NAME, owner=uuid.uuid4().hex, threads=1, parent=None, log=log).work()
+    Worker(tiny.settings, NAME, owner=uuid.uuid4().hex, threads=1, parent=None, drops=drops, log=log).work()
     confirm.conclude(tiny.settings, NAME)
     return tiny
 

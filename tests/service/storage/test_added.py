@@ -14,6 +14,7 @@ from optuna.trial import TrialState, create_trial
 from model.errors import ConfigError
 from service.__main__ import cli
 from service.confirmation import confirm
+from service.confirmation.elimination import drops
 from service.report.page import content as contents
 from service.report.record.study_record import read
 from service.storage.artifact_stores import open_store
@@ -416,7 +417,7 @@ def test_a_verdict_rests_on_the_runs_of_the_confirmation_alone(fast):
     confirmation.add_trial(create_trial(value=-5))
     confirmation.add_trial(create_trial(value=-5, user_attrs={"arm": made.arms[1]}))
     log = structlog.get_logger()
-    Worker(fast.settings, name, owner="w", threads=1, parent=None, log=log).work()
+    Worker(fast.settings, name, owner="w", threads=1, parent=None, drops=drops, log=log).work()
     judged, _ = confirm.conclude(fast.settings, name)
     assert all(loss > 0 for standing in judged.standings for loss in standing.losses.values())
     assert [len(standing.losses) for standing in judged.standings] == [2, 2]
