@@ -11,11 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar
 
+from model.config.train_config import TrainConfig
 from model.errors import ConfigError
-from model.training import TrainingRun
+from model.measurement.diagnostics import Record
+from model.measurement.evaluation_record import Evaluation
 
 Scalars = dict[str, float]
 Result = TypeVar("Result")
+
+
+class Recorded(Protocol):
+    """A run, as far as its curves go; `model.training.TrainingRun` is one."""
+
+    config: TrainConfig
+    evaluations: list[Evaluation]
+
+    @property
+    def diagnostics(self) -> list[Record]:
+        """What was measured, in the order of time."""
 
 
 class Sink(Protocol):
@@ -126,7 +139,7 @@ class Curves:
     """
 
     def __init__(
-        self, run: TrainingRun, folder: Path, *, group: str, name: str, warn: Callable[[str], None]
+        self, run: Recorded, folder: Path, *, group: str, name: str, warn: Callable[[str], None]
     ) -> None:
         self._run = run
         self._warn = warn
