@@ -7,6 +7,8 @@ import click
 
 from model.command_line import faults_in_one_line
 from model.config import yaml_tree
+from model.config.counts import parameter_count
+from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import DiagnosticsConfig, TrainConfig
 from model.data import corpus
 from model.data.files import check_writable, write_atomically
@@ -40,7 +42,7 @@ def train(path: str, pairs: tuple[str, ...], device_name: str, cache: Path, out:
     overrides = yaml_tree.parse_overrides(pairs)
     config = yaml_tree.validate(yaml_tree.read(path).with_overrides(overrides), TrainConfig)
     for key in overrides:
-        if key in config.settings_without_effect():
+        if key in settings_without_effect(config):
             raise ConfigError(f"--set {key}: has no effect in this run")
     if config.tokenizer.trained_on != "train":
         raise ConfigError(
@@ -60,7 +62,7 @@ def train(path: str, pairs: tuple[str, ...], device_name: str, cache: Path, out:
     data = TokenizedCorpus.prepare(documents, config.tokenizer, cache=cache)
     run = TrainingRun(config, data, device=device.choose(device_name))
     click.echo(
-        f"{run.config.parameter_count:,} parameters on {run.device.description}, {run.precision.reason}"
+        f"{parameter_count(run.config):,} parameters on {run.device.description}, {run.precision.reason}"
     )
     for line in optimizer.describe_groups(run.optimizers):
         click.echo(line)

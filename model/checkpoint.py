@@ -15,6 +15,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from model.config.counts import parameter_count
 from model.config.train_config import TrainConfig, recorded
 from model.data.files import write_atomically
 from model.data.tokenizer import Tokenizer
@@ -111,10 +112,10 @@ class Checkpoint:
 def _refuse_other_size(config: TrainConfig, weights: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError before a network is made of a size that the weights, and so the file, do not have."""
     stored = sum(tensor.numel() for tensor in weights.values())
-    if config.parameter_count != stored:
+    if parameter_count(config) != stored:
         raise CheckpointError(
             f"checkpoint: weights of another model: they hold {stored:,} parameters, "
-            f"its configuration makes {config.parameter_count:,}"
+            f"its configuration makes {parameter_count(config):,}"
         )
     shape = config.model
     if shape.positions in ("rope", "sinusoidal") and shape.block_size * shape.d_model > _LARGEST_TABLE:

@@ -7,10 +7,8 @@ norms, activations, rotations and softmax are left out.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # config counts its own parameters with this module
-    from model.config.train_config import TrainConfig
+from model.config.train_config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class ModuleCount:
     """Of all copies, in one forward pass over windows of `model.block_size` tokens."""
 
 
-def module_counts(config: "TrainConfig") -> tuple[ModuleCount, ...]:
+def module_counts(config: TrainConfig) -> tuple[ModuleCount, ...]:
     """The modules with parameters or products, in the order of the forward pass."""
     model = config.model
     vocab, d, f, n = config.tokenizer.vocab_size, model.d_model, model.ff_width, model.n_layer
@@ -83,7 +81,12 @@ def module_counts(config: "TrainConfig") -> tuple[ModuleCount, ...]:
     )
 
 
-def passes_per_token(config: "TrainConfig") -> int:
+def parameter_count(config: TrainConfig) -> int:
+    """Trainable parameters of the model, a tied output head counted once."""
+    return sum(count.parameters for count in module_counts(config))
+
+
+def passes_per_token(config: TrainConfig) -> int:
     """Forward passes over each training token, and as many backward passes.
 
     One of a plain step. SAM and ASAM take the gradient a second time, at the moved weights (Foret et al. 2021, arXiv
@@ -106,7 +109,7 @@ def gram_pays(rows: int, columns: int, iterations: int) -> bool:
     return iterations >= IN_GRAM_AT_ONCE and 3 * rows < 2 * columns
 
 
-def update_flops(config: "TrainConfig") -> int:
+def update_flops(config: TrainConfig) -> int:
     """Operations of one update: the products by which muon makes those of the blocks' matrices orthogonal.
 
     With m rows and n ≥ m columns each of Newton and Schulz's five iterations takes 4 m² n + 2 m³. Other optimizers have
@@ -135,7 +138,7 @@ def _orthogonal_flops(m: int, n: int, method: str) -> int:
     return rounds * 2 * with_matrix + (iterations + 3 * (iterations - rounds)) * square + square
 
 
-def flops_per_token(config: "TrainConfig") -> float:
+def flops_per_token(config: TrainConfig) -> float:
     """Operations behind one training token: forward, backward, and its share of the update.
 
     For each token a forward pass costs F = 2 × (entries of all matrices, the output head among them) +

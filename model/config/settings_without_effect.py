@@ -1,15 +1,11 @@
 """Which settings of a configuration change nothing, so that searching over them is an error. Imports no torch."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # config asks this module
-    from model.config.train_config import TrainConfig
-
+from model.config.train_config import TrainConfig
 
 _OF_MUON = ("orthogonalization", "split_qkv")
 
 
-def settings_without_effect(config: "TrainConfig") -> set[str]:
+def settings_without_effect(config: TrainConfig) -> set[str]:
     """Dotted keys that change nothing in this run, such as `optimizer.sharpness.rho` without SAM."""
     model, optimizer, schedule = config.model, config.optimizer, config.schedule
     keys: set[str] = set()

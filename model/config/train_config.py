@@ -10,8 +10,6 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from model.config.architecture import ModelConfig
-from model.config.counts import module_counts
-from model.config.settings_without_effect import settings_without_effect
 from model.config.yaml_tree import Section
 
 LARGEST_SEED = 2**64 - 1
@@ -270,11 +268,6 @@ class TrainConfig(Section):
         return self.training.batch_size * self.model.block_size
 
     @property
-    def parameter_count(self) -> int:
-        """Trainable parameters, a tied output head counted once."""
-        return sum(count.parameters for count in module_counts(self))
-
-    @property
     def budget_tokens(self) -> int:
         """The budget of a run whose epochs have been turned into tokens."""
         assert self.training.tokens is not None, "with_token_budget comes first"
@@ -308,10 +301,6 @@ class TrainConfig(Section):
         """The same run with a budget of `tokens` training tokens."""
         training = self.training.model_copy(update={"epochs": None, "tokens": tokens, "steps": None})
         return self.model_copy(update={"training": training})
-
-    def settings_without_effect(self) -> set[str]:
-        """Dotted keys that change nothing in this run, such as `optimizer.sharpness.rho` without SAM."""
-        return settings_without_effect(self)
 
 
 def recorded(tree: Any) -> Any:

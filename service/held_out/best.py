@@ -14,6 +14,7 @@ import optuna
 from numpy.typing import NDArray
 
 from model.checkpoint import Checkpoint
+from model.config.counts import parameter_count
 from model.data.corpus import Corpus
 from model.data.tokenizer import encode_split
 from model.hardware import precision
@@ -78,7 +79,7 @@ def evaluate(
         scores.append(
             HeldOutScore(
                 trial=trial.number,
-                parameters=checkpoint.config.parameter_count,
+                parameters=parameter_count(checkpoint.config),
                 val_loss=trial.value,
                 held_out_loss=score.loss_per_character,
                 interval=bootstrap_interval(score.title_nats, score.title_characters),

@@ -14,7 +14,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from model.config.counts import flops_per_token
+from model.config.counts import flops_per_token, parameter_count
 from model.data.corpus import Corpus
 from model.hardware.device import Device
 from model.measurement.evaluation import SplitScore
@@ -244,7 +244,7 @@ def _score(
     config, tokens = checkpoint.config, next(iter(runs.values())).user_attrs["tokens"]
     found = ArmScore(
         arm=arm,
-        parameters=config.parameter_count,
+        parameters=parameter_count(config),
         train_flops=float(flops_per_token(config) * tokens),
         val_losses={seed: trial.value for seed, trial in runs.items() if trial.value is not None},
         held_out_losses={seed: score.loss_per_character for seed, score in scores.items()},

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import TrainConfig
 from model.config.yaml_tree import Document, validate
 from model.errors import ConfigError
@@ -56,7 +57,7 @@ def prove_space(space: SearchSpace, base: Document) -> Proof:
         config = _config(base, values)
         if isinstance(config, str):
             raise _blamed(space, base, values)
-        unused = frozenset(config.settings_without_effect())
+        unused = frozenset(settings_without_effect(config))
         for key in values:
             if key in unused:
                 raise _without_effect(space, base, values, key)
@@ -87,7 +88,7 @@ def prove_cells(
         config = _config(base, cell)
         if isinstance(config, str):
             raise ConfigError(f"{place}: at {_shown(cell)}: {config}")
-        unused = frozenset(config.settings_without_effect())
+        unused = frozenset(settings_without_effect(config))
         for key in cell:
             if key in unused:
                 raise ConfigError(f"{place}: {key}: has no effect at {_shown(cell)}")
@@ -209,7 +210,7 @@ def _without_effect(space: SearchSpace, base: Document, values: Values, key: str
     def works(parent: str, choice: Any) -> bool:
         point = _completed(space, {**values, parent: choice})
         config = _config(base, point)
-        return not isinstance(config, str) and key in point and key not in config.settings_without_effect()
+        return not isinstance(config, str) and key in point and key not in settings_without_effect(config)
 
     for parent, parameter in space.parameters.items():
         if parent in values and parent != key and isinstance(parameter, CategoricalParameter):
@@ -227,7 +228,7 @@ def _causes(space: SearchSpace, base: Document, values: Values, key: str) -> Val
     for other, value in values.items():
         for corner in space.parameters[other].corners() if other != key else ():
             config = _config(base, _completed(space, {**values, other: corner}))
-            if isinstance(config, TrainConfig) and key not in config.settings_without_effect():
+            if isinstance(config, TrainConfig) and key not in settings_without_effect(config):
                 causes[other] = value
     return causes
 

@@ -14,7 +14,7 @@ import optuna
 import structlog
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from model.config.counts import flops_per_token, passes_per_token
+from model.config.counts import flops_per_token, parameter_count, passes_per_token
 from model.config.train_config import TrainConfig
 from model.data.corpus import Corpus
 from model.data.tokenizer import TokenizedCorpus
@@ -116,7 +116,7 @@ class TrialRunner:
         config = run.config
         trial.set_user_attr("config", config.model_dump(mode="json"))
         trial.set_user_attr("train_tokens", data.split("train").n_tokens)
-        trial.set_user_attr("parameters", config.parameter_count)
+        trial.set_user_attr("parameters", parameter_count(config))
         trial.set_user_attr("passes_per_token", passes_per_token(config))
         trial.set_user_attr("flops_per_token", flops_per_token(config))
         facts = provenance.collect(

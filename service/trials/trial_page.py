@@ -14,7 +14,7 @@ import structlog
 from optuna_dashboard._note import note_ver_key, split_body
 from optuna_dashboard.artifact import get_artifact_path
 
-from model.config.counts import flops_per_token, passes_per_token
+from model.config.counts import flops_per_token, parameter_count, passes_per_token
 from model.config.train_config import TrainConfig
 from model.measurement.titles import TITLES, generate_titles
 from model.training import TrainingRun
@@ -58,7 +58,7 @@ def show(
         return address
 
     def write_note(curve: str | None) -> None:
-        rows = {"parameters": f"{config.parameter_count:,}", "device": device}
+        rows = {"parameters": f"{parameter_count(config):,}", "device": device}
         if run:
             rows["device"] += f", {run.precision.name}"
             passes = passes_per_token(config)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import TrainConfig
 from model.config.yaml_tree import Document, validate
 from service.report.figures import diagnostics, grids
@@ -208,5 +209,5 @@ def _settings(arms: Sequence[DrawnArm]) -> Table:
 def _effective(run: Run) -> dict[str, Any]:
     """The run's settings by dotted key, without those that change nothing in it."""
     config = validate(Document(f"configuration of trial {run.trial}", dict(run.config)), TrainConfig)
-    idle = config.settings_without_effect()
+    idle = settings_without_effect(config)
     return {key: value for key, value in leaves(run.config) if key not in idle}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from model.config.counts import ModuleCount, module_counts
+from model.config.counts import ModuleCount, module_counts, parameter_count
 from model.config.train_config import TrainConfig
 from model.config.yaml_tree import Document, validate
 from service.report.record.study_record import StudyRecord
@@ -49,7 +49,7 @@ def _configurations(record: StudyRecord) -> Iterator[tuple[str, TrainConfig]]:
 def _overview_row(config: TrainConfig, counts: tuple[ModuleCount, ...], names: list[str]) -> tuple[str, ...]:
     model = config.model
     numbers = (model.n_layer, model.n_head, model.d_model, model.block_size, config.tokenizer.vocab_size)
-    counted = (config.parameter_count, sum(count.flops_per_token for count in counts))
+    counted = (parameter_count(config), sum(count.flops_per_token for count in counts))
     return (_listed(names), *(f"{number:,}" for number in (*numbers, *counted)))
 
 

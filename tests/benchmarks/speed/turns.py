@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from model.config.counts import flops_per_token
+from model.config.counts import flops_per_token, parameter_count
 from model.config.train_config import TrainConfig
 from tests.benchmarks.speed.shapes import Shape, write_tokens
 
@@ -134,7 +134,7 @@ def compare(
     """
     record: dict[str, Any] = {
         "tokens_per_step": shape.tokens_per_step,
-        "parameters": TrainConfig.model_validate(shape.tree(method)).parameter_count,
+        "parameters": parameter_count(TrainConfig.model_validate(shape.tree(method))),
         "flops_per_token": flops_per_token(TrainConfig.model_validate(shape.tree(method))),
         "trial_steps": shape.trial_steps,
         "machine": _machine(machine.device),

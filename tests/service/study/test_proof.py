@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import TrainConfig
 from model.config.yaml_tree import read, validate
 from model.errors import ConfigError
@@ -222,7 +223,7 @@ def test_every_point_of_a_proven_space_is_valid_and_every_refused_space_has_a_ba
     for _ in range(20):
         values = space.suggest(study.ask())
         config = space.config_for(BASE, values)
-        assert not set(values) & config.settings_without_effect()
+        assert not set(values) & settings_without_effect(config)
 
 
 @given(st.dictionaries(st.sampled_from(["seed", "model.n_layer", "training.batch_size"]), st.integers(1, 3)))

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+from model.config.counts import parameter_count
 from service.report.page import models
 from service.report.record.study_record import Arm
 from tests.service.report.conftest import run_of
@@ -9,14 +10,14 @@ def test_modules_add_up_to_the_model(record):
     overview, modules = models.tables(record)
     base = record.definition.base_config
     assert modules.rows[-1][0] == "all"
-    assert modules.rows[-1][3] == f"{base.parameter_count:,}"
-    assert sum(int(row[3].replace(",", "")) for row in modules.rows[:-1]) == base.parameter_count
+    assert modules.rows[-1][3] == f"{parameter_count(base):,}"
+    assert sum(int(row[3].replace(",", "")) for row in modules.rows[:-1]) == parameter_count(base)
     shapes = {row[0]: row[2] for row in modules.rows}
     assert shapes["token_embedding"] == "300 × 16"
     assert shapes["blocks.*.mlp.up"] == "64 × 16; 64"
     (row,) = overview.rows
     assert row[0] == "base, slow, fast, wild", "arms of one model are one row"
-    assert row[1:7] == ("1", "1", "16", "16", "300", f"{base.parameter_count:,}")
+    assert row[1:7] == ("1", "1", "16", "16", "300", f"{parameter_count(base):,}")
 
 
 def test_another_model_has_a_row_and_a_table_of_its_own(record):
@@ -24,7 +25,7 @@ def test_another_model_has_a_row_and_a_table_of_its_own(record):
     arm = Arm("wide", (run_of("wide", 1, {}, config=wide.model_dump(mode="json")),))
     overview, *modules = models.tables(replace(record, arms=(*record.arms, arm)))
     assert [row[0] for row in overview.rows] == ["base, slow, fast, wild", "wide"]
-    assert overview.rows[1][6] == f"{wide.parameter_count:,}"
+    assert overview.rows[1][6] == f"{parameter_count(wide):,}"
     assert [table.title for table in modules] == ["Modules of base, slow, fast, wild", "Modules of wide"]
 
 
