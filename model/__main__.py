@@ -12,7 +12,7 @@ from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import DiagnosticsConfig, TrainConfig
 from model.data import corpus
 from model.data.files import check_writable, write_atomically
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import ConfigError, Diverged
 from model.hardware import device
 from model.measurement import diagnostics

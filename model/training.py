@@ -21,7 +21,7 @@ from torch import Tensor
 from model.checkpoint import Checkpoint, load_weights, read_tensors, write_tensors
 from model.config.train_config import TrainConfig
 from model.data.batches import TrainingStream, official_coverage
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CheckpointError, Diverged
 from model.hardware import precision
 from model.hardware.cuda_graph import AddGradient, RecordedGradient

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.config.train_config import EvaluationConfig
 from model.data.batches import evaluation_windows, official_coverage, official_windows
-from model.data.tokenizer import EncodedSplit
+from model.data.tokenized_corpus import EncodedSplit
 from model.hardware.precision import Precision
 from model.network.gpt import GPT
 from model.network.loss import cross_entropy, windows_at_once

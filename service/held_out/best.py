@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.checkpoint import Checkpoint
 from model.config.counts import parameter_count
 from model.data.corpus import Corpus
-from model.data.tokenizer import encode_split
+from model.data.tokenized_corpus import encode_split
 from model.hardware import precision
 from model.hardware.device import Device
 from model.measurement.evaluation import SplitScore, score_split

@@ -12,7 +12,7 @@ import optuna
 
 from model.config.train_config import TokenizerConfig, TrainConfig
 from model.data import corpus as corpora
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CorpusError
 from service.dashboard.notes import study_note
 from service.machine import places

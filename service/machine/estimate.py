@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 from model.config.train_config import TrainConfig
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.hardware import device
 from model.hardware.device import Device
 from model.training import TrainingRun

@@ -17,7 +17,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from model.config.counts import flops_per_token, parameter_count, passes_per_token
 from model.config.train_config import TrainConfig
 from model.data.corpus import Corpus
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CheckpointError
 from model.hardware.device import Device
 from model.measurement.diagnostics import as_lines

@@ -20,7 +20,7 @@ import torch
 
 from model.config.train_config import TrainConfig
 from model.data.corpus import Corpus
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.hardware import device
 from model.network.loss import cross_entropy
 from model.optimization.sharpness import take_step

@@ -12,7 +12,7 @@ import torch
 from model.checkpoint import read_tensors, write_tensors
 from model.config.train_config import DiagnosticsConfig, TokenizerConfig, TrainConfig
 from model.data.corpus import Corpus
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CheckpointError, ConfigError, CorpusError, Diverged
 from model.hardware import precision
 from model.hardware.device import Device

@@ -8,7 +8,7 @@ import optuna
 
 from model.config.train_config import TokenizerConfig
 from model.data.corpus import Corpus
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from service.report.figures import tuned
 from service.report.figures.plots import Plot
 from service.report.page import budgets, models, tokenizers

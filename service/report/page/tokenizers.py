@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.data.corpus import Corpus
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from service.report.figures.plots import Axis, Chart, Plot, Series
 from service.text.tables import Table
 

@@ -6,7 +6,7 @@ import numpy as np
 from torch.profiler import record_function
 
 from model.config.train_config import TrainConfig
-from model.data.tokenizer import EncodedSplit
+from model.data.tokenized_corpus import EncodedSplit
 from model.hardware import device as devices
 from model.network import attention, gpt
 from model.training import TrainingRun

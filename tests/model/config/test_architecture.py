@@ -13,7 +13,7 @@ from model.checkpoint import Checkpoint
 from model.config.architecture import ModelConfig
 from model.config.train_config import TokenizerConfig, TrainConfig
 from model.data.corpus import Corpus
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.hardware.device import Device
 from model.network.gpt import GPT, MLP, Block
 from model.training import TrainingRun

@@ -9,7 +9,8 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from model.config.train_config import DataConfig, TokenizerConfig
 from model.data.corpus import build
 from model.data.pretrained import BYTE_ALPHABET, fetch
-from model.data.tokenizer import TokenizedCorpus, Tokenizer
+from model.data.tokenized_corpus import TokenizedCorpus
+from model.data.tokenizer import Tokenizer
 from model.errors import CheckpointError, CorpusError
 from tests.hub import Fault
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from model.config.train_config import TokenizerConfig
 from model.data.corpus import Corpus
-from model.data.tokenizer import TokenizedCorpus, Tokenizer, encode_split
+from model.data.tokenized_corpus import TokenizedCorpus, encode_split
+from model.data.tokenizer import Tokenizer
 from model.errors import CheckpointError, ConfigError, CorpusError
 
 TITLES = tuple(

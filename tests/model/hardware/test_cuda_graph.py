@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from model.config.train_config import DiagnosticsConfig, TokenizerConfig, TrainConfig
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import Diverged
 from model.hardware.cuda_graph import RecordedGradient
 from model.hardware.device import Device

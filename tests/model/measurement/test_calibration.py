@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from model.config.train_config import EvaluationConfig, TrainConfig
-from model.data.tokenizer import EncodedSplit
+from model.data.tokenized_corpus import EncodedSplit
 from model.hardware.precision import Precision
 from model.measurement import calibration
 from model.measurement.calibration import BINS, Predictions

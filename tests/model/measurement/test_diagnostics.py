@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config.counts import flops_per_token
 from model.config.train_config import DiagnosticsConfig, TokenizerConfig, TrainConfig
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import Diverged
 from model.hardware.matrix_rate import matrix_rate
 from model.hardware.precision import Precision

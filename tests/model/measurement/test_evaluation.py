@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from model.config.train_config import EvaluationConfig, TrainConfig
-from model.data.tokenizer import Tokenizer, encode_split
+from model.data.tokenized_corpus import encode_split
+from model.data.tokenizer import Tokenizer
 from model.errors import CorpusError
 from model.hardware.precision import Precision
 from model.measurement.evaluation import official_loss, score_split

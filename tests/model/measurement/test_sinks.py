@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.config.train_config import DiagnosticsConfig, TokenizerConfig
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import ConfigError
 from model.measurement.sinks import Curves
 from model.training import TrainingRun

@@ -6,7 +6,8 @@ import torch
 
 from model.config.architecture import ModelConfig
 from model.data.batches import evaluation_windows
-from model.data.tokenizer import Tokenizer, encode_split
+from model.data.tokenized_corpus import encode_split
+from model.data.tokenizer import Tokenizer
 from model.network.attention import (
     Attention,
     _fused_attention,

@@ -11,7 +11,7 @@ from torch.nn.utils import parameters_to_vector
 
 from model.config.train_config import TokenizerConfig, TrainConfig, TrainingConfig
 from model.data.corpus import Corpus
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.hardware import precision
 from model.hardware.device import Device
 from model.network.gpt import GPT

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.config.counts import flops_per_token, update_flops
 from model.config.train_config import OptimizerConfig, Orthogonalization, TrainConfig
 from model.data.corpus import Corpus
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.hardware.device import Device
 from model.network.attention import QueryKeyValue
 from model.network.gpt import GPT

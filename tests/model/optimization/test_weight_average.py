@@ -6,7 +6,7 @@ import torch
 from model.checkpoint import Checkpoint
 from model.config.train_config import TokenizerConfig, TrainConfig
 from model.data.corpus import Corpus
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CheckpointError
 from model.hardware import precision
 from model.hardware.device import Device

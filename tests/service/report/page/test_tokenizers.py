@@ -3,7 +3,7 @@ import pytest
 
 from model.config.train_config import TokenizerConfig
 from model.data.corpus import Corpus
-from model.data.tokenizer import TokenizedCorpus
+from model.data.tokenized_corpus import TokenizedCorpus
 from service.report.page import tokenizers
 
 TRAIN = ("ab ab", "ab", "ab ab ab cd", "é")
