@@ -15,6 +15,12 @@ import sqlalchemy as sa
 from service.storage.schema import SLOTS as _SLOTS
 from service.storage.schema import Patience, StudyKey, at_once, database_time
 
+SEEN_FAILURE = 3
+"""What a failure counts whose cause is known to lie in the trial or its worker."""
+UNSEEN_END = 1
+"""What it counts when a worker vanishes: it may be its configuration's doing, or its machine's, its network's or its
+storage's, which take trials with them that are not to blame."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -130,9 +136,8 @@ class Slots:
             if not rows:
                 return None
             for row in rows:
-                # its holder died without a word: that counts as a failed attempt
-                died = row.state == "leased" and row.owner != self._owner
-                attempts = row.attempts + 1 if died else row.attempts
+                died = row.state == "leased" and row.owner != self._owner  # without a word
+                attempts = row.attempts + UNSEEN_END if died else row.attempts
                 swapped = self._swap(
                     (_SLOTS.c.slot == row.slot)
                     & (_SLOTS.c.state == row.state)
@@ -177,13 +182,13 @@ class Slots:
         Args:
             owner: the dead process.
             lost: how it died, for whoever goes on with its trial.
-            counts: as a failed attempt of the configuration.
+            counts: as a failure of the configuration.
         """
         self._swap(
             (_SLOTS.c.owner == owner) & (_SLOTS.c.state == "leased"),
             state="open",
             owner=None,
-            attempts=_SLOTS.c.attempts + int(counts),
+            attempts=_SLOTS.c.attempts + SEEN_FAILURE * counts,
             lost=lost[:255],
         )
 

@@ -12,14 +12,15 @@ from model.errors import ConfigError
 from service.storage import added
 from service.storage.artifact_stores import Store
 from service.storage.ownership import SLOT, generation_of, own_trials, slot_mark, slot_of
-from service.storage.slots import Slot, Slots
+from service.storage.slots import SEEN_FAILURE, Slot, Slots
 from service.storage.studies import CONFIRMS
 from service.study import audit
 from service.study.definition import StudyDefinition
 from service.trials import objective
 
-MAX_ATTEMPTS = 3
-"""Failures of one configuration without progress before it is given up."""
+FAILURES = 3
+"""Of one configuration without progress before it is given up; three times as many where nobody saw why."""
+MAX_ATTEMPTS = FAILURES * SEEN_FAILURE
 DIED = "its worker died or was cut off"
 Drops = Callable[[optuna.Study, StudyDefinition, str, structlog.stdlib.BoundLogger], bool]
 """Whether an arm of a confirmation has lost on earlier seeds; says so in the log."""
@@ -218,5 +219,5 @@ class Lineages:
 def with_attempts(reason: str, attempts: int) -> str:
     """The reason of a failure, with what follows from the number of failures without progress before it."""
     if attempts >= MAX_ATTEMPTS:
-        return f"{reason}; given up after {attempts} attempts that got no further"
+        return f"{reason}; given up, having got no further in {FAILURES} failures (an end that nobody saw counts a third)"
     return reason

@@ -25,7 +25,7 @@ from service.storage.outages import Patience, StorageAwayError
 from service.storage.ownership import key_of
 from service.storage.ranking import ranked_own_trials
 from service.storage.roster import Roster
-from service.storage.slots import LeaseLost, Slot, Slots
+from service.storage.slots import SEEN_FAILURE, LeaseLost, Slot, Slots
 from service.storage.studies import corpus_facts, load_study
 from service.study import audit
 from service.study.device_proof import prove_device
@@ -237,7 +237,7 @@ class Worker:
             state, value, ended = failure.state, None, failure.reason
             if failure.next == "retry":
                 log.error("trial failed", exc_info=True)
-                slot = dataclasses.replace(slot, attempts=slot.attempts + 1)
+                slot = dataclasses.replace(slot, attempts=slot.attempts + SEEN_FAILURE)
                 ended = with_attempts(ended, slot.attempts)
         self._finish(slot, trial, state, value, ended)
         log.info("trial ended", state=state.name, val_loss=value, ended=ended)

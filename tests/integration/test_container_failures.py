@@ -148,7 +148,7 @@ def test_configuration_that_exhausts_memory_is_given_up(project):
     poisoned = [trial for trial in trials if trial.params["model.d_model"] == 1536]
     assert [trial.state for trial in poisoned] == [TrialState.FAIL] * 3
     assert "out of memory" in poisoned[-1].user_attrs["ended"]
-    assert "given up after 3 attempts" in poisoned[-1].user_attrs["ended"]
+    assert "having got no further in 3 failures" in poisoned[-1].user_attrs["ended"]
     others = [trial for trial in trials if trial not in poisoned]
     assert [trial.state for trial in others] == [TrialState.COMPLETE] * 2
     assert [slot.state for slot in project.slots()] == ["closed"] * 3

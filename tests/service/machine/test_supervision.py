@@ -15,7 +15,7 @@ from service.machine import supervisor
 from service.machine.places import Place
 from service.machine.supervisor import RESTARTS, Supervisor
 from service.storage.schema import StudyKey
-from service.storage.slots import Slots
+from service.storage.slots import SEEN_FAILURE, Slots
 from tests.conftest import make_two_studies
 
 RUNG = """echo '{"event": "rung", "trial": 0}'"""
@@ -115,7 +115,7 @@ c.execute(\\"{lease}\\", sys.argv[1:]); c.commit()" "$2"
     assert status == 0
     slot = slots.claim()
     assert slot is not None
-    assert (slot.attempts, slot.lost) == (1, "its worker was ended by a crash (status 1)")
+    assert (slot.attempts, slot.lost) == (SEEN_FAILURE, "its worker was ended by a crash (status 1)")
 
 
 JUNK = r"""

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.storage.schema import StudyKey
-from service.storage.slots import LeaseLost, Slots
+from service.storage.slots import SEEN_FAILURE, UNSEEN_END, LeaseLost, Slots
 from tests.conftest import make_two_studies
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -96,11 +96,19 @@ def test_an_expired_lease_is_taken_over_and_its_former_owner_is_told(slots_of):
     slot = dead.claim()
     dead.set_trial(slot, 3, attempts=0)
     taken = heir.claim()
-    assert (taken.index, taken.trial_number, taken.attempts) == (0, 3, 1)
+    assert (taken.index, taken.trial_number, taken.attempts) == (0, 3, UNSEEN_END)
     for act in (dead.renew, dead.close, lambda s: dead.hand_back(s, attempts=0)):
         with pytest.raises(LeaseLost):
             act(slot)
     heir.close(taken)
+
+
+def test_three_workers_that_vanish_count_as_one_failure(slots_of):
+    slots_of("a").total(1)
+    for life in range(3):
+        vanished = slots_of(f"vanished{life}", lease_seconds=-1)
+        vanished.set_trial(vanished.claim(), 0, attempts=life)
+    assert slots_of("heir").claim().attempts == SEEN_FAILURE
 
 
 def test_an_answer_that_was_lost_does_no_harm(slots_of):
@@ -138,7 +146,11 @@ def test_release_frees_what_a_dead_process_held_and_nothing_else(slots_of):
     slots_of("supervisor").release("dead", lost="its worker was killed (signal 9)")
     assert counts(alive) == {"open": 1, "leased": 1}
     heir = slots_of("heir").claim()
-    assert (heir.trial_number, heir.attempts, heir.lost) == (0, 1, "its worker was killed (signal 9)")
+    assert (heir.trial_number, heir.attempts, heir.lost) == (
+        0,
+        SEEN_FAILURE,
+        "its worker was killed (signal 9)",
+    )
 
 
 def test_total_counts_closed_slots_and_never_drops_any(slots_of):

@@ -189,7 +189,7 @@ def test_a_failure_is_tried_again_and_given_up_after_three_attempts(tiny, monkey
     assert [trial.user_attrs["ended"] for trial in tiny.trials()] == [
         reason,
         reason,
-        f"{reason}; given up after 3 attempts that got no further",
+        f"{reason}; given up, having got no further in 3 failures (an end that nobody saw counts a third)",
     ]
     assert tiny.slots()["closed"] == 1
 
@@ -209,7 +209,8 @@ def test_the_configuration_in_place_of_one_given_up_has_attempts_of_its_own(tiny
     assert states(tiny) == [TrialState.FAIL] * 4 + [TrialState.COMPLETE]
     given_up, first_of_other, last = tiny.trials()[2:]
     assert (
-        given_up.user_attrs["ended"] == "RuntimeError: broken; given up after 3 attempts that got no further"
+        given_up.user_attrs["ended"]
+        == "RuntimeError: broken; given up, having got no further in 3 failures (an end that nobody saw counts a third)"
     )
     assert first_of_other.user_attrs["ended"] == "RuntimeError: broken"
     assert last.user_attrs["goes_on_with"] == first_of_other.number
