@@ -254,7 +254,7 @@ def status(study: str, watch: bool) -> None:
 @click.option(
     "--confirmed",
     is_flag=True,
-    help="The confirmed winner and the baseline alone, over the confirmation's seeds.",
+    help="The confirmed winner against the baseline, over the confirmation's seeds.",
 )
 @click.option("--out", type=click.Path(file_okay=False), help="Folder for the Markdown and JSON files.")
 def evaluate(study: str, top: int | None, confirmed: bool, out: str | None) -> None:

@@ -17,16 +17,26 @@ from service.text.grid import Grid
 from service.text.markdown import escaped
 
 NOTES = (
-    "val_loss in nats per character over the whole validation split. Intervals are Student's t-intervals of 95 %, each "
-    "on its own; differences are paired by seed. They cover what a new seed would change, on this corpus and split.",
-    "P(best): the share of draws in which the configuration's true mean is the lowest, the means being drawn from the "
-    "joint Student distribution with n − 1 degrees of freedom that has the configurations' covariance over the seeds; "
-    "for two configurations it is that of the paired t-test. It takes losses to be normally distributed over seeds.",
-    f"Out: worse than another one by a one-sided paired t-test after {MIN_SEEDS} seeds or more, at a level shared out "
-    f"over all others and all looks: a truly best one is dropped with a probability of at most {ERROR_RATE:.0%}. Or a "
-    "run of it did not finish.",
-    "search − re-runs: what the search measured minus the mean of the re-runs; below 0 the search was lucky (winner's "
-    "curse). Its interval is that of the mean.",
+    "val_loss in nats per character over the whole validation split. Differences are paired by seed. Intervals are "
+    "Student's t-intervals of 95 %, each on its own, of a configuration named beforehand; they cover what a new seed"
+    " would change, on this corpus and split. The mean of the best is flattered, and that of one dropped early the "
+    "reverse.",
+    "The difference to the baseline in the first line is not flattered: at each seed it counts the configuration "
+    "that the other seeds pick. Its interval is widened for the number of finalists that tie for the best "
+    "(Bonferroni); where none is better than the baseline, it is below 0 in at most 2.5 % of confirmations, unless "
+    "seeds were added because of what had been seen.",
+    "P(best): the share of draws in which the configuration's true mean is the lowest, the means being drawn from "
+    "the joint Student distribution with n − 1 degrees of freedom that has the configurations' covariance over the "
+    "seeds; for two configurations it is that of the paired t-test. It takes losses to be normally distributed over "
+    "seeds.",
+    f"Out: worse than another one after {MIN_SEEDS} seeds or more, by t-tests of paired differences at a level shared"
+    " out over all pairs and all looks; or a run of it did not finish. All others tie with the best. That a truly "
+    f"best one is called worse, any of them if several are equal, happens in at most {ERROR_RATE:.0%} of "
+    "confirmations, seeds added later included, where losses are normally distributed over seeds or skewed alike for"
+    " all. It happens more often where one configuration alone has rare bad seeds that have not come up yet.",
+    "search − re-runs: what the search measured minus the mean of the re-runs; below 0 the search was lucky "
+    f"(winner's curse). The re-runs are those of the first {MIN_SEEDS} seeds, which all configurations have. The "
+    "interval is that of the mean.",
 )
 
 
@@ -41,9 +51,12 @@ def sentence(verdict: Verdict) -> str:
         )
     else:
         told = f"{best.arm} is the best {over}"
-    if best.to_baseline is None:
-        return f"{told}; no finalist has a lower mean than the baseline"
-    return f"{told}; {numbers.with_interval(best.to_baseline)} against the baseline"
+    gain = numbers.with_interval(verdict.gain) if verdict.gain else None
+    if best.arm == BASELINE:
+        return f"{told}; no finalist has a lower mean than the baseline" + (f": {gain}" if gain else "")
+    return f"{told}; " + (
+        f"{gain} against the baseline" if gain else "the baseline did not finish on every seed"
+    )
 
 
 def tables(verdict: Verdict) -> dict[str, Grid]:
@@ -53,9 +66,12 @@ def tables(verdict: Verdict) -> dict[str, Grid]:
         (s.arm, str(len(s.losses)), numbers.mean_and_sd(s.rerun), _probability(s), _standing(s, verdict))
         for s in standings
     )
-    paired = ((s.arm, _difference(s.to_baseline), _difference(s.to_best)) for s in standings)
+    paired = (
+        (s.arm, _difference(s.to_baseline), numbers.mean_and_sd(s.to_best) if s.to_best else numbers.NONE)
+        for s in standings
+    )
     luck = (
-        (s.arm, numbers.number(s.search_loss), _mean(s.rerun), _difference(s.curse))
+        (s.arm, numbers.number(s.search_loss), _difference(s.curse))
         for s in standings
         if s.search_loss is not None
     )
@@ -63,10 +79,10 @@ def tables(verdict: Verdict) -> dict[str, Grid]:
         "re-runs, val_loss ± sd over seeds": Grid(
             ("configuration", "seeds", "val_loss", "P(best)", ""), tuple(reruns)
         ),
-        "paired differences, 95 % intervals": Grid(
-            ("configuration", "minus the baseline", "minus the best"), tuple(paired)
+        "paired differences": Grid(
+            ("configuration", "minus the baseline (95 % interval)", "minus the best ± sd"), tuple(paired)
         ),
-        "winner's curse": Grid(("configuration", "search", "re-runs", "search − re-runs"), tuple(luck)),
+        "winner's curse": Grid(("configuration", "search", "search − re-runs (95 % interval)"), tuple(luck)),
     }
 
 
@@ -100,6 +116,7 @@ def write(
         "verdict": sentence(verdict),
         "best": verdict.best.arm if verdict.best else None,
         "ties": verdict.ties,
+        "gain": asdict(verdict.gain) if verdict.gain else None,
         "seeds": verdict.seeds,
         "search": confirms["finalists"],
         "configurations": configurations(definition),
@@ -122,7 +139,7 @@ def _standing(standing: Standing, verdict: Verdict) -> str:
         return "out"
     if standing is verdict.best:
         return "best of a tie" if verdict.ties else "best"
-    return "tied with the best" if standing.tied else "worse than the best"
+    return "tied with the best"
 
 
 def _probability(standing: Standing) -> str:

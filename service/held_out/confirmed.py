@@ -1,6 +1,8 @@
 """The confirmed winner of a study and its baseline on the held-out titles, over the seeds of the confirmation.
 
-What is compared was settled before the titles are read: one winner, and what it is measured against.
+What is compared was settled before the titles are read: one winner, and what it is measured against. The winner was
+picked by its luck on these seeds, too, so that its own runs flatter it here as well: at each seed the run of the arm
+that the other seeds pick stands for it, as in `service.confirmation.verdict.cross_fitted`.
 """
 
 import json
@@ -19,8 +21,10 @@ from model.data.corpus import Corpus
 from model.hardware.device import Device
 from model.measurement.evaluation import SplitScore
 from model.measurement.titles import TITLES, generate_titles
+from service.confirmation.verdict import picks
+from service.held_out.advantage import Difference, advantage
 from service.held_out.best import bootstrap_interval, looking_into, score_checkpoint
-from service.statistics import Estimate, differences, estimate
+from service.statistics import estimate
 from service.storage.artifact_stores import Store
 from service.storage.artifacts import has_weights, read_checkpoint
 from service.storage.ownership import own_trials
@@ -32,10 +36,14 @@ from service.text.markdown import escaped
 from service.text.quantities import shown_operations
 
 NOTES = (
-    "Means and deviations are over the seeds of the confirmation. Of a loss, the interval is a bootstrap over titles "
-    "of the mean over these seeds. Of the difference there are two: over seeds, Student's t of the paired differences "
-    "on these titles, and over titles, a paired bootstrap with these seeds. Each is of 95 % and on its own.",
-    "The advantage holds where both intervals of the difference are below 0.",
+    "Means and deviations are over the seeds of the confirmation. Of a loss, the interval is a bootstrap over titles"
+    " of the mean over these seeds; the winner's loss is flattered by its being the best on these seeds.",
+    "The difference is not: at each seed the run of the configuration that the other seeds pick, by val_loss, is "
+    "compared with the baseline's. Its intervals are of 95 %, widened for the number of configurations that tie for "
+    "the best (Bonferroni): over seeds, on these titles, and over seeds and titles, what new ones of both would "
+    "change.",
+    "The advantage holds where the interval over seeds and titles is below 0. Where there is no advantage, that is "
+    "so in at most 2.5 % of confirmations.",
 )
 
 
@@ -62,23 +70,6 @@ class ArmScore:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The winner's loss minus the baseline's, over the seeds that both have."""
-
-    over_seeds: Estimate
-    """On the held-out titles: its interval is that of a new seed, on the same titles."""
-    over_titles: tuple[float, float]
-    """95 % interval of new titles, with the same seeds."""
-    on_validation: Estimate
-    """The same seeds on the validation split, by which the winner was chosen."""
-
-    @property
-    def holds(self) -> bool:
-        """The winner is ahead by both intervals."""
-        return self.over_seeds.high < 0 and self.over_titles[1] < 0
-
-
-@dataclass(frozen=True)
 class ConfirmedScores:
     """What the held-out titles say of a confirmation."""
 
@@ -88,6 +79,8 @@ class ConfirmedScores:
     baseline: ArmScore | None
     """None where the baseline itself is the confirmed best."""
     difference: Difference | None
+    stand_ins: tuple[ArmScore, ...] = ()
+    """Arms that tie with the winner and stand for it at some seeds, over these seeds."""
 
     @property
     def arms(self) -> tuple[ArmScore, ...]:
@@ -124,32 +117,31 @@ def evaluate(
                 f"study {confirmation.study_name!r} has no checkpoint of {arm!r} in {store}; "
                 "point HPTUNE_ARTIFACTS to where they are"
             )
-    if not set.intersection(*(set(by_seed) for by_seed in runs.values())):
+    finalists = [arm for arm in dict.fromkeys((confirmed["arm"], *confirmed["ties"])) if arm != BASELINE]
+    picked = {} if confirmed["arm"] == BASELINE else _picked(confirmation, finalists, confirmed["seeds"])
+    for arm in sorted(set(picked.values()) - set(arms)):
+        seeds = [seed for seed in picked if picked[seed] == arm]
+        runs[arm] = _with_weights(confirmation, store, arm, seeds)
+    picked = {seed: arm for seed, arm in picked.items() if seed in runs[arm] and seed in runs[BASELINE]}
+    if confirmed["arm"] != BASELINE and not picked:
         raise StudyError(
             f"study {confirmation.study_name!r}: {' and '.join(arms)} share no seed with weights in {store}"
         )
-    scored = {arm: _score(arm, by_seed, store, corpus, device) for arm, by_seed in runs.items()}
-    winner, winner_scores = scored[confirmed["arm"]]
+    scored = {arm: _score(arm, by_seed, store, corpus, device) for arm, by_seed in runs.items() if by_seed}
+    winner, baseline = (scored[arm][0] for arm in (confirmed["arm"], BASELINE))
     ties = tuple(confirmed["ties"])
     if winner.arm == BASELINE:
         return ConfirmedScores(ties, winner, None, None)
-    baseline, baseline_scores = scored[BASELINE]
-    difference = Difference(
-        _paired(winner.held_out_losses, baseline.held_out_losses),
-        title_interval(winner_scores, baseline_scores),
-        _paired(winner.val_losses, baseline.val_losses),
+    found = advantage(
+        picked,
+        {seed: scored[arm][1][seed] for seed, arm in picked.items()},
+        scored[BASELINE][1],
+        {seed: scored[arm][0].val_losses[seed] for seed, arm in picked.items()},
+        baseline.val_losses,
+        finalists=len(finalists),
     )
-    return ConfirmedScores(ties, winner, baseline, difference)
-
-
-def title_interval(own: Mapping[int, SplitScore], others: Mapping[int, SplitScore]) -> tuple[float, float]:
-    """95 % interval of the difference of two arms' mean losses over samples of titles, the same for both.
-
-    By `bootstrap_interval`, over the seeds that both have.
-    """
-    seeds = own.keys() & others.keys()
-    nats = _mean_nats([own[seed] for seed in seeds]) - _mean_nats([others[seed] for seed in seeds])
-    return bootstrap_interval(nats, next(iter(own.values())).title_characters)
+    stand_ins = tuple(score for arm, (score, _) in scored.items() if arm not in arms)
+    return ConfirmedScores(ties, winner, baseline, found, stand_ins)
 
 
 def sentence(scores: ConfirmedScores) -> str:
@@ -158,10 +150,9 @@ def sentence(scores: ConfirmedScores) -> str:
     tied = f" (tied with {', '.join(scores.ties)} in the confirmation)" if scores.ties else ""
     if difference is None:
         return f"the confirmed best is the baseline itself{tied}: there is no advantage to check"
-    low, high = difference.over_titles
     shown = (
         f"{numbers.with_interval(difference.over_seeds)} against the baseline; "
-        f"over titles {low:.4f} to {high:.4f}"
+        f"over seeds and titles {_over_both(difference)}"
     )
     if difference.holds:
         return f"the advantage of {winner}{tied} holds on held-out titles: {shown}"
@@ -180,13 +171,13 @@ def tables(scores: ConfirmedScores) -> dict[str, Grid]:
     }
     if scores.difference:
         seeds, validation = scores.difference.over_seeds, scores.difference.on_validation
-        low, high = scores.difference.over_titles
+        both = _over_both(scores.difference)
         rows = (
-            ("held-out", numbers.mean_and_sd(seeds), numbers.interval(seeds), f"{low:.4f} to {high:.4f}"),
+            ("held-out", numbers.mean_and_sd(seeds), numbers.interval(seeds), both),
             ("validation", numbers.mean_and_sd(validation), numbers.interval(validation), numbers.NONE),
         )
         found[f"{scores.winner.arm} minus the baseline, 95 % intervals"] = Grid(
-            ("split", "difference", "over seeds", "over titles"), rows
+            ("split", "difference", "over seeds", "over seeds and titles"), rows
         )
     return found
 
@@ -230,6 +221,22 @@ def _with_weights(
         }
 
 
+def _picked(confirmation: optuna.Study, finalists: Sequence[str], seeds: Sequence[int]) -> dict[int, str]:
+    """What each seed's others pick among the finalists."""
+    losses: dict[str, dict[int, float]] = {arm: {} for arm in finalists}
+    for trial in own_trials(confirmation, TrialState.COMPLETE):
+        arm, seed = trial.user_attrs["arm"], trial.user_attrs["config"]["seed"]
+        if arm in losses and seed in seeds and trial.value is not None:
+            losses[arm][seed] = trial.value
+    return picks(losses)
+
+
+def _over_both(difference: Difference) -> str:
+    if difference.over_both is None:
+        return numbers.NONE
+    return " to ".join(numbers.number(end, spread=difference.over_seeds.sd) for end in difference.over_both)
+
+
 def _score(
     arm: str, runs: Mapping[int, FrozenTrial], store: Store, corpus: Corpus, device: Device
 ) -> tuple[ArmScore, dict[int, SplitScore]]:
@@ -260,12 +267,6 @@ def _mean_nats(scores: Sequence[SplitScore]) -> NDArray[np.float64]:
     """Nats of each title, the mean over the runs, shape (titles,)."""
     mean: NDArray[np.float64] = np.mean([score.title_nats for score in scores], axis=0)
     return mean
-
-
-def _paired(own: Mapping[int, float], others: Mapping[int, float]) -> Estimate:
-    found = estimate(list(differences(own, others).values()))
-    assert found, "they share a seed"
-    return found
 
 
 def _losses(arm: ArmScore) -> tuple[str, ...]:

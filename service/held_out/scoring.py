@@ -84,7 +84,7 @@ def score_confirmed(settings: Settings, study: str, *, folder: Path, console: Co
         folder,
         lambda aside: held_out_confirmed.write(scores, aside, facts),
         confirmation=confirmation.study_name,
-        trials={arm.arm: arm.trials for arm in scores.arms},
+        trials={arm.arm: arm.trials for arm in (*scores.arms, *scores.stand_ins)},
     )
     for title, grid in held_out_confirmed.tables(scores).items():
         console.print(grid.as_rich(title))
@@ -104,7 +104,7 @@ def _advice(study: optuna.Study) -> str | None:
         return f"the winner of study {name} is not confirmed, and may be a lucky one: {_confirm(name)}"
     winner = study.user_attrs[CONFIRMED]["arm"]
     command = f"python evaluate.py --study {shlex.quote(name)} --confirmed"
-    return f"confirmed winner: {winner}; it and the baseline alone, over seeds: {command}"
+    return f"confirmed winner: {winner}; against the baseline, over seeds: {command}"
 
 
 def _confirm(study: str) -> str:

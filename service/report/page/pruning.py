@@ -173,8 +173,8 @@ def _ranks(curves: Sequence[Curve]) -> Table | None:
         f"The warmup_fraction that follows, from which on the rank correlation with the end is {quality.FAITHFUL} or "
         f"more: {', '.join(_warmup(name, group) for name, group in found.items())}.",
         "Spearman's rank correlation of the losses at a rung with those at the end, over the complete trials (their "
-        "number stands beside the name), with Fisher's 95 % interval. What a pruner stopped is missing, so that the "
-        "others are more alike and their correlations lower than those of all trials.",
+        "number stands beside the name), with Fisher's 95 % interval, a little too narrow from 0.97 on. What a "
+        "pruner stopped is missing, so that the others are more alike and their correlations lower than those of all.",
     ]
     if small:
         notes.append(f"Fewer than {quality.FEWEST_TRIALS} complete trials: {', '.join(small)}.")

@@ -160,7 +160,9 @@ def rank_correlations(curves: Sequence[Curve]) -> tuple[RankCorrelation, ...]:
     Empty with fewer than `FEWEST_TRIALS`; without rungs at which all losses are equal.
 
     The interval is Fisher's, z = atanh rho, with the variance (1 + rho²/2)/(n - 3) (Bonett and Wright 2000,
-    doi 10.1007/BF02294183).
+    doi 10.1007/BF02294183). Simulated in `tests/service/report/pruning/test_quality.py` with 10 to 50 trials and
+    normally distributed losses, it covers the true correlation in 95 to 96 % up to 0.9, in 92 to 95 % at 0.97, and in
+    only 82 to 88 % at 0.99.
     """
     complete = [curve for curve in curves if curve.ended == "complete"]
     if len(complete) < FEWEST_TRIALS:
@@ -178,7 +180,9 @@ def rank_correlations(curves: Sequence[Curve]) -> tuple[RankCorrelation, ...]:
 
 
 def _interval(rho: float, n: int) -> tuple[float, float]:
-    bound = 1 - 1e-12  # atanh is infinite at 1
+    bound = 1 - 6 / (
+        n * (n**2 - 1)
+    )  # half way to the next value that n ranks can have; atanh is infinite at 1
     z = math.atanh(min(max(rho, -bound), bound))
     half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt((1 + rho**2 / 2) / (n - 3))
     return math.tanh(z - half), math.tanh(z + half)

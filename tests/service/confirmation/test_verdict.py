@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from service.confirmation import verdict as verdicts
+from service.confirmation.elimination import MIN_SEEDS, worse
 from service.confirmation.page import sentence, tables
-from service.confirmation.verdict import judge, probabilities_best
+from service.confirmation.verdict import cross_fitted, judge, picks, probabilities_best
 from service.study.design import BASELINE
 
 SEEDS = (7, 8, 9)
@@ -20,7 +22,7 @@ def losses(**arms):
 @pytest.fixture
 def clear():
     """`a` is better than the baseline by 1.0, 1.1 and 0.9."""
-    found = losses(baseline=[3.0, 3.2, 3.1], a=[2.0, 2.1, 2.2], b=[2.65, 2.45, 2.7])
+    found = losses(baseline=[3.0, 3.2, 3.1], a=[2.0, 2.1, 2.2], b=[2.52, 2.6, 2.68])
     return judge(found, SEEDS, {"a": 1.9, "b": 2.6})
 
 
@@ -32,7 +34,7 @@ def test_means_and_paired_intervals_are_those_computed_by_hand(clear):
     assert a.to_baseline.mean == pytest.approx(-1.0)
     assert a.to_baseline.interval == pytest.approx((-1.0 - half, -1.0 + half))
     assert baseline.to_best.interval == pytest.approx((1.0 - half, 1.0 + half))
-    assert b.to_best.mean == pytest.approx(0.5)  # of 0.65, 0.35, 0.5
+    assert b.to_best.mean == pytest.approx(0.5)  # of 0.52, 0.5, 0.48
     assert a.to_best is baseline.to_baseline is None
 
 
@@ -45,11 +47,25 @@ def test_the_winners_curse_is_what_the_search_said_minus_the_mean_of_the_reruns(
     assert baseline.curse is None
 
 
+def test_the_winners_curse_is_of_the_seeds_before_any_was_dropped():
+    seeds = range(5)
+    found = {
+        BASELINE: dict.fromkeys(seeds, 3.0),
+        "a": dict(enumerate([2.0, 2.1, 2.2, 9.0, 9.0])),
+        "b": dict(enumerate([2.6, 2.5, 2.4])),
+    }
+    a, b = (next(s for s in judge(found, seeds, {"a": 2.0, "b": 2.0}).standings if s.arm == x) for x in "ab")
+    assert (a.curse.n, a.curse.mean) == pytest.approx((3, -0.1))
+    assert (b.curse.n, b.curse.mean) == pytest.approx((3, -0.5))
+
+
 def test_what_is_clear_is_said_to_be_clear(clear):
     assert clear.ties == ()
     assert sentence(clear).startswith(
         "a is the best over 3 seeds; -1.00 (95 % interval -1.25 to -0.75, 3 seeds)"
     )
+    assert [row[-1] for row in next(iter(tables(clear).values())).rows] == ["best", "out", "out"]
+    assert clear.standings[-1].out == "worse than a, after 3 seeds"  # the baseline
 
 
 def test_a_tie_is_said_to_be_a_tie():
@@ -60,17 +76,44 @@ def test_a_tie_is_said_to_be_a_tie():
         "a tie: a has the lowest mean over 3 seeds and cannot be told from b;"
     )
     assert [row[-1] for row in next(iter(tables(verdict).values())).rows] == [
-        "best of a tie", "tied with the best", "worse than the best",
+        "best of a tie", "tied with the best", "out",
     ]  # fmt: skip
 
 
 def test_the_baseline_may_be_the_best():
     verdict = judge(losses(baseline=[1.0, 1.1, 1.2], a=[2.0, 2.1, 2.2]), SEEDS, {})
-    assert verdict.best.arm == BASELINE
+    assert (verdict.best.arm, verdict.gain) == (BASELINE, None)  # no finalist is left to have one
     assert (
         sentence(verdict)
         == "baseline is the best over 3 seeds; no finalist has a lower mean than the baseline"
     )
+    tied = judge(losses(baseline=[1.0, 1.1, 1.2], a=[1.1, 1.0, 1.5]), SEEDS, {})
+    assert sentence(tied).startswith(
+        "a tie: baseline has the lowest mean over 3 seeds and cannot be told from a; no finalist has a lower mean than "
+        "the baseline: 0.10 (95 % interval"
+    )
+
+
+def test_a_baseline_that_did_not_finish_is_said():
+    verdict = judge(losses(baseline=[3.0, math.inf], a=[2.0, 2.1, 2.2]), SEEDS, {})
+    assert sentence(verdict) == "a is the best over 3 seeds; the baseline did not finish on every seed"
+
+
+def test_the_gain_is_measured_on_seeds_that_it_was_not_picked_by():
+    # on seed 7 the others' means are 1.5 and 2.0, on 8 they are 1.5 and 1.0, on 9 2.0 and 1.0
+    finalists = losses(a=[2.0, 2.0, 1.0], b=[0.0, 2.0, 2.0])
+    assert picks(finalists) == {7: "a", 8: "b", 9: "b"}
+    gain = judge(losses(baseline=[3.0, 3.5, 3.0]) | finalists, SEEDS, {}).gain
+    # 2 - 3, 2 - 3.5, 2 - 3; b has the lowest mean, and its own is -1.8
+    assert (gain.n, gain.mean) == pytest.approx((3, -7 / 6))
+    half = scipy.stats.t.ppf(1 - 0.025 / 2, 2) * gain.sd / math.sqrt(3)  # of two finalists
+    assert gain.interval == pytest.approx((-7 / 6 - half, -7 / 6 + half))
+
+
+def test_of_one_finalist_the_gain_is_the_paired_difference():
+    verdict = judge(losses(baseline=[3.0, 3.2, 3.1], a=[2.9, 3.15, 3.12]), SEEDS, {})
+    reference = scipy.stats.ttest_rel([2.9, 3.15, 3.12], [3.0, 3.2, 3.1]).confidence_interval(0.95)
+    assert verdict.gain.interval == pytest.approx((reference.low, reference.high))
 
 
 def test_what_did_not_finish_is_out_however_low_its_mean():
@@ -80,11 +123,11 @@ def test_what_did_not_finish_is_out_however_low_its_mean():
     out = {standing.arm: standing.out for standing in verdict.standings}
     assert out == {
         "a": None,
-        BASELINE: None,
+        BASELINE: "worse than a, after 3 seeds",
         "diverged": "a run of it diverged or did not fit into memory, after 2 seeds",
         "failed": "1 of 3 runs did not finish",
     }
-    assert [s.probability_best is None for s in verdict.standings] == [False, False, True, True]
+    assert [s.probability_best is None for s in verdict.standings] == [False, True, True, True]
 
 
 def test_where_all_are_out_there_is_no_best():
@@ -111,3 +154,76 @@ def test_of_three_arms_the_probabilities_are_those_of_scipys_multivariate_t():
 
 def test_equal_arms_share_the_probability():
     assert probabilities_best(np.ones((3, 4))) == [0.25] * 4
+
+
+TIMES = 2000
+
+
+def confirmations(means, seeds, *, noise="normal"):
+    """Losses of confirmations whose finalists have these true means and the baseline 0; one unit of spread."""
+    generator = np.random.default_rng(5)
+    shape = len(means) + 1, seeds
+    for _ in range(TIMES):
+        match noise:
+            case "normal":
+                drawn = generator.standard_normal(shape)
+            case "skewed":
+                drawn = generator.exponential(size=shape) - 1
+            case "bad seeds":
+                drawn = generator.standard_normal(shape) + 10 * ((generator.random(shape) < 0.05) - 0.05)
+        drawn += np.array([0.0, *means])[:, None]
+        names = (BASELINE, *map(str, range(len(means))))
+        yield {name: dict(enumerate(map(float, row))) for name, row in zip(names, drawn, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("means", "seeds", "noise", "bias"),
+    [
+        ([0] * 5, 2, "normal", (0, 0)),
+        ([0] * 5, 5, "normal", (0, 0)),
+        ([0] * 5, 5, "skewed", (0, 0)),
+        ([0] * 5, 5, "bad seeds", (0, 0)),
+        ([0] * 20, 5, "normal", (0, 0)),
+        ([0, 0.3, 0.6, 0.9, 1.2], 5, "normal", (0, 0.05)),
+        ([0, 3, 3, 3, 3], 2, "normal", (0.1, 0.16)),
+        ([0, 0], 8, "normal", (0, 0)),
+        ([0], 5, "normal", (0, 0)),
+    ],
+)
+def test_the_gain_has_the_bias_the_coverage_and_the_errors_that_the_docstring_says(means, seeds, noise, bias):
+    errors, covers, better = [], [], []
+    for found in confirmations(means, seeds, noise=noise):
+        out = worse(found, range(seeds), ended=True)
+        finalists = {arm: own for arm, own in found.items() if arm != BASELINE and arm not in out}
+        if not finalists:
+            continue
+        true = means[int(min(finalists, key=lambda arm: sum(finalists[arm].values())))]
+        gain = cross_fitted(finalists, found[BASELINE])
+        errors.append(gain.mean - true)
+        covers.append(gain.low <= true <= gain.high)
+        better.append(gain.high < 0)
+    monte_carlo = 3 * np.std(errors) / math.sqrt(len(errors))
+    assert bias[0] - monte_carlo <= np.mean(errors) <= bias[1] + monte_carlo
+    share = 3 * math.sqrt(0.05 * 0.95 / TIMES)
+    assert np.mean(covers) >= 0.95 - share
+    nominal = 0.025 if len(means) == 1 else 0.02
+    assert np.mean(better) <= nominal + 3 * math.sqrt(nominal * (1 - nominal) / TIMES)
+
+
+def test_the_winners_curse_is_not_biased_by_dropping():
+    seeds, means = 8, [0, 0, 4, 4, 4]
+    first, all_seeds, gone = [], [], 0
+    for found in confirmations(means, seeds):
+        out = worse(found, range(seeds))
+        for arm, own in found.items():
+            if arm in out and arm != BASELINE:
+                gone += 1
+                own = {seed: own[seed] for seed in range(out[arm].seeds)}
+            if arm != BASELINE:
+                true = means[int(arm)]
+                first.append(verdicts._curse(true, own, range(seeds)).mean)
+                all_seeds.append(true - np.mean(list(own.values())))
+    assert gone > 0.5 * len(first)
+    monte_carlo = 3 / math.sqrt(MIN_SEEDS * len(first))
+    assert abs(np.mean(first)) < monte_carlo
+    assert np.mean(all_seeds) < -monte_carlo  # what it was

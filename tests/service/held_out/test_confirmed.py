@@ -14,13 +14,13 @@ from click.testing import CliRunner
 from model.checkpoint import WEIGHTS
 from model.config.counts import flops_per_token
 from model.hardware import device
-from model.measurement.evaluation import SplitScore
 from service.__main__ import cli
 from service.confirmation import confirm
 from service.confirmation.elimination import drops
 from service.held_out import best
 from service.held_out import confirmed as held_out_confirmed
-from service.held_out.confirmed import ArmScore, ConfirmedScores, Difference
+from service.held_out.advantage import Difference
+from service.held_out.confirmed import ArmScore, ConfirmedScores
 from service.statistics import estimate
 from service.storage.artifact_stores import open_store
 from service.storage.artifacts import CHECKPOINT
@@ -36,11 +36,11 @@ NAME = "tiny-confirm"
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """The best of three trials and the baseline, re-run on two seeds."""
+    """The best two of three trials and the baseline, re-run on two seeds."""
     tiny = tiny_study(tmp_path_factory.mktemp("held-out"))
     tiny.create(3)
     tiny.worker().work()
-    confirm.prepare(tiny.settings, "tiny", top=1, seeds=2, say=print)
+    confirm.prepare(tiny.settings, "tiny", top=2, seeds=2, say=print)
     log = structlog.get_logger()
     Worker(tiny.settings, NAME, owner=uuid.uuid4().hex, threads=1, parent=None, drops=drops, log=log).work()
     confirm.conclude(tiny.settings, NAME)
@@ -65,7 +65,11 @@ def evaluate(done):
 
 
 def finalist(done):
-    return next(arm for arm in load(done, NAME).user_attrs["confirms"]["finalists"])
+    return finalists(done)[0]
+
+
+def finalists(done):
+    return list(load(done, NAME).user_attrs["confirms"]["finalists"])
 
 
 def verb(tiny, *arguments):
@@ -75,12 +79,12 @@ def verb(tiny, *arguments):
 
 def test_winner_and_baseline_alone_are_scored_on_every_seed_of_the_confirmation(done, evaluate):
     arm = finalist(done)
-    scores = evaluate(arm=arm)
+    scores = evaluate(arm=arm, ties=[])
     assert [of.arm for of in scores.arms] == [arm, BASELINE]
     confirmation = load(done, NAME)
     one_by_one = best.evaluate(
         confirmation, open_store(done.settings.artifacts), load_corpus(confirmation, done.settings),
-        top=4, device=device.choose("cpu", threads=1),
+        top=6, device=device.choose("cpu", threads=1),
     )  # fmt: skip
     of_trial = {score.trial: score.held_out_loss for score in one_by_one}
     for of in scores.arms:
@@ -92,13 +96,38 @@ def test_winner_and_baseline_alone_are_scored_on_every_seed_of_the_confirmation(
 
 
 def test_the_difference_is_paired_by_seed(done, evaluate):
-    scores = evaluate(arm=finalist(done))
+    scores = evaluate(arm=finalist(done), ties=[])
     own, others = scores.winner.held_out_losses, scores.baseline.held_out_losses
     reference = scipy.stats.ttest_rel(list(own.values()), list(others.values())).confidence_interval(0.95)
     found = scores.difference.over_seeds
     assert found.interval == pytest.approx((reference.low, reference.high))
-    low, high = scores.difference.over_titles
-    assert low < found.mean < high
+    low, high = scores.difference.over_both
+    assert low < found.interval[0] < found.interval[1] < high
+    assert scores.difference.picked == dict.fromkeys(
+        own, finalist(done)
+    )  # of one finalist there is no other to pick
+
+
+def test_at_each_seed_the_arm_that_the_other_seeds_pick_stands_for_the_winner(done, evaluate):
+    one, two = finalists(done)
+    losses = {(t.user_attrs["arm"], t.user_attrs["config"]["seed"]): t for t in load(done, NAME).get_trials()}
+
+    def better(seed):
+        return min((one, two), key=lambda arm: losses[arm, seed].value)
+
+    expected = {1338: better(1339), 1339: better(1338)}  # the other one of two seeds decides
+    alone = {arm: evaluate(arm=arm, ties=[]) for arm in (one, two)}
+    own = {seed: alone[arm].winner.held_out_losses[seed] for seed, arm in expected.items()}
+    for winner, other in ((one, two), (two, one)):
+        scores = evaluate(arm=winner, ties=[other, BASELINE])
+        assert scores.difference.picked == expected
+        differences = [own[seed] - scores.baseline.held_out_losses[seed] for seed in (1338, 1339)]
+        assert scores.difference.over_seeds == estimate(differences, confidence=0.975)  # of two
+        stood_in = [seed for seed, arm in expected.items() if arm == other]
+        assert [list(of.held_out_losses) for of in scores.stand_ins] == ([stood_in] if stood_in else [])
+        assert [of.trials for of in scores.stand_ins] == (
+            [tuple(losses[other, seed].number for seed in stood_in)] if stood_in else []
+        )
 
 
 def test_the_operations_are_those_of_one_run(done, evaluate):
@@ -146,7 +175,7 @@ def test_winner_and_baseline_without_a_seed_in_common_are_refused(done):
         seed = trial.user_attrs["config"]["seed"]
         weights[trial.user_attrs["arm"], seed] = trial.user_attrs[CHECKPOINT][WEIGHTS]
     store = Losing(open_store(done.settings.artifacts), weights[arm, 1338], weights[BASELINE, 1339])
-    confirmed = {**search.user_attrs[confirm.CONFIRMED], "arm": arm}
+    confirmed = {**search.user_attrs[confirm.CONFIRMED], "arm": arm, "ties": []}
     with pytest.raises(
         StudyError, match=rf"^study '{NAME}': {arm} and baseline share no seed with weights in the st"
     ):
@@ -169,6 +198,9 @@ def test_the_verb_shows_and_writes_the_verdict(done, tmp_path):
     assert f"**{record['verdict']}**" in text
     assert f"written: {tmp_path / 'evaluation-confirmed.md'}" in result.output
     assert record["confirmation"] == NAME
+    read = load(done).user_attrs[best.READS][-1]
+    scored = [record["winner"], record["baseline"], *record["stand_ins"]]
+    assert read["trials"] == {of["arm"]: of["trials"] for of in scored if of}
     reads = load(done).user_attrs[best.READS]
     assert record["held_out_reads"] == len(reads)
     assert (reads[-1]["confirmation"], sorted(reads[-1]["trials"])) == (
@@ -181,7 +213,7 @@ def test_only_one_confirmed_winner_is_named_by_the_plain_verb(done, finished, tm
     winner = load(done).user_attrs[confirm.CONFIRMED]["arm"]
     said = verb(done, "--study", "tiny", "--top", 1, "--out", tmp_path).output
     assert (
-        f"confirmed winner: {winner}; it and the baseline alone, over seeds: python evaluate.py --study tiny"
+        f"confirmed winner: {winner}; against the baseline, over seeds: python evaluate.py --study tiny"
         in said
     )
     unconfirmed = verb(finished, "--study", "tiny", "--top", 1, "--out", tmp_path).output
@@ -220,33 +252,6 @@ def test_a_confirmation_has_no_confirmed_winner_of_its_own(done):
     )
 
 
-def score_of(nats, characters) -> SplitScore:
-    return SplitScore(np.asarray(nats, float), np.asarray(characters), tokens=1, utf8_bytes=1)
-
-
-def test_the_interval_over_titles_is_scipys_paired_bootstrap_of_the_seeds_means():
-    generator = np.random.default_rng(3)
-    characters = generator.integers(10, 80, size=300)
-    common = characters * generator.gamma(4, 0.5, size=300)
-    own = [common - 0.05 * characters + generator.normal(0, 2, 300) for _ in range(2)]
-    others = [common + generator.normal(0, 2, 300) for _ in range(2)]
-    reference = scipy.stats.bootstrap(
-        (np.mean(own, axis=0), np.mean(others, axis=0), characters),
-        lambda a, b, c, axis: a.sum(axis=axis) / c.sum(axis=axis) - b.sum(axis=axis) / c.sum(axis=axis),
-        paired=True, method="percentile", n_resamples=5000, rng=np.random.default_rng(2),
-    ).confidence_interval  # fmt: skip
-    found = held_out_confirmed.title_interval(
-        {seed: score_of(nats, characters) for seed, nats in enumerate(own)}
-        | {9: score_of(others[0], characters)},
-        {seed: score_of(nats, characters) for seed, nats in enumerate(others)},
-    )
-    # the Monte Carlo error of a 2.5 % quantile of 2,000 draws is 0.06 standard errors: 5 of them, of both
-    tolerance = 5 * 1.2 * 0.06 * (reference.high - reference.low) / 3.92
-    assert found == pytest.approx((reference.low, reference.high), abs=tolerance)
-    alone = best.bootstrap_interval(np.mean(own, axis=0), characters)
-    assert found[1] - found[0] < 0.5 * (alone[1] - alone[0])  # the titles' own difficulty has gone
-
-
 def arm_of(name, losses):
     return ArmScore(
         arm=name, parameters=1000, train_flops=1.5e15, val_losses=losses, held_out_losses=losses,
@@ -254,9 +259,10 @@ def arm_of(name, losses):
     )  # fmt: skip
 
 
-def scores_of(own, others, over_titles, ties=()):
+def scores_of(own, others, over_both, ties=()):
     seeds = [a - b for a, b in zip(own, others, strict=True)]
-    difference = Difference(estimate(seeds), over_titles, estimate(seeds))
+    picked = dict.fromkeys(range(len(own)), "trial 3")
+    difference = Difference(picked, estimate(seeds), over_both, estimate(seeds))
     return ConfirmedScores(
         ties, arm_of("trial 3", dict(enumerate(own))), arm_of(BASELINE, dict(enumerate(others))), difference
     )
@@ -266,7 +272,7 @@ AHEAD = ([1.0, 1.1, 1.2], [1.2, 1.31, 1.39])
 
 
 @pytest.mark.parametrize(
-    ("own", "others", "over_titles", "says"),
+    ("own", "others", "over_both", "says"),
     [
         (
             *AHEAD,
@@ -274,18 +280,17 @@ AHEAD = ([1.0, 1.1, 1.2], [1.2, 1.31, 1.39])
             "the advantage of trial 3 holds on held-out titles: -0.200 (95 % interval -0.225 to ",
         ),
         (*AHEAD, (-0.4, 0.001), "an advantage of trial 3 is not shown on held-out titles: "),
-        ([1.0, 1.4], [1.2, 1.3], (-0.3, -0.1), "an advantage of trial 3 is not shown on held-out titles: "),
         (*reversed(AHEAD), (0.1, 0.3), "trial 3 has no advantage on held-out titles: 0.200 "),
         (
             [1.0],
             [1.2],
-            (-0.3, -0.1),
+            None,
             "an advantage of trial 3 is not shown on held-out titles: -0.2 (one seed: no ",
         ),
     ],
 )
-def test_an_advantage_holds_by_both_intervals_or_not_at_all(own, others, over_titles, says):
-    assert held_out_confirmed.sentence(scores_of(own, others, over_titles)).startswith(says)
+def test_an_advantage_holds_over_seeds_and_titles_or_not_at_all(own, others, over_both, says):
+    assert held_out_confirmed.sentence(scores_of(own, others, over_both)).startswith(says)
 
 
 def test_a_tie_is_said():
@@ -306,5 +311,5 @@ def test_generated_text_is_escaped_in_markdown(tmp_path):
     assert "| trial 3 | 3 | 1.10 ± 0.10 | 1.10 ± 0.10 | 0.9000–1.1000 |" in text
     assert "| trial 3 | 1,000 | 1.500e15 | 3.0042 | 2.0000 |" in text
     # 1.0 - 1.2, 1.1 - 1.31, 1.2 - 1.39: mean -0.2, sd 0.01, t(0.975; 2) · 0.01/√3 = 0.025
-    assert "| held-out | -0.200 ± 0.010 | -0.225 to -0.175 | -0.3000 to -0.1000 |" in text
+    assert "| held-out | -0.200 ± 0.010 | -0.225 to -0.175 | -0.300 to -0.100 |" in text
     assert json.loads(record.read_text())["holds"] is True
