@@ -25,9 +25,7 @@ SLOTS = sa.Table(
     sa.Column("owner", sa.String(255)),
     sa.Column("leased_until", sa.Float),  # seconds since the epoch
     sa.Column("trial_number", sa.Integer),  # the last trial that ran in it
-    sa.Column(
-        "attempts", sa.Integer, nullable=False, default=0
-    ),  # of failures since its trial last got on, as `slots` counts them
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),  # at failures, as `slots` counts
     sa.Column("lost", sa.String(255)),  # why its last holder lost it, where that is known
     sa.Column("generation", sa.String(32)),  # of the study
 )

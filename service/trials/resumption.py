@@ -219,5 +219,6 @@ class Lineages:
 def with_attempts(reason: str, attempts: int) -> str:
     """The reason of a failure, with what follows from the number of failures without progress before it."""
     if attempts >= MAX_ATTEMPTS:
-        return f"{reason}; given up, having got no further in {FAILURES} failures (an end that nobody saw counts a third)"
+        counted = f"{FAILURES} failures (an end that nobody saw counts a third)"
+        return f"{reason}; given up, having got no further in {counted}"
     return reason

@@ -217,7 +217,7 @@ def test_who_comes_second_with_a_name_leaves_the_study_of_the_first_whole(tiny):
         insert(*arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.storage.database.insert_study", at_once)
+        patch.setattr("service.storage.studies.insert_study", at_once)
         patch.setattr("service.machine.create.creation_lock", lambda _: contextlib.nullcontext())
 
         def make():
