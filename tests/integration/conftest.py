@@ -145,7 +145,7 @@ class Project:
             try:
                 slots = self.slots()
                 trials = self.trials()  # after the slots, so that every slot's trial is among them
-            except (UserError, sa.exc.OperationalError):  # the storage or the study is not there yet
+            except (UserError, sa.exc.OperationalError, sa.exc.ProgrammingError):  # not there yet
                 return None
             for slot in slots:
                 if slot.state == "leased" and slot.trial_number is not None:
