@@ -28,9 +28,10 @@ LONGEST_WAIT_SECONDS = 10.0
 
 _SQLITE_OUTAGES = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN")
 _READ_ONLY = "25006"  # PostgreSQL's code while a standby has not been promoted yet
-# what PostgreSQL answers to a connection that it refuses for good; libpq gives no code for it
+# What PostgreSQL answers to a connection that it refuses for good; libpq gives no code for it. "no pg_hba.conf entry"
+# is none of it: our own storage says so for a moment at every start, until it has set its password.
 _REFUSED = re.compile(
-    r"password authentication failed|no password supplied|(role|database) \".*\" does not exist|no pg_hba.conf entry"
+    r"password authentication failed|no password supplied|(role|database) \".*\" does not exist"
 )
 
 

@@ -44,7 +44,10 @@ def test_a_users_mistake_is_said_and_tried_ever_more_slowly(project):
     project.compose("up", "--detach", "--no-deps", "workers")
     wait_for(lambda: project.container("workers").attrs["RestartCount"] == 3, "another start")
     assert "error: study 'other' is not in" in project.logs("workers")
-    assert project.container("workers").attrs["State"]["ExitCode"] in (0, 2)  # 0 while it is started once more
+    assert project.container("workers").attrs["State"]["ExitCode"] in (
+        0,
+        2,
+    )  # 0 while it is started once more
 
 
 def test_stop_hands_the_trial_back(project, undisturbed):

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 
 import optuna
+import psycopg
 import pytest
 import sqlalchemy as sa
 import structlog
@@ -111,3 +112,17 @@ def test_every_call_of_optunas_cache_waits():
         "get_heartbeat_stale_trial_callback",
     }
     assert called - by_nobody_here == set(PATIENT_METHODS)
+
+
+@pytest.mark.parametrize(
+    ("said", "waits"),
+    [
+        # what our own storage answers at every start, until it has set its password
+        ('FATAL:  no pg_hba.conf entry for host "172.18.0.4", user "hptune", database "hptune"', True),
+        ("FATAL:  the database system is starting up", True),
+        ('FATAL:  password authentication failed for user "hptune"', False),
+        ('FATAL:  role "nobody" does not exist', False),
+    ],
+)
+def test_a_refusal_is_waited_for_where_it_may_pass(said, waits):
+    assert is_outage(sa.exc.OperationalError("SELECT 1", {}, psycopg.OperationalError(said))) is waits
