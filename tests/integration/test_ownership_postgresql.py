@@ -20,6 +20,7 @@ def loaded(tiny):
     try:
         yield storage, load_study(storage, "tiny", tiny.settings)[0]
     finally:
+        storage.remove_session()
         storage.engine.dispose()
 
 
@@ -48,9 +49,8 @@ def test_a_database_in_the_old_layout_opens_with_all_it_holds(tiny_on_postgresql
             connection.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN generation"))
         connection.execute(sa.text("DELETE FROM study_user_attributes WHERE key = 'generation'"))
     assert tiny.slots()["open"] == 2
-    optuna.load_study(study_name="tiny", storage=tiny.settings.storage_url).enqueue_trial(
-        {"optimizer.lr": 0.5}
-    )
+    with loaded(tiny) as (_, study):
+        study.enqueue_trial({"optimizer.lr": 0.5})
     tiny.worker().work()
     assert tiny.slots()["closed"] == 2
     assert tiny.trials()[0].user_attrs["ended"].startswith("refused: optimizer.lr: given 0.5, allowed: ")
