@@ -5,11 +5,11 @@ beside := /tmp/hptune-bench
 
 test:  ## what needs no server, with the set-up it takes
 	./hptune.sh --prepare --with-tests
-	$(python) -m pytest -m 'not integration'
+	$(python) -m pytest -m 'not integration and not slow'
 
-integration:  ## with PostgreSQL, a Docker engine and a browser, one after the other: they share one engine
+integration:  ## the slow ones, and those with PostgreSQL, a Docker engine and a browser, which share one engine
 	./hptune.sh --prepare --with-tests
-	$(python) -m pytest -m integration -n 0
+	$(python) -m pytest -m 'integration or slow' -n 0
 
 check:  ## lint, types, import contracts, shell scripts
 	./hptune.sh --prepare --with-tests

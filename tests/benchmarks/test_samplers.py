@@ -152,7 +152,7 @@ def test_every_search_repeats_and_its_best_loss_falls(search):
     assert (found.pruned > 0) <= (search[1] != "none")
 
 
-@pytest.mark.parametrize("sampler", ["TPE", "GP", "CMA-ES"])
+@pytest.mark.parametrize("sampler", ["TPE", pytest.param("GP", marks=pytest.mark.slow), "CMA-ES"])
 def test_a_sampler_that_learns_finds_the_bottom_sooner_than_random_search(sampler):
     table = bowl()
     searches = [samplers.run_search((table, (sampler, "none", 1), seed, 50 * 40)) for seed in range(5)]

@@ -246,6 +246,7 @@ def test_transformers_is_not_looked_for_where_it_cannot_be(tmp_path):
 # All of it
 
 
+@pytest.mark.slow
 def test_everything_at_once_on_a_tiny_model(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(turns.COMPARED, "cpu", turns.COMPARED["cuda"])  # what a GPU does as well
     absent = str(tmp_path / "python")
