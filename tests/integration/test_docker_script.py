@@ -34,7 +34,9 @@ def test_script_interrupted_hands_back(project, undisturbed):
     assert script.returncode == 130, printed
     assert "stopped: every trial's state is saved" in printed
     assert re.search(
-        r"^(\d) trials are left; to finish them: \./hptune\.sh \1 --study tiny --docker( --workers 1)?$", printed, re.M
+        r"^(\d) trials are left; to finish them: \./hptune\.sh \1 --study tiny --docker( --workers 1)?$",
+        printed,
+        re.M,
     )
     assert not [trial for trial in project.trials() if trial.state == TrialState.RUNNING]
     project.compose("up", "--no-deps", "workers")
