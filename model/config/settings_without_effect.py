@@ -2,8 +2,6 @@
 
 from model.config.train_config import TrainConfig
 
-_OF_MUON = ("orthogonalization", "split_qkv")
-
 
 def settings_without_effect(config: TrainConfig) -> set[str]:
     """Dotted keys that change nothing in this run, such as `optimizer.sharpness.rho` without SAM."""
@@ -30,7 +28,8 @@ def settings_without_effect(config: TrainConfig) -> set[str]:
     if optimizer.name in ("adam", "adamw"):
         keys |= {"optimizer.momentum"}
     if optimizer.name != "muon":
-        keys |= {f"optimizer.{key}" for key in ("auxiliary_lr", "auxiliary_weight_decay", *_OF_MUON)}
+        keys |= {"optimizer.auxiliary_lr", "optimizer.auxiliary_weight_decay"}
+        keys |= {"optimizer.orthogonalization", "optimizer.split_qkv"}
     if schedule.decay != "wsd":
         keys |= {"schedule.decay_fraction", "schedule.decay_shape"}
     if schedule.decay == "constant":

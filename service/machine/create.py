@@ -17,7 +17,7 @@ from model.errors import CorpusError
 from service.dashboard.notes import study_note
 from service.machine import places
 from service.settings import Settings
-from service.storage.artifact_stores import open_store
+from service.storage.artifact_stores import Store, open_store
 from service.storage.corpus import load_corpus
 from service.storage.database import creation_lock, open_storage
 from service.storage.optuna_tables import bury
@@ -85,7 +85,7 @@ def create(
         corpus = None
         if met is None:
             # what cannot be written is refused before minutes are spent on a corpus
-            open_store(settings.artifacts, writable=True)
+            store = open_store(settings.artifacts, writable=True)
             corpus = _read_corpus(settings, given, say=say)
             if _fell_back(given, corpus):
                 name = checked_name(f"{given.name}{FALLBACK}")
@@ -95,7 +95,7 @@ def create(
         if met is None:
             assert corpus is not None, "read where there is no study"
             made_by = command(study, name, more or total, overrides, scale)
-            found = _make(settings, storage, given, corpus, command=made_by, say=say)
+            found = _make(settings, storage, store, given, corpus, command=made_by, say=say)
         else:
             found, stored = met
             if (stored.overrides and not overrides) or (stored.scale and not scale):
@@ -142,13 +142,13 @@ def _read_corpus(
 def _make(
     settings: Settings,
     storage: Any,
+    store: Store,
     definition: StudyDefinition,
     corpus: corpora.Corpus,
     *,
     command: str,
     say: Callable[[str], None],
 ) -> optuna.Study:
-    store = open_store(settings.artifacts, writable=True)
     tokenized = TokenizedCorpus.prepare(corpus, definition.base_config.tokenizer, cache=settings.cache)
     train_tokens = len(tokenized.split("train").tokens)
     budget = definition.base_config.with_token_budget(train_tokens).budget_tokens

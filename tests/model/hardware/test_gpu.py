@@ -124,7 +124,8 @@ def test_a_run_leaves_no_memory_behind(gpu):
 
 @pytest.mark.xfail(
     reason="PyTorch 2.13.0 keeps the memory of a capture that broke off to the end of the process: "
-    "https://github.com/pytorch/pytorch/pull/190348"
+    "https://github.com/pytorch/pytorch/pull/190348",
+    strict=True,
 )
 def test_a_recording_that_breaks_off_keeps_no_memory(gpu):
     class BreaksOff(Device):
