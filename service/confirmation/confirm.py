@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from model.config.train_config import LARGEST_SEED, TrainConfig, recorded
@@ -28,6 +27,7 @@ from service.storage.ownership import generation_of, is_own, key_of
 from service.storage.ranking import count_states, ranked_trials
 from service.storage.slots import Slots
 from service.storage.studies import CONFIRMS, StudyError, corpus_facts, create_study, find_study, load_study
+from service.storage.study_storage import StudyStorage
 from service.study.definition import StudyDefinition
 from service.study.file import checked_name
 from service.study.parameters import same
@@ -180,7 +180,7 @@ def _refuse_other(
 
 
 def _make(
-    storage: RDBStorage,
+    storage: StudyStorage,
     name: str,
     search: optuna.Study,
     definition: StudyDefinition,

@@ -16,7 +16,6 @@ import optuna_dashboard
 import sqlalchemy as sa
 import waitress
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna.storages import get_storage
 from optuna.trial import FrozenTrial
 from optuna_dashboard import _note, _serializer
 from optuna_dashboard.artifact import _backend
@@ -26,8 +25,9 @@ from service.dashboard.guard import USER, Application, Guard, is_loopback
 from service.settings import Settings, read_secret
 from service.storage.artifact_stores import Store, open_store
 from service.storage.database import open_storage
-from service.storage.outages import StorageError, StudyStorage
+from service.storage.outages import StorageError
 from service.storage.studies import refusal
+from service.storage.study_storage import StudyCache, StudyStorage
 
 PASSWORD = "HPTUNE_DASHBOARD_PASSWORD"
 """Environment variable of the password; with `_FILE` after it, of a file that holds it."""
@@ -155,7 +155,7 @@ def wsgi(
     store = open_store(settings.artifacts)
     opened = open_storage(settings) if wait_and_say is None else _wait_for_storage(settings, wait_and_say)
     # cached: the finished trials of a study are read once and not at every look
-    storage = get_storage(opened)
+    storage = StudyCache(opened)
 
     def is_there(study_id: int, trial_id: int | None) -> bool:
         try:

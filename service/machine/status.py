@@ -17,7 +17,7 @@ from service.settings import Settings
 from service.storage.database import open_storage
 from service.storage.outages import first_line, is_outage
 from service.storage.ownership import key_of, own_trials
-from service.storage.ranking import count_states, ranked_trials
+from service.storage.ranking import counted, ranked_trials
 from service.storage.roster import AliveWorker, Roster
 from service.storage.slots import Slots
 from service.storage.studies import corpus_facts, load_study, made_as
@@ -83,7 +83,7 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
         trials = study.get_trials(deepcopy=False)
         return Snapshot(
             study=study,
-            states=count_states(study),
+            states=counted(trials),
             slots=slots.counts(),
             workers=roster.alive(),
             running=[trial for trial in trials if trial.state == TrialState.RUNNING],

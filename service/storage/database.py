@@ -19,11 +19,11 @@ from service.storage.outages import (
     Patience,
     StorageAwayError,
     StorageError,
-    StudyStorage,
     first_line,
     is_outage,
 )
 from service.storage.schema import create_tables, missing, upgrade
+from service.storage.study_storage import StudyStorage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -17,9 +17,7 @@ import optuna
 import sqlalchemy as sa
 import structlog
 import tenacity
-from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
 
 from model.errors import UserError
 
@@ -164,31 +162,3 @@ def _patient(name: str) -> Callable[..., Any]:
 
 for _name in PATIENT_METHODS:
     setattr(PatientStorage, _name, _patient(_name))
-
-
-class StudyStorage(PatientStorage):
-    """What a process opens: its study's own space holds, whatever has been added to the study from elsewhere."""
-
-    seen: Callable[[FrozenTrial], FrozenTrial | None] | None = None
-    """How trials are read (`service.storage.added`); None where they are read as they are."""
-
-    def _get_trials(self, *arguments: Any, **named: Any) -> list[FrozenTrial]:
-        trials = super()._get_trials(*arguments, **named)
-        if self.seen is None:
-            return trials
-        seen = map(self.seen, trials)
-        return [trial for trial in seen if trial is not None]
-
-    def _set_trial_param_without_commit(
-        self,
-        session: Any,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-        previous_distribution: BaseDistribution | None = None,  # noqa: ARG002 - is not looked at
-    ) -> None:
-        """Without Optuna's look at what another trial has: an added one may have a distribution of another kind."""
-        super()._set_trial_param_without_commit(
-            session, trial_id, param_name, param_value_internal, distribution, distribution
-        )

@@ -27,6 +27,7 @@ from service.storage import artifacts
 from service.storage.artifact_stores import Store, fetch
 from service.storage.outages import StorageAwayError
 from service.storage.slots import LeaseLost
+from service.storage.study_storage import together
 from service.study import audit
 from service.trials import provenance, trial_page
 from service.trials.failures import Interrupted, Unsaved, classify
@@ -114,19 +115,20 @@ class TrialRunner:
         data = TokenizedCorpus.prepare(self.corpus, config.tokenizer, cache=self.cache)
         run = self._begun(trial, config, data)
         config = run.config
-        trial.set_user_attr("config", config.model_dump(mode="json"))
-        trial.set_user_attr("train_tokens", data.split("train").n_tokens)
-        trial.set_user_attr("parameters", parameter_count(config))
-        trial.set_user_attr("passes_per_token", passes_per_token(config))
-        trial.set_user_attr("flops_per_token", flops_per_token(config))
         facts = provenance.collect(
             device=self.device.description,
             corpus_fingerprint=self.corpus.fingerprint,
             precision=run.precision.name,
         )
-        trial.set_user_attr("provenance", facts)
-        for evaluation in run.evaluations:  # of the trials that it goes on with
-            trial.report(evaluation.val_loss, evaluation.rung_tokens)
+        with together(trial):
+            trial.set_user_attr("config", config.model_dump(mode="json"))
+            trial.set_user_attr("train_tokens", data.split("train").n_tokens)
+            trial.set_user_attr("parameters", parameter_count(config))
+            trial.set_user_attr("passes_per_token", passes_per_token(config))
+            trial.set_user_attr("flops_per_token", flops_per_token(config))
+            trial.set_user_attr("provenance", facts)
+            for evaluation in run.evaluations:  # of the trials that it goes on with
+                trial.report(evaluation.val_loss, evaluation.rung_tokens)
         custody.watch(run)
         rungs = len(config.rungs)
         pruned = False
@@ -236,10 +238,11 @@ class TrialRunner:
         self, trial: optuna.Trial, run: TrainingRun, ended: str, facts: dict[str, Any], *, with_weights: bool
     ) -> None:
         last = run.evaluations[-1].as_dict() | (run.diagnostics[-1] if run.diagnostics else {})
-        for key, value in last.items():
-            if isinstance(value, int | float):
-                trial.set_user_attr(key, value)
-        trial.set_user_attr("ended", ended)
+        with together(trial):
+            for key, value in last.items():
+                if isinstance(value, int | float):
+                    trial.set_user_attr(key, value)
+            trial.set_user_attr("ended", ended)
         texts = {
             "config.json": json.dumps(run.config.model_dump(mode="json"), indent=1),
             "curve.jsonl": artifacts.curve_lines(run.evaluations),

@@ -22,7 +22,7 @@ from service.storage.artifact_stores import open_store
 from service.storage.corpus import load_corpus
 from service.storage.database import open_patiently
 from service.storage.outages import Patience, StorageAwayError
-from service.storage.ownership import key_of
+from service.storage.ownership import SLOT, key_of
 from service.storage.ranking import ranked_own_trials
 from service.storage.roster import Roster
 from service.storage.slots import SEEN_FAILURE, LeaseLost, Slot, Slots
@@ -85,6 +85,7 @@ class Worker:
         corpus = load_corpus(self._study, settings)
         key, lease_seconds = key_of(self._study), settings.lease_seconds
         storage.seen = added.as_seen(self._definition.space, key.generation)
+        storage.attributes_of_running = (SLOT,)
         self._roster = Roster(storage.engine, key, lease_seconds=lease_seconds)
         self._number: int = patience(lambda: self._roster.register(owner, device=where.description))
         self.log = log.bind(worker=self._number)
