@@ -21,7 +21,7 @@ from model.config import yaml_tree
 from model.data.files import check_writable
 from model.errors import UserError
 from service import logs, output
-from service.machine import places
+from service.machine import allocation, places
 from service.settings import MOST_TRIALS, ROOT, Settings
 from service.text import terminal
 
@@ -126,7 +126,13 @@ def work(study: str, owner: str | None, threads: int | None, parent: int | None,
 
     owner = owner or f"{socket.gethostname()}:{uuid.uuid4().hex[:12]}"
     worker = Worker(
-        Settings.from_environment(), study, owner=owner, threads=threads, parent=parent, drops=drops, log=log
+        Settings.from_environment(),
+        study,
+        owner=owner,
+        threads=allocation.threads_of_one(threads),
+        parent=parent,
+        drops=drops,
+        log=log,
     )
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
@@ -139,13 +145,14 @@ def work(study: str, owner: str | None, threads: int | None, parent: int | None,
 @cli.command()
 @click.argument("study")
 @click.option("--workers", type=click.IntRange(1), help="Processes; what suits the machine unless given.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of each; its share unless given.")
 @click.option(
     "--create", "make", is_flag=True, help="First make the study, if it has a folder under studies/."
 )
 @click.option(
     "--trials", metavar="N", help="With --create: trials to finish in all; what it has unless given."
 )
-def workers(study: str, workers: int | None, make: bool, trials: str | None) -> None:
+def workers(study: str, workers: int | None, threads: int | None, make: bool, trials: str | None) -> None:
     """Run this machine's workers until the study's slots are closed. HPTUNE_LOG=json: log as JSON lines."""
     from service.machine.run import work as work_here
 
@@ -153,7 +160,7 @@ def workers(study: str, workers: int | None, make: bool, trials: str | None) -> 
     if trials and (more or not make):
         raise UserError(f"--trials: given {trials!r}, allowed: with --create, N trials in all, N from 1")
     settings = Settings.from_environment()
-    sys.exit(work_here(settings, study, workers=workers, make=make, trials=count))
+    sys.exit(work_here(settings, study, workers=workers, threads=threads, make=make, trials=count))
 
 
 @cli.command()
@@ -227,6 +234,7 @@ def estimate(study: str, threads: int | None, seconds: float) -> None:
 
     from service.machine.estimate import measure_study
 
+    threads = allocation.threads_of_one(threads)
     measured = measure_study(Settings.from_environment(), study, threads=threads, seconds=seconds)
     click.echo(json.dumps(asdict(measured)))
     sys.exit(1 if output.failure() else 0)
