@@ -164,6 +164,28 @@ def workers(study: str, workers: int | None, threads: int | None, make: bool, tr
 
 
 @cli.command()
+@click.argument("study")
+@click.option("--places", type=click.IntRange(1, 10_000), required=True, help="Workers at most.")
+@click.option("--gpus", default="0", show_default=True, help="Of each worker: 1, or a part of one as 0.25.")
+@click.option(
+    "--cpus", type=click.IntRange(1), default=2, show_default=True, help="Of each worker; its threads."
+)
+@click.option("--address", help="Of the cluster; RAY_ADDRESS, or the one on this machine, unless given.")
+def place(study: str, places: int, gpus: str, cpus: int, address: str | None) -> None:
+    """Run a study's workers on a Ray cluster until its trials are used up; also under `ray job submit`."""
+    from service.cluster import ray_places
+
+    part = ray_places.part_of_gpu(gpus)
+    console = terminal.console()
+    settings = Settings.from_environment()
+    sys.exit(
+        ray_places.place(
+            settings, study, places=places, gpus=part, cpus=cpus, address=address, console=console
+        )
+    )
+
+
+@cli.command()
 @click.argument("trials", type=click.IntRange(1, MOST_TRIALS), required=False)
 @click.option("--study", default="hn", show_default=True, help="Folder under studies/, or a study file.")
 @click.option("--name", help="What to call it in the storage.")
@@ -254,6 +276,26 @@ def status(study: str, watch: bool) -> None:
     else:
         console.print(status_page.page(take_snapshot()))
     sys.exit(1 if output.failure() else 0)
+
+
+@cli.command()
+@click.argument("study")
+@click.option("--form", type=click.Choice(["slack", "ntfy"]), default="slack", show_default=True)
+@click.option(
+    "--stalled-after",
+    type=click.IntRange(1),
+    default=1800,
+    show_default=True,
+    help="Seconds without a rung or an end.",
+)
+def notify(study: str, form: Any, stalled_after: int) -> None:
+    """Tell HPTUNE_WEBHOOK of every new best trial, of a study that stalls, and of its end."""
+    from service.machine import notices
+    from service.machine import status as status_page
+
+    webhook = notices.Webhook(os.environ.get(notices.SETTING, ""), form)
+    take = status_page.take(Settings.from_environment(), study)
+    notices.notify(take, webhook, stalled_seconds=stalled_after, say=click.echo)
 
 
 @cli.command()

@@ -21,6 +21,7 @@ from optuna_dashboard import _note, _serializer
 from optuna_dashboard.artifact import _backend
 
 from model.errors import ConfigError, UserError
+from service.dashboard import metrics
 from service.dashboard.guard import USER, Application, Guard, is_loopback
 from service.settings import Settings, read_secret
 from service.storage.artifact_stores import Store, open_store
@@ -167,8 +168,11 @@ def wsgi(
     def refused_note(study_id: int) -> str | None:
         return refusal(storage.get_study_name_from_id(study_id), storage.get_study_user_attrs(study_id))
 
+    application = optuna_dashboard.wsgi(storage, _Reader(store))
+    if metrics.is_on():
+        application = metrics.with_metrics(application, opened.engine)
     return Guard(
-        optuna_dashboard.wsgi(storage, _Reader(store)),
+        application,
         password,
         refused_note=refused_note,
         at_once=THREADS - 4,

@@ -155,8 +155,10 @@ def _rungs(trial: optuna.trial.FrozenTrial) -> int | None:
         return None
 
 
-def watch(take_snapshot: Callable[[], Snapshot], console: Console) -> None:
-    """Show the study until its trials are used up or nobody reads on, also while the storage is away for a time.
+def watch(
+    take_snapshot: Callable[[], Snapshot], console: Console, *, ended: Callable[[], bool] = lambda: False
+) -> None:
+    """Show the study until its trials are used up, `ended` says so or nobody reads on, also while the storage is away.
 
     On a terminal the page is kept up to date; elsewhere there is a line whenever something has changed.
     """
@@ -182,6 +184,8 @@ def watch(take_snapshot: Callable[[], Snapshot], console: Console) -> None:
                     shown = line
                 if not snapshot.left:
                     break
+            if ended():
+                break
             if output.failure():
                 return
             time.sleep(REFRESH_SECONDS)
