@@ -1,13 +1,14 @@
-.PHONY: test integration check bench bench-gpu transformers chaos lock
+.PHONY: test integration check bench bench-gpu transformers ray chaos lock
 
 python := .venv/bin/python
 beside := /tmp/hptune-bench
+ray := /tmp/hptune-ray
 
 test:  ## what needs no server, with the set-up it takes
 	./hptune.sh --prepare --with-tests
 	$(python) -m pytest -m 'not integration and not slow'
 
-integration:  ## the slow ones, and those with PostgreSQL, a Docker engine and a browser, which share one engine
+integration: ray  ## the slow ones, and those with PostgreSQL, engines and a browser, which share one Docker engine
 	./hptune.sh --prepare --with-tests
 	$(python) -m pytest -m 'integration or slow' -n 0
 
@@ -17,7 +18,7 @@ check:  ## lint, types, import contracts, shell scripts
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 	.venv/bin/lint-imports
-	shellcheck hptune.sh docker/run.sh docker/setting.sh docker/storage.sh .ci/run .ci/engine
+	shellcheck hptune.sh docker/run.sh docker/setting.sh docker/storage.sh cluster/slurm.sh .ci/run .ci/engine
 
 bench: transformers  ## speed of training on the CPU; BENCH='--parts speed --threads 2' and the like choose
 	$(python) -m tests.benchmarks.training --device cpu --transformers $(beside)/bin/python $(BENCH)
@@ -30,6 +31,14 @@ transformers:  # to compare with, in an environment of its own; without it the c
 	./hptune.sh --prepare --with-tests
 	-test -e $(beside)/installed || { rm -rf $(beside) && python3 -m venv $(beside) && \
 	  $(beside)/bin/pip install -q torch==2.13.0 transformers==5.23.0 && touch $(beside)/installed; }
+
+ray:  # in an environment of its own that sees the other one's packages; its tests are skipped where there is none
+	./hptune.sh --prepare --with-tests
+	-test -e $(ray)/installed || { rm -rf $(ray) && python3 -m venv $(ray) && \
+	  $(ray)/bin/pip install -q -c requirements.lock 'ray[default]==2.60.0' && \
+	  $(python) -c 'import site; print(site.getsitepackages()[0])' \
+	    >"$$($(ray)/bin/python -c 'import site; print(site.getsitepackages()[0])')/hptune.pth" && \
+	  touch $(ray)/installed; }
 
 chaos:  ## sixty faults for three worker containers, as root; CHAOS='--minutes 15 --faults 60 --seed 1' and the like
 	./hptune.sh --prepare --with-tests

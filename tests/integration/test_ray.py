@@ -99,10 +99,11 @@ def test_what_is_lost_is_done_elsewhere_and_exactly_the_trials_finish(cluster, t
     wait_until("a trial of the job", lambda: in_progress(study) and cluster.workers("head"))
     stopped = cluster.ray("job", "stop", "--address", job[3], "first")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    wait_until("the hand-over", lambda: study.slots()["leased"] == 0)
     ended = [trial for trial in study.trials() if trial.user_attrs.get("ended") == "interrupted"]
-    assert ended, "the worker has handed its trial back"
-    assert all(trial.state == TrialState.FAIL for trial in ended)
-    assert study.slots()["leased"] == 0
+    assert [trial.state for trial in ended][-1:] == [TrialState.FAIL]
+    said = cluster.ray("job", "logs", "--address", job[3], "first").stdout
+    assert "stopped: the workers have handed their trials back" in said
     with placed(cluster, study, 1) as command:
         assert command.wait(timeout=600) == 0
     assert_exactly(study, TRIALS)

@@ -86,7 +86,7 @@ def test_a_new_best_is_told_once_and_the_first_one_seen_not_at_all():
     assert told(notices, snapshot(closed=1, best=2.0), 0) == []
     assert told(notices, snapshot(closed=2, best=2.0), 1) == []
     assert told(notices, snapshot(closed=3, best=1.5), 2) == [
-        "hn: new best val_loss 1.5000 (trial 7): lr=0.1"
+        "hn: new best val_loss 1.5000 (trial 7): lr 0.1"
     ]
     assert told(notices, snapshot(closed=4, best=1.5), 3) == []
 
