@@ -1,14 +1,14 @@
-.PHONY: test integration check bench bench-gpu transformers ray chaos lock
+.PHONY: test integration check bench bench-gpu transformers engines chaos lock
 
 python := .venv/bin/python
 beside := /tmp/hptune-bench
-ray := /tmp/hptune-ray
+engines := /tmp/hptune-engines
 
 test:  ## what needs no server, with the set-up it takes
 	./hptune.sh --prepare --with-tests
 	$(python) -m pytest -m 'not integration and not slow'
 
-integration: ray  ## the slow ones, and those with PostgreSQL, engines and a browser, which share one Docker engine
+integration: engines  ## the slow ones, and those with PostgreSQL, engines and a browser, which share one Docker engine
 	./hptune.sh --prepare --with-tests
 	$(python) -m pytest -m 'integration or slow' -n 0
 
@@ -32,13 +32,13 @@ transformers:  # to compare with, in an environment of its own; without it the c
 	-test -e $(beside)/installed || { rm -rf $(beside) && python3 -m venv $(beside) && \
 	  $(beside)/bin/pip install -q torch==2.13.0 transformers==5.23.0 && touch $(beside)/installed; }
 
-ray:  # in an environment of its own that sees the other one's packages; its tests are skipped where there is none
+engines:  # Ray and Kubernetes' schemas, in an environment of its own that sees the other one's packages; its tests are skipped where there is none
 	./hptune.sh --prepare --with-tests
-	-test -e $(ray)/installed || { rm -rf $(ray) && python3 -m venv $(ray) && \
-	  $(ray)/bin/pip install -q -c requirements.lock 'ray[default]==2.60.0' && \
+	-test -e $(engines)/installed || { rm -rf $(engines) && python3 -m venv $(engines) && \
+	  $(engines)/bin/pip install -q -c requirements.lock 'ray[default]==2.60.0' kubernetes-validate==1.37.0 && \
 	  $(python) -c 'import site; print(site.getsitepackages()[0])' \
-	    >"$$($(ray)/bin/python -c 'import site; print(site.getsitepackages()[0])')/hptune.pth" && \
-	  touch $(ray)/installed; }
+	    >"$$($(engines)/bin/python -c 'import site; print(site.getsitepackages()[0])')/hptune.pth" && \
+	  touch $(engines)/installed; }
 
 chaos:  ## sixty faults for three worker containers, as root; CHAOS='--minutes 15 --faults 60 --seed 1' and the like
 	./hptune.sh --prepare --with-tests

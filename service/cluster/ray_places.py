@@ -17,6 +17,7 @@ from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
+import tenacity
 from rich.console import Console
 
 from model.errors import UserError
@@ -29,6 +30,9 @@ HANDED_ON = ("HPTUNE_", "AWS_", "PG", "HF_")
 stand in its dashboard, and a key that the job was submitted with as well would be refused."""
 ENDING_SECONDS = 60.0
 """For workers to save, and to hand their trials back."""
+
+CONNECTIONS = 3
+"""Tries to reach the cluster."""
 
 
 class RayError(UserError):
@@ -107,7 +111,9 @@ def _connected(address: str | None) -> ModuleType:
         ) from None
     where = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        ray.init(address=where, log_to_driver=False, logging_level="ERROR", namespace="hptune")
+        for attempt in tenacity.Retrying(stop=tenacity.stop_after_attempt(CONNECTIONS), reraise=True):
+            with attempt:  # a busy head does not answer in the few seconds that Ray waits
+                ray.init(address=where, log_to_driver=False, logging_level="ERROR", namespace="hptune")
     except Exception as error:  # of many kinds, by what the address and the token are
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RayError(

@@ -1,10 +1,17 @@
 """What tests of engines need of processes."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+PYTHON = Path(os.environ.get("HPTUNE_ENGINES_PYTHON") or "/tmp/hptune-engines/bin/python")
+"""Of an environment that has Ray and Kubernetes' schemas beside what this one has; `make engines` makes it."""
+with_engines = pytest.mark.skipif(not PYTHON.exists(), reason=f"{PYTHON} is not there (make engines)")
 
 
 def wait_until(what: str, found: Callable[[], Any], *, seconds: float = 240) -> Any:
@@ -17,8 +24,9 @@ def wait_until(what: str, found: Callable[[], Any], *, seconds: float = 240) -> 
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Its children, and theirs."""
-    with contextlib.suppress(OSError):
-        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-            yield child
-            yield from descendants(child)
+    """Its children, of whichever thread, and theirs."""
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, children.read_text().split()):
+                yield child
+                yield from descendants(child)

@@ -9,15 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import free_port
-from tests.integration.processes import descendants, wait_until
-
-PYTHON = Path(os.environ.get("HPTUNE_RAY_PYTHON") or "/tmp/hptune-ray/bin/python")
-"""Of an environment that has Ray beside what this one has; `make ray` makes it."""
-
-
-def missing() -> str | None:
-    """Why there can be no cluster here."""
-    return None if PYTHON.exists() else f"Ray is not installed in {PYTHON.parent.parent} (make ray)"
+from tests.integration.processes import PYTHON, descendants, wait_until
 
 
 @dataclass

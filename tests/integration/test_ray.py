@@ -12,20 +12,17 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.conftest import ROOT
-from tests.integration import ray_cluster
 from tests.integration.engine_runs import assert_exactly, disturbed_study, in_progress, went_on
-from tests.integration.processes import descendants, wait_until
-from tests.integration.ray_cluster import PYTHON, RayCluster
+from tests.integration.processes import PYTHON, descendants, wait_until, with_engines
+from tests.integration.ray_cluster import RayCluster
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, with_engines]
 
 TRIALS = 6
 
 
 @pytest.fixture
 def cluster():
-    if why := ray_cluster.missing():
-        pytest.skip(why)
     with tempfile.TemporaryDirectory(prefix="hptune-ray-") as folder:
         cluster = RayCluster(Path(folder))
         try:
