@@ -47,8 +47,9 @@ while :; do
 done
 [ "$status" -ge 128 ] || exit "$status" # the trials are used up, or it has said what is wrong
 
-# All is saved. Ending now would complete the job; it is Slurm that queues a preempted one again, when it takes the node.
-if [ -z "$ending" ]; then
+# Ending now would complete the job. One that was stopped and has saved all waits for Slurm, which queues a preempted job
+# again when it takes its node.
+if [ "$status" -eq 130 ] && [ -z "$ending" ]; then
   sleep 600 &
   wait $! || true
 fi
