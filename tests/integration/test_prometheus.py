@@ -70,7 +70,8 @@ def test_prometheus_reads_the_metrics_behind_the_password(finished, tmp_path):
 def test_the_format_is_as_promtool_wants_it(finished):
     code = (
         "from service.settings import Settings; from service.storage.database import open_storage;"
-        "from service.dashboard.metrics import page; print(page(open_storage(Settings.from_environment()).engine), end='')"
+        "from service.dashboard.metrics import page;"
+        "print(page(open_storage(Settings.from_environment()).engine), end='')"
     )
     call = finished.command() | {"args": [sys.executable, "-c", code]}
     text = subprocess.run(**call, capture_output=True, check=True, timeout=120).stdout
