@@ -9,8 +9,8 @@ import sqlalchemy as sa
 import structlog
 
 from model.training import TrainingRun
+from service.storage.claims import Claims, LeaseLost, Slot
 from service.storage.roster import Roster
-from service.storage.slots import LeaseLost, Slot, Slots
 
 LONGEST_BEAT_SECONDS = 1.0
 RENEWALS = 4
@@ -21,7 +21,7 @@ class Lease:
     """Renews a slot's lease, and stops the run when another worker has the slot.
 
     Args:
-        slots: of the study; they must not wait for a database that is away, the next beat tries again.
+        claims: of the worker; they must not wait for a database that is away, the next beat tries again.
         slot: as leased.
         roster: where the worker is entered as `number`.
         number: the worker's.
@@ -33,7 +33,7 @@ class Lease:
 
     def __init__(
         self,
-        slots: Slots,
+        claims: Claims,
         slot: Slot,
         *,
         roster: Roster,
@@ -44,7 +44,7 @@ class Lease:
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self.lost = False
-        self._slots = slots
+        self._claims = claims
         self._slot = slot
         self._roster = roster
         self._number = number
@@ -91,7 +91,7 @@ class Lease:
             if now - renewed_at < 0.9 * renew_after:
                 continue
             try:
-                self._slots.renew(self._slot)
+                self._claims.renew(self._slot)
                 self._roster.renew(self._number)
                 renewed_at = now
             except LeaseLost:

@@ -25,8 +25,8 @@ from model.measurement.sinks import Curves
 from model.training import TrainingRun
 from service.storage import artifacts
 from service.storage.artifact_stores import Store, fetch
+from service.storage.claims import LeaseLost
 from service.storage.outages import StorageAwayError
-from service.storage.slots import LeaseLost
 from service.study import audit
 from service.trials import provenance, trial_page
 from service.trials.failures import Interrupted, Unsaved, classify

@@ -19,14 +19,11 @@ from model.training import TrainingRun
 from service.settings import Settings
 from service.storage import added, artifacts
 from service.storage.artifact_stores import open_store
-from service.storage.corpus import load_corpus
-from service.storage.database import open_patiently
+from service.storage.claims import Claims, LeaseLost, Slot
+from service.storage.opened_study import open_study
 from service.storage.outages import Patience, StorageAwayError
-from service.storage.ownership import key_of
 from service.storage.ranking import ranked_own_trials
-from service.storage.roster import Roster
-from service.storage.slots import SEEN_FAILURE, LeaseLost, Slot, Slots
-from service.storage.studies import corpus_facts, load_study
+from service.storage.slots import SEEN_FAILURE
 from service.study import audit
 from service.study.device_proof import prove_device
 from service.study.pruners import build_pruner
@@ -73,39 +70,27 @@ class Worker:
         self._run: TrainingRun | None = None
         self._last_run: Callable[[], TrainingRun | None] = lambda: None
         patience = Patience(settings.patience_seconds, stopping=self._stopping, log=log)
-        storage = open_patiently(settings, patience)
-        self._engine = storage.engine
-        self._study, self._definition = load_study(storage, study_name, settings)
-        facts = corpus_facts(self._study)
+        self._opened = opened = open_study(settings, study_name, patience=patience)
+        self._study, self._definition = opened.study, opened.definition
         self._store = open_store(settings.artifacts, writable=True)
         self._where = where = device.choose(
             settings.device, threads=threads, workers=settings.workers_per_gpu
         )
         prove_device(self._definition, where.torch_device.type)
-        corpus = load_corpus(self._study, settings)
-        key, lease_seconds = key_of(self._study), settings.lease_seconds
-        storage.seen = added.as_seen(self._definition.space, key.generation)
-        self._roster = Roster(storage.engine, key, lease_seconds=lease_seconds)
+        corpus = opened.corpus
+        opened.storage.seen = added.as_seen(self._definition.space, opened.key.generation)
+        self._roster = opened.roster
         self._number: int = patience(lambda: self._roster.register(owner, device=where.description))
         self.log = log.bind(worker=self._number)
-        self._slots = Slots(storage.engine, key, owner=owner, lease_seconds=lease_seconds, patience=patience)
-        self._impatient_slots = Slots(storage.engine, key, owner=owner, lease_seconds=lease_seconds)
-        self._lineages = Lineages(
-            self._study,
-            self._definition,
-            slots=self._slots,
-            store=self._store,
-            budget_tokens=facts["budget_tokens"],
-            drops=drops,
-            log=self.log,
-        )
+        slots = dataclasses.replace(opened.slots, patience=patience)
+        self._claims = Claims(slots, owner, settings.lease_seconds)
+        self._lineages = Lineages(opened, claims=self._claims, store=self._store, drops=drops, log=self.log)
         self._study.sampler = build_sampler(
             self._definition.sampler,
             seed=worker_seed(self._definition.seed, self._number),
             space=self._definition.space.distributions,
         )
-        base = self._definition.base_config.with_tokens(facts["budget_tokens"])
-        self._study.pruner = build_pruner(self._definition.pruner, rungs=base.rungs)
+        self._study.pruner = build_pruner(self._definition.pruner, rungs=opened.base_config.rungs)
         self._runner = objective.TrialRunner(
             store=self._store,
             corpus=corpus,
@@ -133,16 +118,16 @@ class Worker:
         finally:
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 self._roster.leave(self._number)
-            self._engine.dispose()
+            self._opened.close()
 
     def _work(self) -> None:
         failures_in_a_row = 0
         waited = 0.0
         while not self._stopping.is_set():
-            slot = self._slots.claim()
+            slot = self._claims.claim()
             if slot is None:
                 strays = self._lineages.fail_strays()
-                counts = self._slots.counts()
+                counts = self._claims.slots.counts()
                 if any(counts.values()):  # otherwise the study is gone, and its id may be another one's
                     self._lineages.take_enqueued()
                 if not (counts["open"] or counts["leased"] or strays) or self._orphaned():
@@ -180,7 +165,7 @@ class Worker:
 
     def _run_slot(self, slot: Slot) -> Failure | None:
         with Lease(
-            self._impatient_slots,
+            self._claims.impatient,
             slot,
             roster=self._roster,
             number=self._number,
@@ -207,11 +192,11 @@ class Worker:
         def saved() -> None:
             nonlocal slot
             if slot.attempts:  # it has got on: what failed it before may not be its configuration
-                slot = self._slots.set_trial(slot, trial.number, attempts=0)
+                slot = self._claims.set_trial(slot, trial.number, attempts=0)
 
         def check_lease() -> None:
             lease.check()
-            self._slots.renew(slot)
+            self._claims.renew(slot)
 
         def watch(run: TrainingRun) -> None:
             self._run, self._last_run = run, weakref.ref(run)
@@ -247,7 +232,7 @@ class Worker:
         self, slot: Slot, trial: optuna.Trial, state: TrialState, value: float | None, ended: str
     ) -> None:
         """Tell Optuna, then close or free the slot; a crash in between is seen by whoever leases it next."""
-        self._slots.renew(slot)
+        self._claims.renew(slot)
         trial.set_user_attr("ended", ended)
         try:
             self._study.tell(trial.number, value, state)
@@ -256,9 +241,9 @@ class Worker:
                 raise LeaseLost(f"trial {trial.number} was ended from outside") from None
             # by this very call, whose answer was lost
         if state == TrialState.FAIL:
-            self._slots.hand_back(slot, attempts=slot.attempts)
+            self._claims.hand_back(slot, attempts=slot.attempts)
         else:
-            self._slots.close(slot)
+            self._claims.close(slot)
             objective.drop_states(self._store, self._lineages.frozen(trial.number))
             artifacts.keep_best(self._store, self._study, self._definition.keep_checkpoints)
 
