@@ -27,9 +27,12 @@ def test_the_shortest_lease_that_is_allowed_is_kept(tmp_path, lease_seconds):
     slot = own.claim()
     assert slot is not None
     lease = Lease(
-        own, slot, roster=roster, number=number, lease_seconds=lease_seconds,
-        orphaned=lambda: False, stop=lambda: None, log=structlog.get_logger(),
-    )  # fmt: skip
+        own,
+        slot,
+        beat=lambda: None,
+        renew_worker=lambda: roster.renew(number),
+        log=structlog.get_logger(),
+    )
     until = time.monotonic() + 2.5 * lease_seconds
     with lease:
         while time.monotonic() < until:
