@@ -33,6 +33,7 @@ from service.study import pruners
 from service.study.definition import StudyDefinition
 from service.study.device_proof import prove_device
 from service.study.file import checked_name
+from service.study.search_space import Values
 
 
 def create(
@@ -213,7 +214,9 @@ def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, Tokeniz
     """
     base = definition.base_config
     if definition.cells:
-        configs = map(definition.config_for, definition.cells)
+        # one for all cells that agree in what a window depends on
+        cells = {json.dumps(_of_windows(cell), sort_keys=True): cell for cell in definition.cells}
+        configs = map(definition.config_for, cells.values())
         return {(c.model.block_size, c.training.batch_size, c.tokenizer) for c in configs}
 
     def tried(key: str, of_base: Any) -> tuple[Any, ...]:
@@ -227,6 +230,12 @@ def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, Tokeniz
         (block, batch, base.tokenizer.model_copy(update={"model": model, "vocab_size": vocab_size}))
         for model in models
     }
+
+
+def _of_windows(cell: Values) -> Values:
+    """The values of a cell that change block, batch or tokenizer."""
+    keys = ("model.block_size", "training.batch_size", "tokenizer.")
+    return {key: value for key, value in cell.items() if key.startswith(keys)}
 
 
 def _refuse_changed_file(opened: OpenedStudy) -> None:
