@@ -20,7 +20,7 @@ from model.hardware.device import Device
 from model.measurement.diagnostics import as_lines
 from model.measurement.sinks import Curves
 from model.training import TrainingRun
-from service.storage import artifacts
+from service.storage import artifacts, measurements
 from service.storage.artifact_stores import Store, fetch
 from service.storage.ranking import is_among_best
 from service.study import audit
@@ -30,9 +30,6 @@ from service.trials.lease import Lease
 
 STATES = "states"
 """Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that goes on."""
-
-DIAGNOSTICS = "diagnostics.jsonl"
-"""Artifact: what a trial measured of itself."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,9 @@ class TrialRunner:
         if run is not None and run.diagnostics:
             lines = as_lines(run.diagnostics)
             trial_page.tried(
-                "diagnostics", lambda: artifacts.attach_text(self.store, trial, DIAGNOSTICS, lines), self.log
+                "diagnostics",
+                lambda: artifacts.attach_text(self.store, trial, measurements.DIAGNOSTICS, lines),
+                self.log,
             )
         self._show(trial, run, run.config if run else config, reason, with_titles=False)
 
@@ -215,17 +214,14 @@ class TrialRunner:
         return True
 
     def _record(self, trial: optuna.Trial, run: TrainingRun, ended: str, *, with_weights: bool) -> None:
-        last = run.evaluations[-1].as_dict() | (run.diagnostics[-1] if run.diagnostics else {})
-        for key, value in last.items():
-            if isinstance(value, int | float):
-                trial.set_user_attr(key, value)
+        measurements.note_last(trial, run.evaluations[-1], run.diagnostics[-1] if run.diagnostics else {})
         trial.set_user_attr("ended", ended)
         texts = {
             "config.json": json.dumps(run.config.model_dump(mode="json"), indent=1),
-            "curve.jsonl": artifacts.curve_lines(run.evaluations),
+            measurements.CURVE: measurements.curve_lines(run.evaluations),
         }
         if run.diagnostics:
-            texts[DIAGNOSTICS] = as_lines(run.diagnostics)
+            texts[measurements.DIAGNOSTICS] = as_lines(run.diagnostics)
         missing = [*texts, *(["checkpoint"] if with_weights else [])]
         try:
             for name, text in texts.items():

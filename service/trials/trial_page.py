@@ -70,7 +70,7 @@ def show(
         note = trial_note(
             ended=ended,
             config=config.model_dump(mode="json"),
-            evaluations=[evaluation.as_dict() for evaluation in evaluations],
+            last=evaluations[-1] if evaluations else None,
             facts=rows,
             titles=generate_titles(run.evaluated_model, run.tokenizer, TITLES) if run and with_titles else (),
             curve=curve,
