@@ -14,7 +14,7 @@ from service.study.device_proof import prove_device
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TrialTime:
     """Time of one whole trial, measured on its first steps."""
 
     train_seconds: float
@@ -28,7 +28,7 @@ class Estimate:
         return self.train_seconds + self.evaluation_seconds
 
 
-def measure_study(settings: Settings, study: str, *, threads: int | None, seconds: float) -> Estimate:
+def measure_study(settings: Settings, study: str, *, threads: int | None, seconds: float) -> TrialTime:
     """`measure` of a study's base configuration on this machine's device. Raises UserError: it cannot be trained."""
     opened = open_study(settings, study)
     where = device.choose(settings.device, threads=threads)
@@ -38,7 +38,7 @@ def measure_study(settings: Settings, study: str, *, threads: int | None, second
     return measure(config, data, device=where, seconds=seconds)
 
 
-def measure(config: TrainConfig, data: TokenizedCorpus, *, device: Device, seconds: float) -> Estimate:
+def measure(config: TrainConfig, data: TokenizedCorpus, *, device: Device, seconds: float) -> TrialTime:
     """Train `config` for about `seconds` and evaluate once."""
     run = TrainingRun(config, data, device=device)
     config = run.config
@@ -53,7 +53,7 @@ def measure(config: TrainConfig, data: TokenizedCorpus, *, device: Device, secon
     run.score()
     device.synchronize()
     evaluation_seconds = time.perf_counter() - started
-    return Estimate(
+    return TrialTime(
         train_seconds=step_seconds * config.total_steps,
         evaluation_seconds=evaluation_seconds * len(config.rungs),
         tokens_per_second=config.tokens_per_step / step_seconds if step_seconds else float("nan"),

@@ -79,7 +79,7 @@ class StudyKey:
         return of_study & table.c.generation.is_distinct_from(self.generation) & self.is_there
 
 
-Patience = Callable[[Callable[[], Any]], Any]
+Retry = Callable[[Callable[[], Any]], Any]
 """Calls what it is given, again and again while the database is away."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.storage.schema import SLOTS as _SLOTS
-from service.storage.schema import Patience, StudyKey, at_once, database_time
+from service.storage.schema import Retry, StudyKey, at_once, database_time
 
 SEEN_FAILURE = 3
 """What a failure counts whose cause is known to lie in the trial or its worker."""
@@ -27,7 +27,7 @@ class Slots:
     """Of the storage."""
     study: StudyKey
     """Whose they are."""
-    patience: Patience = at_once
+    patience: Retry = at_once
     """How the database is waited for when it is away."""
 
     @cached_property

@@ -14,11 +14,12 @@ from typing import Any
 from model.config.train_config import TrainConfig, recorded
 from model.config.yaml_tree import Document, KeyPath, read, validate
 from model.errors import ConfigError, UserError
+from service.settings import ROOT
 from service.study import pruners, samplers
 from service.study.base import Base, Built
 from service.study.cells import built_cells, file_space
 from service.study.design import Cell, space_of
-from service.study.file import REPOSITORY, StudyConfig, checked_name, from_here, place_of, study_file
+from service.study.file import StudyConfig, checked_name, from_here, place_of, study_file
 from service.study.proof import prove_cells, prove_space
 from service.study.search_space import SearchSpace, Values
 
@@ -129,7 +130,7 @@ def load(
     *,
     overrides: Mapping[str, object] | None = None,
     scale: str | None = None,
-    root: Path = REPOSITORY,
+    root: Path = ROOT,
 ) -> StudyDefinition:
     """Read, validate and prove a study.
 
