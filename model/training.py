@@ -46,7 +46,7 @@ class TrainingRun:
         device: where to train; also sets nothing global beyond torch's generator.
 
     Raises:
-        ConfigError: the precision is not to be had on the device.
+        ConfigError: the precision is not available on the device.
         CorpusError: a split is shorter than one window.
     """
 

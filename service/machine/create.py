@@ -182,7 +182,7 @@ def _make(
 def command(
     study: str, name: str | None, trials: int | None, overrides: Mapping[str, Any], scale: str | None
 ) -> str:
-    """The script's call that makes the study, or goes on with it, and runs `trials` of it."""
+    """The script's call that makes the study, or resumes it, and runs `trials` of it."""
     words = ["./hptune.sh", *([str(trials)] if trials else []), "--study", study]
     words += ["--scale", scale] if scale else []
     words += ["--name", name] if name else []

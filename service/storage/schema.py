@@ -80,7 +80,7 @@ class StudyKey:
 
 
 Retry = Callable[[Callable[[], Any]], Any]
-"""Calls what it is given, again and again while the database is away."""
+"""Calls what it is given, and retries while the database is away."""
 
 
 def at_once(work: Callable[[], Any]) -> Any:

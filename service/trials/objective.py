@@ -29,7 +29,7 @@ from service.trials.failures import Interrupted, Unsaved
 from service.trials.lease import Lease
 
 STATES = "states"
-"""Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that goes on."""
+"""Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that resumes it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which trial runs in a slot: a new one, or one that goes on where that of a dead worker ended."""
+"""Which trial runs in a slot: a new one, or one that resumes that of a dead worker."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any

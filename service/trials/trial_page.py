@@ -66,7 +66,7 @@ def show(
             rows["compute"] = f"{operations} FLOPs; {passes} forward, {passes} backward passes a token"
         rows["memory"] = _shown_memory([evaluation.peak_memory_bytes for evaluation in evaluations])
         if "goes_on_with" in trial.user_attrs:
-            rows["goes on with"] = f"trial {trial.user_attrs['goes_on_with']}"
+            rows["resumes"] = f"trial {trial.user_attrs['goes_on_with']}"
         note = trial_note(
             ended=ended,
             config=config.model_dump(mode="json"),

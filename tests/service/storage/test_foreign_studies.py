@@ -232,7 +232,7 @@ def test_who_comes_second_with_a_name_leaves_the_study_of_the_first_whole(tiny):
             thread.start()
         for thread in threads:
             thread.join()
-    assert refused == ["study 'tiny' has just been made by another process; the same command goes on with it"]
+    assert refused == ["study 'tiny' has just been made by another process; the same command resumes it"]
     tiny.create(None, total=1)
     assert tiny.slots()["open"] == 1
 
