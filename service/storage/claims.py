@@ -57,6 +57,7 @@ class Claims:
         away before it could say so, is free to it.
         """
         own = _SLOTS.c.owner == self.owner
+        # the lease is compared with the database's clock, by which it was written: the machines' need not agree
         free = (_SLOTS.c.state == "open") | (
             (_SLOTS.c.state == "leased") & ((_SLOTS.c.leased_until < self.slots.now) | own)
         )
@@ -67,6 +68,8 @@ class Claims:
             for row in rows:
                 died = row.state == "leased" and row.owner != self.owner  # without a word
                 attempts = row.attempts + UNSEEN_END if died else row.attempts
+                # state and owner as they were read: of several workers that saw the slot free, the first one's UPDATE
+                # changes what the others' look for. An owner may be NULL, which equals nothing, itself included
                 swapped = self.slots.swap(
                     (_SLOTS.c.slot == row.slot)
                     & (_SLOTS.c.state == row.state)
@@ -96,6 +99,7 @@ class Claims:
 
     def close(self, slot: Slot) -> None:
         """Its trial has finished. Raises LeaseLost when another worker has it."""
+        # the owner stays: a call that is made again, its answer having been lost, finds its own closed slot
         self._update_own(slot, or_state="closed", state="closed", leased_until=None)
 
     def _update_own(self, slot: Slot, *, or_state: str = "leased", **values: Any) -> None:

@@ -1,8 +1,10 @@
 """The budget of a study: a table of slots beside Optuna's own, one for every trial that shall finish.
 
 A worker leases a free slot, runs a trial in it, and closes it (`service.storage.claims`). A slot is closed once, so
-the number of finished trials is exact whatever dies. Every change is one compare-and-swap UPDATE, which SQLite and
-PostgreSQL both execute atomically; times are the database's own. Counting and changing the budget takes no owner.
+the number of finished trials is exact whatever dies. (Optuna's own `MaxTrialsCallback(10)` was measured to finish 13
+with four workers: each counts before it knows what the others are about to finish.) Every change is one compare-and-
+swap UPDATE, which SQLite and PostgreSQL both execute atomically; times are the database's own. Counting and changing
+the budget takes no owner.
 """
 
 import itertools
@@ -66,10 +68,12 @@ class Slots:
         """
         alive = (_SLOTS.c.state == "leased") & (_SLOTS.c.leased_until >= self.now)
         with self.engine.begin() as connection:
+            # what workers that are alive may be about to claim is neither dropped nor held
             if self._count(connection, alive):
                 room = trials if limit is None else limit - self._count(connection)
                 self._add(connection, min(trials, room))
                 return
+            # nobody is alive: whatever is leased is left by the dead, and is this call's to give out anew
             if limit is not None:
                 trials = min(trials, limit - self._count(connection, _SLOTS.c.state == "closed"))
             unfinished = connection.execute(

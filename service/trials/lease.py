@@ -12,8 +12,9 @@ from model.training import TrainingRun
 from service.storage.claims import Claims, LeaseLost, Slot
 
 LONGEST_BEAT_SECONDS = 1.0
+"""After which a worker whose parent is gone notices, and the live table learns of progress between rungs."""
 RENEWALS = 4
-"""In each lease."""
+"""In each lease: three may fail or come late, one after the other, before another worker takes the slot."""
 
 
 class Lease:

@@ -70,9 +70,12 @@ class Lineages:
             self._claims.close(slot)
             return None
         previous = None if slot.trial_number is None else self.frozen(slot.trial_number)
+        # A worker dies in one of three places. While it trained, its trial is RUNNING and is ended here;
         if previous is not None and previous.state == TrialState.RUNNING:
             self._fail(previous, with_attempts(slot.lost or DIED, slot.attempts))
             previous = self.frozen(previous.number)
+        # after it had told Optuna and before it closed the slot, the trial counts and only the slot is left to close;
+        # between making a trial and noting it in the slot, nothing here knows of the trial: see `fail_strays`
         if previous is not None and previous.state.is_finished() and previous.state != TrialState.FAIL:
             self._claims.close(slot)
             return None
@@ -83,7 +86,10 @@ class Lineages:
             if self._definition.cells or (slot.index == 0 and self._definition.baseline):
                 self._claims.close(slot)  # a fixed configuration has no other to take its place
                 return None
-            previous, attempts = None, 0
+            previous, attempts = (
+                None,
+                0,
+            )  # the slot is still owed a trial, of another configuration
         trial = self._new_trial(slot, previous)
         return trial, self._claims.set_trial(slot, trial.number, attempts=attempts)
 
@@ -99,6 +105,8 @@ class Lineages:
         if self._definition.arms:
             attributes["arm"] = self._definition.arms[slot.index]
         if previous is not None:
+            # A trial that has ended cannot run again in Optuna: its successor has its parameters, so that no sampler
+            # is asked anew, its states, and its audit mark, so that the pruner's verdict is not asked for twice
             handed_on = (objective.STATES, audit.MARK)
             kept = {key: previous.user_attrs[key] for key in handed_on if key in previous.user_attrs}
             attributes |= {**kept, "goes_on_with": previous.number}
