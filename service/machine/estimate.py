@@ -9,9 +9,7 @@ from model.hardware import device
 from model.hardware.device import Device
 from model.training import TrainingRun
 from service.settings import Settings
-from service.storage.corpus import load_corpus
-from service.storage.database import open_storage
-from service.storage.studies import corpus_facts, load_study
+from service.storage.opened_study import open_study
 from service.study.device_proof import prove_device
 
 
@@ -32,11 +30,11 @@ class Estimate:
 
 def measure_study(settings: Settings, study: str, *, threads: int | None, seconds: float) -> Estimate:
     """`measure` of a study's base configuration on this machine's device. Raises UserError: it cannot be trained."""
-    loaded, definition = load_study(open_storage(settings), study, settings)
+    opened = open_study(settings, study)
     where = device.choose(settings.device, threads=threads)
-    prove_device(definition, where.torch_device.type)
-    config = definition.base_config.with_tokens(corpus_facts(loaded)["budget_tokens"])
-    data = TokenizedCorpus.prepare(load_corpus(loaded, settings), config.tokenizer, cache=settings.cache)
+    prove_device(opened.definition, where.torch_device.type)
+    config = opened.base_config
+    data = TokenizedCorpus.prepare(opened.corpus, config.tokenizer, cache=settings.cache)
     return measure(config, data, device=where, seconds=seconds)
 
 

@@ -82,9 +82,9 @@ def show(
         if lines:
             artifacts.attach_text(store, trial, "log.jsonl", lines)
 
-    curve = _tried("curve", write_curve, log) if evaluations else None
-    _tried("note", lambda: write_note(curve), log)
-    _tried("log", write_log, log)
+    curve = tried("curve", write_curve, log) if evaluations else None
+    tried("note", lambda: write_note(curve), log)
+    tried("log", write_log, log)
 
 
 def _save_note(trial: optuna.Trial, note: str) -> None:
@@ -94,7 +94,7 @@ def _save_note(trial: optuna.Trial, note: str) -> None:
         trial.storage.set_study_system_attr(trial.study._study_id, key, value)
 
 
-def _tried(what: str, write: Callable[[], Any], log: structlog.stdlib.BoundLogger) -> Any:
+def tried(what: str, write: Callable[[], Any], log: structlog.stdlib.BoundLogger) -> Any:
     """What `write` gives; None, with a warning, when it fails: the trial's result matters more."""
     try:
         return write()
