@@ -19,6 +19,7 @@ from service.report.record import measured
 from service.report.record.arms import arms_of_trials, baseline_of_search
 from service.report.record.metrics import FIGURES
 from service.storage.artifact_stores import Store
+from service.storage.optuna_private import storage_of
 from service.storage.ownership import generation_of, is_own
 from service.storage.studies import StudyError, corpus_facts
 from service.study import audit
@@ -304,7 +305,7 @@ def _files(trial: FrozenTrial, study: optuna.Study, store: Store) -> dict[str, t
     """The JSON lines of the trial's curve and diagnostics, as far as the store has them."""
     found = {}
     try:
-        for meta in get_all_artifact_meta(trial, storage=study._storage):
+        for meta in get_all_artifact_meta(trial, storage=storage_of(study)):
             if meta.filename in (CURVE, DIAGNOSTICS):
                 with contextlib.suppress(ArtifactNotFound), store.open_reader(meta.artifact_id) as file:
                     lines = file.read().decode().splitlines()
