@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.config.train_config import OptimizerConfig
 from model.errors import CheckpointError
+from model.hardware import foreach
 from model.hardware.precision import has_bf16
 from model.network.attention import QueryKeyValue, ValueMixture
 from model.network.gpt import LayerScale, OutputHead
@@ -61,7 +62,7 @@ class Optimizers:
         The device decides it by itself, and nothing waits for it.
         """
         # sets it to 1 for what is not finite, and never back; multiplies by 1
-        torch._amp_foreach_non_finite_check_and_unscale_([values], self._ended, self._one)
+        foreach.unscale_([values], self._ended, self._one)
         for optimizer in self._optimizers:
             optimizer.found_inf = self._ended  # type: ignore[attr-defined]  # where GradScaler puts its own
 

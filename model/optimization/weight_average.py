@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import load_weights
+from model.hardware import foreach
 from model.network.gpt import GPT
 
 _PREFIX = "average."
@@ -29,7 +30,7 @@ class WeightAverage:
     def update(self, model: GPT, *, updates: int) -> None:
         """Take in the weights of `model` behind its update number `updates`, counted from 1."""
         share = (1 - self._decay) / (1 - self._decay**updates)
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), share)
+        foreach.lerp_(list(self.model.parameters()), list(model.parameters()), share)
 
     def flat_state(self) -> dict[str, Tensor]:
         """The averaged weights, as `average.<name>` → tensor."""

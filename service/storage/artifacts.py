@@ -23,6 +23,8 @@ from optuna.trial import TrialState
 from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint
 from model.errors import CheckpointError, UserError
 from service.storage.artifact_stores import Store, fetch
+from service.storage.dashboard_private import artifact_prefix
+from service.storage.optuna_private import artifact_key, id_of, storage_of, trial_id_of
 from service.storage.ranking import ranked_trials
 
 CHECKPOINT = "checkpoint"
@@ -52,9 +54,7 @@ def attach_checkpoint(store: Store, trial: optuna.Trial, checkpoint: Checkpoint)
                     store.remove(artifact_id)
             raise
     trial.set_user_attr(CHECKPOINT, ids)
-    trial.storage.set_study_system_attr(
-        trial.study._study_id, weights_key(trial), _entry(ids[WEIGHTS], WEIGHTS)
-    )
+    trial.storage.set_study_system_attr(id_of(trial.study), weights_key(trial), _entry(ids[WEIGHTS], WEIGHTS))
     for file in (RECORD, TOKENIZER):
         _list(trial, ids[file], file)
 
@@ -92,7 +92,7 @@ def keep_best(store: Store, study: optuna.Study, keep: int) -> None:
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
     # ranked after that: a trial that ends in between is then in the ranking alone, and loses nothing by it
     ranked = ranked_trials(study)
-    storage, study_id = study._storage, study._study_id
+    storage, study_id = storage_of(study), id_of(study)
     listed = storage.get_study_system_attrs(study_id)
     # a trial that was added has none here, and takes the place of none that has
     best = {trial.number for trial in [t for t in ranked if weights_key(t) in listed][:keep]}
@@ -113,7 +113,7 @@ def _stored(store: Store, content: BinaryIO) -> str:
 def _list(trial: optuna.Trial, artifact_id: str, name: str) -> None:
     """Enter a stored file where Optuna's `upload_artifact` would; that does so before it stores the file."""
     trial.storage.set_trial_system_attr(
-        trial._trial_id, f"artifacts:{artifact_id}", _entry(artifact_id, name)
+        trial_id_of(trial), artifact_key(artifact_id), _entry(artifact_id, name)
     )
 
 
@@ -130,7 +130,7 @@ def weights_key(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
 
     Unlike the trial's own attributes it can be changed after the trial's end, when the weights go: no dead link.
     """
-    return f"dashboard:artifacts:{trial._trial_id}:{_checkpoint(trial).get(WEIGHTS)}"
+    return f"{artifact_prefix(trial_id_of(trial))}{_checkpoint(trial).get(WEIGHTS)}"
 
 
 def _checkpoint(trial: optuna.Trial | optuna.trial.FrozenTrial) -> Mapping[str, str]:

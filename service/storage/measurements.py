@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from model.measurement.evaluation_record import Evaluation
 from service.storage.artifact_stores import Store
+from service.storage.optuna_private import storage_of
 from service.storage.studies import StudyError
 
 CURVE, DIAGNOSTICS = "curve.jsonl", "diagnostics.jsonl"
@@ -71,7 +72,7 @@ def read(trial: FrozenTrial, study: optuna.Study, store: Store) -> Measurements:
 def _files(trial: FrozenTrial, study: optuna.Study, store: Store) -> dict[str, tuple[Row, ...]]:
     found: dict[str, tuple[Row, ...]] = {}
     try:
-        for meta in get_all_artifact_meta(trial, storage=study._storage):
+        for meta in get_all_artifact_meta(trial, storage=storage_of(study)):
             if meta.filename in (CURVE, DIAGNOSTICS):
                 with contextlib.suppress(ArtifactNotFound), store.open_reader(meta.artifact_id) as file:
                     lines = file.read().decode().splitlines()

@@ -9,7 +9,8 @@ import optuna
 from model.config.train_config import TrainConfig
 from service.settings import Settings
 from service.storage.database import open_patiently, open_storage
-from service.storage.outages import Patience, StudyStorage
+from service.storage.optuna_private import StudyStorage
+from service.storage.outages import Patience
 from service.storage.ownership import key_of
 from service.storage.roster import Roster
 from service.storage.schema import StudyKey
@@ -65,9 +66,7 @@ class OpenedStudy:
     @cached_property
     def store(self) -> "Store":
         """Where its artifacts are. Raises StoreError: not at such a location."""
-        from service.storage.artifact_stores import (
-            open_store,
-        )  # brings boto3 along, which `status` has no use for
+        from service.storage.artifact_stores import open_store  # brings boto3, which `status` has no use for
 
         return open_store(self.settings.artifacts)
 

@@ -13,6 +13,7 @@ from service.storage import added
 from service.storage.artifact_stores import Store
 from service.storage.claims import Claims, Slot
 from service.storage.opened_study import OpenedStudy
+from service.storage.optuna_private import FIXED, id_of, running_trial, storage_of, trial_id_of
 from service.storage.ownership import SLOT, own_trials, slot_mark, slot_of
 from service.storage.slots import SEEN_FAILURE
 from service.storage.studies import CONFIRMS
@@ -110,7 +111,7 @@ class Lineages:
             handed_on = (objective.STATES, audit.MARK)
             kept = {key: previous.user_attrs[key] for key in handed_on if key in previous.user_attrs}
             attributes |= {**kept, "goes_on_with": previous.number}
-            return self._create(previous.params, attributes, fixed=previous.system_attrs.get(added.FIXED))
+            return self._create(previous.params, attributes, fixed=previous.system_attrs.get(FIXED))
         values = self._definition.fixed_values(slot.index)
         if values is None:
             return self.take_enqueued(slot) or self._create({}, attributes)
@@ -128,15 +129,10 @@ class Lineages:
             params=dict(params),
             distributions={key: distributions[key] for key in params},
             user_attrs=dict(attributes),
-            system_attrs={} if fixed is None else {added.FIXED: fixed},
+            system_attrs={} if fixed is None else {FIXED: fixed},
         )
-        trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=template)
-        return self._trial(trial_id)
-
-    def _trial(self, trial_id: int) -> optuna.Trial:
-        # as `Study.ask` does, so that the sampler sees what other workers have finished since the last trial
-        self._study._thread_local.cached_all_trials = None
-        return optuna.Trial(self._study, trial_id)
+        trial_id = storage_of(self._study).create_new_trial(id_of(self._study), template_trial=template)
+        return running_trial(self._study, trial_id)
 
     def take_enqueued(self, slot: Slot | None = None) -> optuna.Trial | None:
         """The first enqueued trial, to run in the slot; those outside the space are refused on the way.
@@ -144,7 +140,7 @@ class Lineages:
         Args:
             slot: free, and of no configuration of its own; with None there is none, and trials are only refused.
         """
-        storage = self._study._storage
+        storage = storage_of(self._study)
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             try:
                 fixed = added.enqueued_point(trial, self._definition)
@@ -152,18 +148,18 @@ class Lineages:
                 self._refuse(trial, str(error))
                 continue
             if slot is not None and self._take(trial, slot.index):
-                storage.set_trial_system_attr(trial._trial_id, added.FIXED, fixed)
+                storage.set_trial_system_attr(trial_id_of(trial), FIXED, fixed)
                 self._log.info("enqueued trial taken", trial=trial.number)
-                return self._trial(trial._trial_id)
+                return running_trial(self._study, trial_id_of(trial))
         return None
 
     def _take(self, trial: optuna.trial.FrozenTrial, slot: int) -> bool:
         """Whether the waiting trial is this worker's; it is marked before, so that it is known for a stray if not."""
-        storage = self._study._storage
+        storage = storage_of(self._study)
         try:
             for key, value in slot_mark(self._generation, slot).items():
-                storage.set_trial_user_attr(trial._trial_id, key, value)
-            return storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+                storage.set_trial_user_attr(trial_id_of(trial), key, value)
+            return storage.set_trial_state_values(trial_id_of(trial), TrialState.RUNNING)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
 
@@ -182,10 +178,8 @@ class Lineages:
 
     def frozen(self, number: int) -> optuna.trial.FrozenTrial:
         """The trial of this number as the storage has it."""
-        storage = self._study._storage
-        return storage.get_trial(
-            storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        )
+        storage = storage_of(self._study)
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(id_of(self._study), number))
 
     def fail_strays(self) -> bool:
         """FAIL what is RUNNING in no slot: its worker died between making the trial and noting it.
@@ -207,14 +201,14 @@ class Lineages:
     def _enqueue_again(self, trial: optuna.trial.FrozenTrial) -> None:
         """What somebody has asked for is not lost with the worker that took it."""
         refused = slot_of(trial, self._generation) == NO_SLOT
-        if added.FIXED in trial.system_attrs and not refused and "goes_on_with" not in trial.user_attrs:
+        if FIXED in trial.system_attrs and not refused and "goes_on_with" not in trial.user_attrs:
             attributes = {key: value for key, value in trial.user_attrs.items() if key != SLOT}
-            self._study.enqueue_trial(trial.system_attrs[added.FIXED], attributes)
+            self._study.enqueue_trial(trial.system_attrs[FIXED], attributes)
 
     def _fail(self, trial: optuna.trial.FrozenTrial, reason: str) -> bool:
         """Whether it has been ended here."""
         try:
-            self._study._storage.set_trial_user_attr(trial._trial_id, "ended", reason)
+            storage_of(self._study).set_trial_user_attr(trial_id_of(trial), "ended", reason)
             self._study.tell(trial.number, state=TrialState.FAIL)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             self._log.info("trial ended by its own worker after all", trial=trial.number)
