@@ -12,14 +12,6 @@ from tests.conftest import ROOT, tiny_study
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 NOSUCH = "error: study 'nosuch' does not exist; there are: quickstart\n"
-HOSTILE = (
-    "model.py",
-    "service/__init__.py",
-    "service/__main__.py",
-    "click.py",
-    "torch.py",
-    "sqlalchemy/__init__.py",
-)
 
 
 def checkout(folder: Path) -> Path:
@@ -35,16 +27,6 @@ def checkout(folder: Path) -> Path:
     locks = b"".join((ROOT / name).read_bytes() for name in LOCKS)
     stamp = subprocess.run(["cksum"], input=locks, capture_output=True, check=True).stdout
     (folder / ".venv" / ".installed").write_bytes(stamp)
-    return folder
-
-
-@pytest.fixture
-def hostile(tmp_path) -> Path:
-    """A folder in which modules of the names of ours and of our libraries lie."""
-    folder = tmp_path / "nano gpt"
-    for name in HOSTILE:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("raise ImportError('taken from the current folder')\n")
     return folder
 
 

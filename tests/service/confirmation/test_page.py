@@ -3,7 +3,7 @@ import math
 from service.confirmation.page import sentence, tables
 from service.confirmation.verdict import judge
 from service.study.design import BASELINE
-from tests.service.confirmation.test_verdict import SEEDS, losses
+from tests.service.confirmation.conftest import SEEDS, losses
 
 
 def test_what_is_clear_is_said_to_be_clear(clear):

@@ -8,21 +8,10 @@ from service.confirmation import verdict as verdicts
 from service.confirmation.elimination import MIN_SEEDS, worse
 from service.confirmation.verdict import cross_fitted, judge, picks, probabilities_best
 from service.study.design import BASELINE
+from tests.service.confirmation.conftest import SEEDS, losses
 
-SEEDS = (7, 8, 9)
 T2 = 4.302653  # t(0.975; 2)
 FEW_DRAWS = 0.0065  # four standard errors of a share of 100,000 draws
-
-
-def losses(**arms):
-    return {arm: dict(zip(SEEDS, values, strict=False)) for arm, values in arms.items()}
-
-
-@pytest.fixture
-def clear():
-    """`a` is better than the baseline by 1.0, 1.1 and 0.9."""
-    found = losses(baseline=[3.0, 3.2, 3.1], a=[2.0, 2.1, 2.2], b=[2.52, 2.6, 2.68])
-    return judge(found, SEEDS, {"a": 1.9, "b": 2.6})
 
 
 def test_means_and_paired_intervals_are_those_computed_by_hand(clear):

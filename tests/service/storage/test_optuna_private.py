@@ -125,7 +125,7 @@ def test_attributes_have_the_names_that_optuna_gives_them(study, tmp_path):
     assert study.trials[0].system_attrs[optuna_private.FIXED] == {"x": 0.25}
     with experimental():
         study.set_metric_names(["loss"])
-    assert study.system_attrs[optuna_private.METRIC_NAMES] == ["loss"]
+    assert storage_of(study).get_study_system_attrs(id_of(study))[optuna_private.METRIC_NAMES] == ["loss"]
     (tmp_path / "file").write_text("x")
     trial = study.ask()
     artifact = upload_artifact(
@@ -133,7 +133,7 @@ def test_attributes_have_the_names_that_optuna_gives_them(study, tmp_path):
         file_path=str(tmp_path / "file"),
         study_or_trial=trial,
     )
-    assert optuna_private.artifact_key(artifact) in trial.system_attrs
+    assert optuna_private.artifact_key(artifact) in study.trials[-1].system_attrs
 
 
 @pytest.mark.parametrize(
