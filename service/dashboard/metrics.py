@@ -10,22 +10,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from model.errors import ConfigError
+from service.storage.optuna_private import STUDIES as _STUDIES
+from service.storage.optuna_private import TRIAL_LOSSES as _LOSSES
+from service.storage.optuna_private import TRIAL_USER_ATTRIBUTES as _ATTRIBUTES
+from service.storage.optuna_private import TRIAL_VALUES as _VALUES
+from service.storage.optuna_private import TRIALS as _TRIALS
 from service.storage.ownership import SLOT
 from service.storage.schema import SLOTS, WORKERS, database_time
 
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 SETTING = "HPTUNE_METRICS"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-_STUDIES: sa.Table = models.StudyModel.__table__
-_TRIALS: sa.Table = models.TrialModel.__table__
-_VALUES: sa.Table = models.TrialValueModel.__table__
-_LOSSES: sa.Table = models.TrialIntermediateValueModel.__table__
-_ATTRIBUTES: sa.Table = models.TrialUserAttributeModel.__table__
 
 
 @dataclass

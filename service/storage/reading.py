@@ -13,16 +13,17 @@ from typing import Any
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 
-_STUDIES: sa.Table = models.StudyModel.__table__
-_TRIALS: sa.Table = models.TrialModel.__table__
-_PARAMS: sa.Table = models.TrialParamModel.__table__
-_VALUES: sa.Table = models.TrialValueModel.__table__
-_LOSSES: sa.Table = models.TrialIntermediateValueModel.__table__
-_USER: sa.Table = models.TrialUserAttributeModel.__table__
-_SYSTEM: sa.Table = models.TrialSystemAttributeModel.__table__
+from service.storage.optuna_private import (
+    STUDIES,
+    TRIAL_LOSSES,
+    TRIAL_PARAMS,
+    TRIAL_SYSTEM_ATTRIBUTES,
+    TRIAL_USER_ATTRIBUTES,
+    TRIAL_VALUES,
+    TRIALS,
+)
 
 _NUMBERS = {"FINITE": None, "INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 """What Optuna's types of stored numbers stand for; None: the number itself."""
@@ -54,9 +55,9 @@ def read_trials(
     Raises:
         KeyError: there is no such study.
     """
-    due = _TRIALS.c.study_id == study_id
+    due = TRIALS.c.study_id == study_id
     if beyond >= 0:
-        due &= (_TRIALS.c.trial_id > beyond) | _among(connection, ids)
+        due &= (TRIALS.c.trial_id > beyond) | _among(connection, ids)
     rows = _rows(connection, due, study_id, with_running=with_running, attributes=attributes_of_running)
     if not any(row.kind == "study" for row in reversed(rows)):
         raise KeyError(f"no study with id {study_id}")
@@ -65,7 +66,7 @@ def read_trials(
 
 def read_trial(connection: sa.Connection, trial_id: int) -> FrozenTrial:
     """One trial. Raises KeyError: there is none of this id."""
-    found, _ = _built(_rows(connection, _TRIALS.c.trial_id == trial_id, None), True)
+    found, _ = _built(_rows(connection, TRIALS.c.trial_id == trial_id, None), True)
     if not found:
         raise KeyError(f"no trial with id {trial_id}")
     return found[0]
@@ -74,8 +75,8 @@ def read_trial(connection: sa.Connection, trial_id: int) -> FrozenTrial:
 def _among(connection: sa.Connection, ids: Collection[int]) -> sa.ColumnElement[bool]:
     if connection.dialect.name == "postgresql":  # one parameter, so that the statement stays the same
         array = sa.cast(sa.literal(sorted(ids), sa.ARRAY(sa.Integer)), sa.ARRAY(sa.Integer))
-        return _TRIALS.c.trial_id == sa.any_(array)
-    return _TRIALS.c.trial_id.in_(sorted(ids))
+        return TRIALS.c.trial_id == sa.any_(array)
+    return TRIALS.c.trial_id.in_(sorted(ids))
 
 
 def _rows(
@@ -88,8 +89,8 @@ def _rows(
 ) -> Sequence[sa.Row[Any]]:
     """Rows of one shape: kind, trial, key, text, whole number, number, begin, end; one of the study, if it is there."""
     text, integer, number, time = sa.String(), sa.Integer(), sa.Float(53), sa.DateTime()
-    columns = (_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state)
-    times = (_TRIALS.c.datetime_start, _TRIALS.c.datetime_complete)
+    columns = (TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state)
+    times = (TRIALS.c.datetime_start, TRIALS.c.datetime_complete)
     trials = sa.select(*columns, *times).where(due).cte("due")
 
     def row(kind: str, trial: Any, *cells: Any) -> sa.Select[Any]:
@@ -109,9 +110,11 @@ def _rows(
         return found if with_running else found.where(trials.c.state != TrialState.RUNNING)
 
     c = trials.c
-    user = of(_USER, "user", _USER.c.key, _USER.c.value_json)
+    user = of(TRIAL_USER_ATTRIBUTES, "user", TRIAL_USER_ATTRIBUTES.c.key, TRIAL_USER_ATTRIBUTES.c.value_json)
     if attributes is not None:
-        user = user.where((c.state != TrialState.RUNNING) | _USER.c.key.in_(sorted(attributes)))
+        user = user.where(
+            (c.state != TrialState.RUNNING) | TRIAL_USER_ATTRIBUTES.c.key.in_(sorted(attributes))
+        )
     parts = [
         # not cast: SQLite has times as text, which a cast would make numbers
         sa.select(
@@ -119,16 +122,16 @@ def _rows(
             sa.cast(c.state, text).label("text"), c.number.label("whole"), sa.cast(sa.null(), number).label("number"),
             c.datetime_start.label("begin"), c.datetime_complete.label("until"),
         ),
-        of(_PARAMS, "param", _PARAMS.c.param_name, _PARAMS.c.distribution_json, _PARAMS.c.param_id,
-           _PARAMS.c.param_value),
-        of(_VALUES, "value", sa.null(), _VALUES.c.value_type, _VALUES.c.objective, _VALUES.c.value),
-        of(_LOSSES, "loss", sa.null(), _LOSSES.c.intermediate_value_type, _LOSSES.c.step,
-           _LOSSES.c.intermediate_value),
+        of(TRIAL_PARAMS, "param", TRIAL_PARAMS.c.param_name, TRIAL_PARAMS.c.distribution_json, TRIAL_PARAMS.c.param_id,
+           TRIAL_PARAMS.c.param_value),
+        of(TRIAL_VALUES, "value", sa.null(), TRIAL_VALUES.c.value_type, TRIAL_VALUES.c.objective, TRIAL_VALUES.c.value),
+        of(TRIAL_LOSSES, "loss", sa.null(), TRIAL_LOSSES.c.intermediate_value_type, TRIAL_LOSSES.c.step,
+           TRIAL_LOSSES.c.intermediate_value),
         user,
-        of(_SYSTEM, "system", _SYSTEM.c.key, _SYSTEM.c.value_json),
+        of(TRIAL_SYSTEM_ATTRIBUTES, "system", TRIAL_SYSTEM_ATTRIBUTES.c.key, TRIAL_SYSTEM_ATTRIBUTES.c.value_json),
     ]  # fmt: skip
     if study_id is not None:
-        parts.append(row("study", sa.literal(0)).select_from(_STUDIES).where(_STUDIES.c.study_id == study_id))
+        parts.append(row("study", sa.literal(0)).select_from(STUDIES).where(STUDIES.c.study_id == study_id))
     return connection.execute(sa.union_all(*parts)).all()
 
 

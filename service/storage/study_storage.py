@@ -14,11 +14,17 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
-from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.trial import FrozenTrial, TrialState
 
 from service.storage import writing
-from service.storage.outages import PatientStorage
+from service.storage.optuna_private import (
+    CachedStorage,
+    PatientStorage,
+    StudyInfo,
+    id_of,
+    storage_of,
+    trial_id_of,
+)
 from service.storage.reading import read_trial, read_trials
 
 
@@ -152,7 +158,7 @@ class StudyStorage(PatientStorage):
         return attempt() if self.patience is None else self.patience(attempt)
 
 
-class StudyCache(_CachedStorage):
+class StudyCache(CachedStorage):
     """Optuna's cache of finished trials, which does not read running ones for those who do not ask for them."""
 
     _backend: StudyStorage
@@ -169,8 +175,16 @@ class StudyCache(_CachedStorage):
             found = [trial for trial in found if trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """As `StudyStorage.together`."""
+        return self._backend.together()
+
+    def set_study_system_attrs(self, study_id: int, attributes: Mapping[str, Any]) -> None:
+        """As `StudyStorage.set_study_system_attrs`."""
+        self._backend.set_study_system_attrs(study_id, attributes)
+
     def _read_changed(self, study_id: int, *, with_running: bool) -> None:
-        study = self._studies.setdefault(study_id, _StudyInfo())
+        study = self._studies.setdefault(study_id, StudyInfo())
         # as Optuna does: an id beyond the last finished one may be of a trial that has not been seen at all
         ids = {id_ for id_ in study.unfinished_trial_ids if id_ <= study.last_finished_trial_id}
         whole, running = self._backend.read(
@@ -178,30 +192,30 @@ class StudyCache(_CachedStorage):
         )
         self._add_trials_to_cache(study_id, whole)
         for trial in running:
-            study.unfinished_trial_ids.add(trial._trial_id)
+            study.unfinished_trial_ids.add(trial_id_of(trial))
             before = study.trials.get(trial.number)
             if before is not None and before.state != TrialState.RUNNING:  # it was waiting
                 before = study.trials[trial.number] = copy.copy(before)
                 before.state = TrialState.RUNNING
         for trial in whole:
             if trial.state.is_finished():
-                study.last_finished_trial_id = max(study.last_finished_trial_id, trial._trial_id)
-                study.unfinished_trial_ids.discard(trial._trial_id)
+                study.last_finished_trial_id = max(study.last_finished_trial_id, trial_id_of(trial))
+                study.unfinished_trial_ids.discard(trial_id_of(trial))
             else:
-                study.unfinished_trial_ids.add(trial._trial_id)
+                study.unfinished_trial_ids.add(trial_id_of(trial))
 
 
 def together(trial: optuna.Trial) -> contextlib.AbstractContextManager[None]:
     """What is written of the trial inside is sent at once (`StudyStorage.together`)."""
-    storage = trial.study._storage
-    return storage._backend.together() if isinstance(storage, StudyCache) else contextlib.nullcontext()
+    storage = storage_of(trial.study)
+    return storage.together() if isinstance(storage, StudyCache) else contextlib.nullcontext()
 
 
 def set_study_attributes(study: optuna.Study, attributes: Mapping[str, Any]) -> None:
     """Set system attributes of the study, at once where its storage can do that."""
-    storage = study._storage
+    storage = storage_of(study)
     if isinstance(storage, StudyCache):
-        storage._backend.set_study_system_attrs(study._study_id, attributes)
+        storage.set_study_system_attrs(id_of(study), attributes)
     else:
         for key, value in attributes.items():
-            storage.set_study_system_attr(study._study_id, key, value)
+            storage.set_study_system_attr(id_of(study), key, value)

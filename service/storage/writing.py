@@ -8,17 +8,25 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages._rdb import models
 from sqlalchemy.dialects import postgresql, sqlite
 
-_TRIALS: sa.Table = models.TrialModel.__table__
-_STUDIES: sa.Table = models.StudyModel.__table__
+from service.storage.optuna_private import (
+    STUDIES,
+    SYSTEM_ATTRIBUTES,
+    TRIAL_LOSSES,
+    TRIAL_PARAMS,
+    TRIAL_SYSTEM_ATTRIBUTES,
+    TRIAL_USER_ATTRIBUTES,
+    TRIALS,
+    stored_loss,
+)
+
 _TABLES: Mapping[str, sa.Table] = {
-    "user": models.TrialUserAttributeModel.__table__,
-    "system": models.TrialSystemAttributeModel.__table__,
-    "loss": models.TrialIntermediateValueModel.__table__,
-    "param": models.TrialParamModel.__table__,
-    "study": models.StudySystemAttributeModel.__table__,
+    "user": TRIAL_USER_ATTRIBUTES,
+    "system": TRIAL_SYSTEM_ATTRIBUTES,
+    "loss": TRIAL_LOSSES,
+    "param": TRIAL_PARAMS,
+    "study": SYSTEM_ATTRIBUTES,
 }
 
 
@@ -48,7 +56,7 @@ def parameter(trial_id: int, name: str, value: float, distribution: BaseDistribu
 
 def loss(trial_id: int, step: int, value: float) -> Cell:
     """What was reported at a step."""
-    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+    stored, kind = stored_loss(value)
     return Cell("loss", trial_id, step, {"intermediate_value": stored, "intermediate_value_type": kind})
 
 
@@ -61,7 +69,7 @@ def write(connection: sa.Connection, cells: Collection[Cell]) -> None:
     """
     _check(connection, {cell.owner for cell in cells if cell.table != "study"})
     for study_id in {cell.owner for cell in cells if cell.table == "study"}:
-        if connection.execute(sa.select(1).where(_STUDIES.c.study_id == study_id)).first() is None:
+        if connection.execute(sa.select(1).where(STUDIES.c.study_id == study_id)).first() is None:
             raise KeyError(f"no study with id {study_id}")
     for name, table in _TABLES.items():
         owner, key = _names(name)
@@ -75,8 +83,8 @@ def write(connection: sa.Connection, cells: Collection[Cell]) -> None:
 
 
 def _check(connection: sa.Connection, trial_ids: Collection[int]) -> None:
-    query = sa.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state)
-    found = connection.execute(query.where(_TRIALS.c.trial_id.in_(trial_ids))).all() if trial_ids else []
+    query = sa.select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state)
+    found = connection.execute(query.where(TRIALS.c.trial_id.in_(trial_ids))).all() if trial_ids else []
     for row in found:
         if row.state.is_finished():
             raise UpdateFinishedTrialError(f"trial {row.number} has ended and can no longer be changed")
