@@ -10,6 +10,8 @@
 `HPTUNE_LEASE_SECONDS` how long a silent worker keeps its trial (default: 60)
 `HPTUNE_PATIENCE_SECONDS` how long a worker waits for a storage that is away (default: 600)
 `HPTUNE_STORAGE_PASSWORD_FILE` file with the password of a storage whose URL has none
+`HPTUNE_METRICS`      1 adds `/metrics` to the dashboard; read in `service/dashboard/metrics.py` (default: 0)
+`HPTUNE_WEBHOOK`      where `notify` sends; read in `service/machine/notices.py`
 `HPTUNE_LOG`          what `workers` writes: `text` for people, `json` for machines (default: `text`)
 """
 

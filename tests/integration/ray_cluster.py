@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,12 +39,8 @@ class RayCluster:
         self.port, self.dashboard = free_port(), free_port()
         self._start(
             "head",
-            *(
-                "--head",
-                f"--port={self.port}",
-                f"--dashboard-port={self.dashboard}",
-                "--dashboard-host=127.0.0.1",
-            ),
+            *("--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}"),
+            *("--dashboard-host=127.0.0.1", f"--temp-dir={self.folder}/ray"),
         )
         wait_until("the head", lambda: self.ray("status").returncode == 0)
 
@@ -82,23 +77,23 @@ class RayCluster:
             self.kill(name)
 
     def _start(self, name: str, *options: str) -> None:
-        # the names of Ray's sockets must be short
-        folder = tempfile.mkdtemp(prefix="hptune-ray-")
-        options = (*options, f"--temp-dir={folder}") if "--head" in options else options
-        with (self.folder / f"{name}.out").open("ab") as output:
-            self.nodes[name] = subprocess.Popen(
-                [
-                    *(
-                        PYTHON.parent / "ray",
-                        "start",
-                        "--block",
-                        "--num-cpus=1",
-                        "--object-store-memory=100000000",
-                    ),
-                    *("--node-ip-address=127.0.0.1", *options),
-                ],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        """Start a node; again where it does not come up, as Ray gives itself half a minute for that."""
+        log = self.folder / f"{name}.out"
+
+        def is_up() -> bool:
+            if name not in self.nodes or self.nodes[name].poll() is not None:
+                log.unlink(missing_ok=True)
+                with log.open("ab") as output:
+                    self.nodes[name] = subprocess.Popen(
+                        [
+                            *(PYTHON.parent / "ray", "start", "--block", "--num-cpus=1"),
+                            *("--object-store-memory=100000000", "--node-ip-address=127.0.0.1", *options),
+                        ],
+                        env=self.environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                    )
+            return "Ray runtime started" in log.read_text()
+
+        wait_until(f"node {name}", is_up)

@@ -39,6 +39,10 @@ def variables(study):
     }
 
 
+def interrupted(study):
+    return [trial for trial in study.trials() if trial.user_attrs.get("ended") == "interrupted"]
+
+
 @contextlib.contextmanager
 def placed(cluster, study, places):
     """The command, on the cluster as it is; killed at the end, as its machine would be."""
@@ -91,14 +95,15 @@ def test_what_is_lost_is_done_elsewhere_and_exactly_the_trials_finish(cluster, t
         "1",
     )
     submit = (*job, "--submission-id", "first", *again, "--cpus", "1")
+    before = len(study.trials())
+    assert not interrupted(study)
     done = cluster.ray(*submit)
     assert done.returncode == 0, done.stdout + done.stderr
-    wait_until("a trial of the job", lambda: in_progress(study) and cluster.workers("head"))
+    wait_until("a trial of the job", lambda: [t for t in in_progress(study) if t.number >= before])
     stopped = cluster.ray("job", "stop", "--address", job[3], "first")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    wait_until("the hand-over", lambda: study.slots()["leased"] == 0)
-    ended = [trial for trial in study.trials() if trial.user_attrs.get("ended") == "interrupted"]
-    assert [trial.state for trial in ended][-1:] == [TrialState.FAIL]
+    [handed_back] = wait_until("the hand-over", lambda: interrupted(study))
+    assert handed_back.state == TrialState.FAIL
     said = cluster.ray("job", "logs", "--address", job[3], "first").stdout
     assert "stopped: the workers have handed their trials back" in said
     with placed(cluster, study, 1) as command:
