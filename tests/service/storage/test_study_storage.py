@@ -78,6 +78,7 @@ def in_one_database():
     storage.engine.dispose()
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning")  # of Optuna's own, on both
 @pytest.mark.slow
 @pytest.mark.parametrize("section", PRUNERS, ids=lambda section: section.name)
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
