@@ -28,12 +28,9 @@ from optuna.trial import FrozenTrial
 from service.confirmation.elimination import drops
 from service.machine.create import create
 from service.settings import Settings
-from service.storage.database import open_storage
+from service.storage.opened_study import open_study
 from service.storage.optuna_tables import insert_study
-from service.storage.ownership import key_of
 from service.storage.schema import GENERATION, create_tables
-from service.storage.slots import Slots
-from service.storage.studies import load_study
 from service.study import proof
 from service.trials.worker import Worker
 from tests.hub import Hub
@@ -109,19 +106,18 @@ class TinyStudy:
         )
 
     def trials(self) -> list[FrozenTrial]:
-        storage = open_storage(self.settings)
+        opened = open_study(self.settings, "tiny")
         try:
-            return load_study(storage, "tiny", self.settings)[0].get_trials()
+            return opened.study.get_trials()
         finally:
-            storage.engine.dispose()
+            opened.close()
 
     def slots(self) -> dict[str, int]:
-        storage = open_storage(self.settings)
+        opened = open_study(self.settings, "tiny")
         try:
-            study = load_study(storage, "tiny", self.settings)[0]
-            return Slots(storage.engine, key_of(study), owner="test", lease_seconds=60).counts()
+            return opened.slots.counts()
         finally:
-            storage.engine.dispose()
+            opened.close()
 
     def command(self, *arguments: str) -> dict[str, Any]:
         """What subprocess needs to run a verb on this study."""

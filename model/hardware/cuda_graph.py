@@ -78,7 +78,7 @@ class RecordedGradient:
             parameter.grad = buffer
 
     def _record(self, inputs_BT: Tensor, targets_BT: Tensor) -> _Recording | None:
-        """A recording for this shape; None where there is none to be had. Gradients and random state stay."""
+        """A recording for this shape; None where none is available. Gradients and random state stay."""
         gradients = [parameter.grad for parameter in self._parameters]
         contents = [None if gradient is None else gradient.clone() for gradient in gradients]
         generator = self._device.generator

@@ -165,6 +165,6 @@ class LossScaler:
         return {"scale": self.scale, "good_steps": self._good_steps}
 
     def load_state_dict(self, state: LossScalerState) -> None:
-        """Go on from a saved state."""
+        """Resume from a saved state."""
         self.scale = state["scale"]
         self._good_steps = state["good_steps"]

@@ -37,6 +37,6 @@ class WeightAverage:
         return {f"{_PREFIX}{name}": tensor for name, tensor in self.model.state_dict().items()}
 
     def load_flat_state(self, tensors: Mapping[str, Tensor], name: str) -> None:
-        """Go on from a flat state. Raises CheckpointError, naming `name`, when it does not fit."""
+        """Resume from a flat state. Raises CheckpointError, naming `name`, when it does not fit."""
         weights = {k.removeprefix(_PREFIX): t for k, t in tensors.items() if k.startswith(_PREFIX)}
         load_weights(self.model, weights, name)

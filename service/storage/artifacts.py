@@ -10,10 +10,10 @@ import json
 import mimetypes
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import optuna
 from optuna.artifacts import ArtifactMeta
@@ -102,11 +102,6 @@ def keep_best(store: Store, study: optuna.Study, keep: int) -> None:
             if trial.number not in best and listed.get(key, _NO_ENTRY) != _NO_ENTRY:
                 store.remove(trial.user_attrs[CHECKPOINT][WEIGHTS])
                 storage.set_study_system_attr(study_id, key, _NO_ENTRY)
-
-
-def curve_lines(evaluations: Sequence[Any]) -> str:
-    """Evaluations as JSON lines, one a rung."""
-    return "".join(json.dumps(evaluation.as_dict()) + "\n" for evaluation in evaluations)
 
 
 def _stored(store: Store, content: BinaryIO) -> str:

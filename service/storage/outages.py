@@ -1,4 +1,4 @@
-"""Waiting for a storage that is away: a call is tried again, with back-off, for a bounded time.
+"""Waiting for a storage that is away: a call is retried, with back-off, for a bounded time.
 
 A database that restarts, cannot be reached, or has no connection left makes workers wait, not fail. What Optuna and
 the slots write may be written twice: reports and attributes are overwritten with the same values, a second
@@ -76,7 +76,7 @@ def first_line(error: BaseException) -> str:
 
 
 class Patience:
-    """Calls a function again and again while the storage is away.
+    """Calls a function, and retries while the storage is away.
 
     Args:
         seconds: how long to wait in all for one call.

@@ -66,7 +66,7 @@ def create_study(
         )
     except optuna.exceptions.DuplicatedStudyError:
         raise StudyError(
-            f"study {definition.name!r} has just been made by another process; the same command goes on with it"
+            f"study {definition.name!r} has just been made by another process; the same command resumes it"
         ) from None
     return optuna.load_study(study_name=definition.name, storage=storage)
 

@@ -1,4 +1,4 @@
-"""Which trial runs in a slot: a new one, or one that goes on where that of a dead worker ended."""
+"""Which trial runs in a slot: a new one, or one that resumes that of a dead worker."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -11,9 +11,11 @@ from model.config.train_config import TrainConfig
 from model.errors import ConfigError
 from service.storage import added
 from service.storage.artifact_stores import Store
+from service.storage.claims import Claims, Slot
+from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_private import FIXED, id_of, running_trial, storage_of, trial_id_of
-from service.storage.ownership import SLOT, generation_of, own_trials, slot_mark, slot_of
-from service.storage.slots import SEEN_FAILURE, Slot, Slots
+from service.storage.ownership import SLOT, own_trials, slot_mark, slot_of
+from service.storage.slots import SEEN_FAILURE
 from service.storage.studies import CONFIRMS
 from service.study import audit
 from service.study.definition import StudyDefinition
@@ -33,36 +35,32 @@ class Lineages:
     """The trials of a study, each the successor of another one or the first of its line.
 
     Args:
-        study: with its sampler.
-        definition: of the study.
-        slots: of the study, as the worker's own.
+        opened: the study, with its sampler.
+        claims: the worker's own.
         store: where states of trials are.
-        budget_tokens: of a trial whose budget is not its configuration's own.
         drops: says whether a configuration of a confirmation is to run no more.
         log: for what ends here.
     """
 
     def __init__(
         self,
-        study: optuna.Study,
-        definition: StudyDefinition,
+        opened: OpenedStudy,
         *,
-        slots: Slots,
+        claims: Claims,
         store: Store,
-        budget_tokens: int,
         drops: Drops,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self._study = study
-        self._definition = definition
-        self._slots = slots
+        self._study = opened.study
+        self._definition = opened.definition
+        self._claims = claims
         self._store = store
-        self._budget_tokens = budget_tokens
+        self._budget_tokens: int = opened.facts["budget_tokens"]
         self._log = log
         self._seen_strays: set[int] = set()
         self._drops = drops
-        self._drops_losers = CONFIRMS in study.user_attrs
-        self._generation = generation_of(study)
+        self._drops_losers = CONFIRMS in opened.study.user_attrs
+        self._generation = opened.key.generation
 
     def trial_for(self, slot: Slot) -> tuple[optuna.Trial, Slot] | None:
         """The trial to run in the slot, and the slot with it; None when there is none and the slot has been closed."""
@@ -70,25 +68,31 @@ class Lineages:
         if beyond:  # put there by hand
             self._log.warning("slot of no configuration closed", slot=slot.index)
         if beyond or (slot.trial_number is None and self._is_dropped(slot)):
-            self._slots.close(slot)
+            self._claims.close(slot)
             return None
         previous = None if slot.trial_number is None else self.frozen(slot.trial_number)
+        # A worker dies in one of three places. While it trained, its trial is RUNNING and is ended here;
         if previous is not None and previous.state == TrialState.RUNNING:
             self._fail(previous, with_attempts(slot.lost or DIED, slot.attempts))
             previous = self.frozen(previous.number)
+        # after it had told Optuna and before it closed the slot, the trial counts and only the slot is left to close;
+        # between making a trial and noting it in the slot, nothing here knows of the trial: see `fail_strays`
         if previous is not None and previous.state.is_finished() and previous.state != TrialState.FAIL:
-            self._slots.close(slot)
+            self._claims.close(slot)
             return None
         attempts = slot.attempts
         if previous is not None and attempts >= MAX_ATTEMPTS:
             self._log.warning("configuration given up", trial=previous.number, attempts=attempts)
             objective.drop_states(self._store, previous)
             if self._definition.cells or (slot.index == 0 and self._definition.baseline):
-                self._slots.close(slot)  # a fixed configuration has no other to take its place
+                self._claims.close(slot)  # a fixed configuration has no other to take its place
                 return None
-            previous, attempts = None, 0
+            previous, attempts = (
+                None,
+                0,
+            )  # the slot is still owed a trial, of another configuration
         trial = self._new_trial(slot, previous)
-        return trial, self._slots.set_trial(slot, trial.number, attempts=attempts)
+        return trial, self._claims.set_trial(slot, trial.number, attempts=attempts)
 
     def _is_dropped(self, slot: Slot) -> bool:
         """The slot is of a confirmation, and its configuration has lost on earlier seeds."""
@@ -102,6 +106,8 @@ class Lineages:
         if self._definition.arms:
             attributes["arm"] = self._definition.arms[slot.index]
         if previous is not None:
+            # A trial that has ended cannot run again in Optuna: its successor has its parameters, so that no sampler
+            # is asked anew, its states, and its audit mark, so that the pruner's verdict is not asked for twice
             handed_on = (objective.STATES, audit.MARK)
             kept = {key: previous.user_attrs[key] for key in handed_on if key in previous.user_attrs}
             attributes |= {**kept, "goes_on_with": previous.number}
@@ -181,7 +187,7 @@ class Lineages:
         Returns:
             Whether there may be some left: a trial has to be met twice, a second apart, to be taken for one.
         """
-        held = self._slots.trials_in_progress()
+        held = self._claims.slots.trials_in_progress()
         for trial in self._strays(held):
             if trial.number in self._seen_strays and self._fail(trial, DIED):
                 self._enqueue_again(trial)

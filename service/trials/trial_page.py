@@ -67,11 +67,11 @@ def show(
             rows["compute"] = f"{operations} FLOPs; {passes} forward, {passes} backward passes a token"
         rows["memory"] = _shown_memory([evaluation.peak_memory_bytes for evaluation in evaluations])
         if "goes_on_with" in trial.user_attrs:
-            rows["goes on with"] = f"trial {trial.user_attrs['goes_on_with']}"
+            rows["resumes"] = f"trial {trial.user_attrs['goes_on_with']}"
         note = trial_note(
             ended=ended,
             config=config.model_dump(mode="json"),
-            evaluations=[evaluation.as_dict() for evaluation in evaluations],
+            last=evaluations[-1] if evaluations else None,
             facts=rows,
             titles=generate_titles(run.evaluated_model, run.tokenizer, TITLES) if run and with_titles else (),
             curve=curve,
@@ -83,9 +83,9 @@ def show(
         if lines:
             artifacts.attach_text(store, trial, "log.jsonl", lines)
 
-    curve = _tried("curve", write_curve, log) if evaluations else None
-    _tried("note", lambda: write_note(curve), log)
-    _tried("log", write_log, log)
+    curve = tried("curve", write_curve, log) if evaluations else None
+    tried("note", lambda: write_note(curve), log)
+    tried("log", write_log, log)
 
 
 def _save_note(trial: optuna.Trial, note: str) -> None:
@@ -94,7 +94,7 @@ def _save_note(trial: optuna.Trial, note: str) -> None:
         trial.storage.set_study_system_attr(id_of(trial.study), key, value)
 
 
-def _tried(what: str, write: Callable[[], Any], log: structlog.stdlib.BoundLogger) -> Any:
+def tried(what: str, write: Callable[[], Any], log: structlog.stdlib.BoundLogger) -> Any:
     """What `write` gives; None, with a warning, when it fails: the trial's result matters more."""
     try:
         return write()

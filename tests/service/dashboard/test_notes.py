@@ -6,6 +6,7 @@ import yaml
 from markdown_it import MarkdownIt
 from optuna_dashboard import get_note
 
+from model.measurement.evaluation_record import Evaluation
 from service.dashboard.notes import study_note, trial_note
 from service.storage.database import open_storage
 from service.storage.studies import corpus_facts, load_study
@@ -25,19 +26,25 @@ HOSTILE = (
     "two\nlines\r\n\r\n    and code",
     "nul \x00, escape \x1b[31m, override \u202e",
 )
-EVALUATION = {
-    "val_loss": 1.5,
-    "val_loss_official": 1.4,
-    "coverage": 0.958,
-    "bits_per_byte": 2.5,
-    "nats_per_token": 4.5,
-    "perplexity_per_char": 4.4817,
-    "tokens": 8960,
-    "step": 70,
-    "tokens_per_second": 12345.6,
-    "train_seconds": 0.7,
-    "evaluation_seconds": 0.2,
-}
+EVALUATION = Evaluation(
+    rung_tokens=9000,
+    step=70,
+    tokens=8960,
+    val_loss=1.5,
+    nats_per_token=4.5,
+    perplexity=90.0171,
+    perplexity_per_char=4.4817,
+    bits_per_byte=2.5,
+    train_loss=4.6,
+    learning_rate=0.0,
+    gradient_norm=1.0,
+    train_seconds=0.7,
+    evaluation_seconds=0.2,
+    tokens_per_second=12345.6,
+    peak_memory_bytes=None,
+    val_loss_official=1.4,
+    coverage=0.958,
+)
 
 
 def elements(markdown):
@@ -67,7 +74,7 @@ def test_the_note_of_a_trial_shows_hostile_text_and_nothing_of_its_markup():
     note = trial_note(
         ended=HOSTILE[0],
         config=config,
-        evaluations=[EVALUATION],
+        last=EVALUATION,
         facts={"device": HOSTILE[1]},
         titles=HOSTILE,
         curve="/artifacts/1/2/3",
@@ -86,7 +93,7 @@ def test_the_note_of_a_trial_shows_hostile_text_and_nothing_of_its_markup():
 
 
 def test_the_note_of_a_trial_without_an_evaluation_says_why_it_ended():
-    note = trial_note(ended="out of memory: 3 GiB", config={"seed": 1}, evaluations=[], facts={})
+    note = trial_note(ended="out of memory: 3 GiB", config={"seed": 1}, last=None, facts={})
     assert texts(note, "td") == ["ended", "out of memory: 3 GiB"]
     assert texts(note, "code") == ["seed: 1"]
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from service.machine import supervisor
 from service.machine.places import Place
 from service.machine.supervisor import RESTARTS, Supervisor
+from service.storage.claims import Claims
 from service.storage.schema import StudyKey
 from service.storage.slots import SEEN_FAILURE, Slots
 from tests.conftest import make_two_studies
@@ -53,7 +54,7 @@ class Seen:
 def slots(tmp_path):
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'slots.db'}")
     make_two_studies(engine)
-    yield Slots(engine, StudyKey(1, "g"), owner="test", lease_seconds=60)
+    yield Slots(engine, StudyKey(1, "g"))
     engine.dispose()
 
 
@@ -116,7 +117,7 @@ c.execute(\\"{lease}\\", sys.argv[1:]); c.commit()" "$2"
 """
     status, _ = supervise(f"{python}\nexit 1", "exit 0")
     assert status == 0
-    slot = slots.claim()
+    slot = Claims(slots, owner="heir", lease_seconds=60).claim()
     assert slot is not None
     assert (slot.attempts, slot.lost) == (SEEN_FAILURE, "its worker was ended by a crash (status 1)")
 

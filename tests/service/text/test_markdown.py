@@ -18,3 +18,7 @@ def test_nothing_in_a_code_block_ends_it(text):
     tokens = MARKDOWN.parse(fenced(text, "yaml") + "\nafter\n")
     assert (tokens[0].type, tokens[0].info) == ("fence", "yaml")
     assert [token.content for token in tokens if token.type == "inline"] == ["after"]
+
+
+def test_readable_source_leaves_alone_what_means_nothing_within_a_line():
+    assert escaped("val_loss - 0.5 (a|b) <b>", readable=True) == "val_loss - 0.5 (a\\|b) \\<b\\>"

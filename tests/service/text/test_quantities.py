@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.text.quantities import shown_number, shown_operations, shown_params, shown_seconds
+from service.text.quantities import shortened, shown_number, shown_operations, shown_params, shown_seconds
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,20 @@ def test_a_duration_reads_back_as_it_was_to_its_last_unit(seconds):
 )
 def test_durations(seconds, shown):
     assert shown_seconds(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "on_a_tick"),
+    [
+        (999, "999", "999"),
+        (1234, "1.23 k", "1234"),
+        (12345, "12.3 k", "12.35 k"),
+        (5e6, "5 M", "5 M"),
+        (2.5e9, "2.5 G", "2.5 G"),
+        (-3e12, "-3 T", "-3 T"),
+        (0.25, "0.25", "0.25"),
+    ],
+)
+def test_large_numbers_of_an_axis_are_shortened(value, shown, on_a_tick):
+    assert shortened(value) == shown
+    assert shortened(value, digits=4, least=1e4) == on_a_tick
