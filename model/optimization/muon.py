@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.config.counts import IN_GRAM_AT_ONCE, gram_pays
-from model.config.train_config import Orthogonalization
+from model.config.optimization import Orthogonalization
 from model.hardware import foreach
 
 _Quintic = tuple[float, float, float]

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from model.config.train_config import SharpnessConfig
+from model.config.optimization import SharpnessConfig
 from model.errors import Diverged
 from model.hardware import foreach
 from model.hardware.precision import LossScaler

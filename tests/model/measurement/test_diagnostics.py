@@ -10,7 +10,8 @@ import safetensors
 import torch
 
 from model.config.counts import flops_per_token
-from model.config.train_config import DiagnosticsConfig, TokenizerConfig, TrainConfig
+from model.config.data import TokenizerConfig
+from model.config.train_config import DiagnosticsConfig, TrainConfig
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import Diverged
 from model.hardware.matrix_rate import matrix_rate
