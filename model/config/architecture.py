@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from model.config.yaml_tree import Section
+from model.config.section import Section
 
 
 class ModelConfig(Section):

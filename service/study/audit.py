@@ -9,7 +9,7 @@ median pruner milder: where they are 5 % of the complete trials, it prunes what 
 import numpy as np
 from pydantic import Field
 
-from model.config.yaml_tree import Section
+from model.config.section import Section
 
 MARK = "audit"
 """Trial attribute: the pruner's first verdict that was not carried out, with `rung` (from 1) of `rungs`, `tokens` and

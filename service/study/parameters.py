@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, model_validator
 
-from model.config.yaml_tree import Section
+from model.config.section import Section
 
 Condition = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
 """Values by key of a categorical parameter; a parameter exists where all its parents have one of theirs."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, assert_never
 import optuna
 from pydantic import Field, model_validator
 
-from model.config.yaml_tree import Section
+from model.config.section import Section
 from service.study.audit import AuditedSection
 from service.study.samplers import SamplerConfig, experimental
 
