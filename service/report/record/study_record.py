@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from model.config.train_config import TokenizerConfig
 from model.measurement.evaluation_record import Evaluation
 from service.report.record import measured
-from service.report.record.arms import arms_of_trials, baseline_of_search
+from service.report.record.arms import arms_of_trials, baseline_of_search, values_of
 from service.report.record.metrics import FIGURES
 from service.storage.artifact_stores import Store
 from service.storage.ownership import generation_of, is_own
@@ -28,7 +28,7 @@ from service.study.design import BASELINE
 COMPLETE, DIVERGED, OUT_OF_MEMORY = "complete", "diverged", "out of memory"
 CURVE, DIAGNOSTICS = "curve.jsonl", "diagnostics.jsonl"
 """Artifacts of a trial: an `Evaluation` a line; the diagnostics of a step or of an evaluation a line."""
-_FIELDS = [field.name for field in dataclasses.fields(Evaluation)]
+_FIELDS = [of.name for of in dataclasses.fields(Evaluation)]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Run:
     device: str | None
     audit: Mapping[str, Any] | None = None
     """Where the pruner would have stopped it (`service.study.audit`); None where it was not audited."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen for it, by dotted key."""
     added: bool = False
     """It was put into the study by Optuna's own interface: its loss is known, and little else."""
 
@@ -261,6 +263,7 @@ def _run(
         parameters=parameters,
         device=attributes.get("provenance", {}).get("device"),
         audit=attributes.get(audit.MARK),
+        values=values_of(trial, definition.space),
     )
 
 
@@ -284,6 +287,7 @@ def _added(trial: FrozenTrial, arm: str, state: str, definition: StudyDefinition
         evaluations=(),
         parameters=None,
         device=None,
+        values=values_of(trial, definition.space),
         added=True,
     )
 

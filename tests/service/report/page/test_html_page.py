@@ -1,5 +1,6 @@
 """The page, and the verb that writes it, for real studies."""
 
+import csv
 import json
 import re
 import subprocess
@@ -8,6 +9,8 @@ from html.parser import HTMLParser
 import pytest
 from click.testing import CliRunner
 
+from model.config import yaml_tree
+from model.config.train_config import TrainConfig
 from service.__main__ import cli
 from service.report.page import html_page
 from service.report.page.html_page import Section
@@ -24,12 +27,15 @@ design:
     - {{arm: {json.dumps(HOSTILE)}, optimizer.lr: 3.0e-3}}
   seeds: [1, 2]
 """
-VOID = {"meta", "br", "rect", "circle", "path", "line"}
+VOID = {"meta", "br", "input", "rect", "circle", "path", "line"}
 TUNED_SECTIONS = [
-    "setting", "answer", "statistics", "budgets", "figures", "search", "pruning", "tokenizer", "model", "failed",
-    "runs", "repeat",
+    "answer", "next", "search", "trials", "setting", "statistics", "budgets", "figures", "pruning", "tokenizer",
+    "model", "failed", "definitions", "repeat",
 ]  # fmt: skip
-DESIGN_SECTIONS = [name for name in TUNED_SECTIONS if name not in ("search", "pruning")]
+DESIGN_SECTIONS = [
+    "setting", "answer", "statistics", "budgets", "figures", "tokenizer", "model", "failed", "runs", "definitions",
+    "repeat",
+]  # fmt: skip
 
 
 class Reader(HTMLParser):
@@ -210,6 +216,51 @@ def test_a_lost_corpus_costs_the_report_its_tokenizer_alone(tmp_path):
     assert "Not measured: study 'tiny': the corpus is not there" in reader.text
 
 
+def test_a_search_begins_with_its_best_configuration_to_copy(tuned, finished):
+    folder, _ = tuned
+    best = min(finished.trials(), key=lambda trial: trial.value)
+    changed = {key: value for key, value in best.params.items() if best.number}
+    for written in (read((folder / "report.html").read_text()).text, (folder / "report.md").read_text()):
+        assert f"Trial {best.number} has the lowest validation loss, {best.value:.4f} nats" in written
+        assert (
+            written.index("Best configuration")
+            < written.index("Worth trying next")
+            < written.index("documents")
+        )
+        for key, value in changed.items():
+            assert f"\n  {key}: {value!r}" in written
+    config = yaml_tree.validate(yaml_tree.read(folder / "best.yaml"), TrainConfig)
+    assert config.model_dump(mode="json") == best.user_attrs["config"]
+
+
+def test_every_trial_has_its_values_in_every_form(tuned, finished):
+    folder, _ = tuned
+    for trial in finished.trials():
+        lr = trial.params["optimizer.lr"]
+        (run,) = json.loads((folder / "result.json").read_text())["arms"][f"trial {trial.number}"]
+        assert run["values"]["optimizer.lr"] == float(f"{lr:.6g}")
+        rows = csv.DictReader((folder / "metrics.csv").read_text().splitlines())
+        assert lr in {float(row["optimizer.lr"]) for row in rows if row["trial"] == str(trial.number)}
+        cells = f"| {trial.number} | complete | {trial.value:.4f} |"
+        (row,) = (line for line in (folder / "report.md").read_text().splitlines() if line.startswith(cells))
+        assert f"| {lr:.4g} |" in row
+
+
+def test_what_is_not_asked_for_first_is_folded(tuned):
+    html = (tuned[0] / "report.html").read_text()
+    for section in ("budgets", "figures", "tokenizer", "definitions"):
+        assert re.search(rf'<section id="{section}">\s*<details><summary><h2>', html), section
+    for section in ("answer", "next", "search", "trials", "setting"):
+        assert re.search(rf'<section id="{section}">\s*<h2>', html), section
+
+
+def test_backticks_become_code_and_nothing_else_markup():
+    section = Section("one", "One", texts=("the key `a<b>` and one ` alone", "<b>"), points=("`x`",))
+    html = html_page.render("Title", "Question?", [section])
+    assert "<p>the key <code>a&lt;b&gt;</code> and one ` alone</p><p>&lt;b&gt;</p>" in html
+    assert "<li><code>x</code></li>" in html
+
+
 def test_numbers_stand_at_the_right_and_words_at_the_left():
     table = Table(
         "t",
@@ -218,7 +269,7 @@ def test_numbers_stand_at_the_right_and_words_at_the_left():
         (("1", "1.2 ± 0.1", "3 of it", "–"), ("2", "–", "x", "– (1)")),
     )
     html = html_page.render("Title", "Question?", [Section("one", "One", tables=(table,))])
-    cells = re.findall(r"<td( class=\"text\")?>([^<]*)</td>", html)
+    cells = re.findall(r"<td( class=\"text(?: short)?\")?>([^<]*)</td>", html)
     assert [(text, bool(left)) for left, text in cells[:4]] == [
         ("1", True), ("1.2 ± 0.1", False), ("3 of it", True), ("–", False),
     ]  # fmt: skip
