@@ -222,7 +222,8 @@ class Worker:
         failure: Failure | None = None
         try:
             config = self._lineages.config_for(trial, slot)
-            log.info("trial started", params=trial.params, slot=slot.index)
+            named = {"arm": arm} if (arm := trial.user_attrs.get("arm")) else {}
+            log.info("trial started", **named, params=trial.params, slot=slot.index)
             audited = audit.is_drawn(
                 self._definition.pruner.audit, study_seed=self._definition.seed, slot=slot.index
             )

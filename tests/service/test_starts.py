@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.__main__ import run
 from service.machine.python import python
 from tests.conftest import ROOT, tiny_study
 
@@ -37,6 +38,20 @@ def checkout(folder: Path) -> Path:
     stamp = subprocess.run(["cksum"], input=locks, capture_output=True, check=True).stdout
     (folder / ".venv" / ".installed").write_bytes(stamp)
     return folder
+
+
+def test_help_is_whole_on_a_fresh_clone_and_installs_nothing(tmp_path):
+    script = shutil.copy(ROOT / "hptune.sh", tmp_path)
+    for words in (("--help",), ("6", "--docker", "-h")):
+        done = call(script, *words, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        for option in (
+            option for parameter in run.params for option in parameter.opts if option.startswith("--")
+        ):
+            assert option in done.stdout
+        assert "--docker" in done.stdout
+        assert "--prepare" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["hptune.sh"]
 
 
 @pytest.fixture
