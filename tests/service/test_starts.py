@@ -9,19 +9,10 @@ from pathlib import Path
 import pytest
 
 from service.__main__ import run
-from service.machine.python import python
 from tests.conftest import ROOT, tiny_study
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 NOSUCH = "error: study 'nosuch' does not exist; there are: quickstart\n"
-HOSTILE = (
-    "model.py",
-    "service/__init__.py",
-    "service/__main__.py",
-    "click.py",
-    "torch.py",
-    "sqlalchemy/__init__.py",
-)
 
 
 def checkout(folder: Path) -> Path:
@@ -37,30 +28,6 @@ def checkout(folder: Path) -> Path:
     locks = b"".join((ROOT / name).read_bytes() for name in LOCKS)
     stamp = subprocess.run(["cksum"], input=locks, capture_output=True, check=True).stdout
     (folder / ".venv" / ".installed").write_bytes(stamp)
-    return folder
-
-
-def test_help_is_whole_on_a_fresh_clone_and_installs_nothing(tmp_path):
-    script = shutil.copy(ROOT / "hptune.sh", tmp_path)
-    for words in (("--help",), ("6", "--docker", "-h")):
-        done = call(script, *words, cwd=tmp_path)
-        assert (done.returncode, done.stderr) == (0, "")
-        for option in (
-            option for parameter in run.params for option in parameter.opts if option.startswith("--")
-        ):
-            assert option in done.stdout
-        assert "--docker" in done.stdout
-        assert "--prepare" in done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["hptune.sh"]
-
-
-@pytest.fixture
-def hostile(tmp_path) -> Path:
-    """A folder in which modules of the names of ours and of our libraries lie."""
-    folder = tmp_path / "nano gpt"
-    for name in HOSTILE:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("raise ImportError('taken from the current folder')\n")
     return folder
 
 
@@ -108,25 +75,6 @@ def test_the_evaluator_finds_its_environment_from_any_folder(tmp_path, hostile):
     assert done.stderr.endswith(
         "/.venv/bin/python: cannot be run: Exec format error; ./hptune.sh sets up the environment\n"
     )
-
-
-def test_children_take_no_module_from_the_current_folder(hostile):
-    asked = subprocess.run(
-        **python("-c", "import click, model, service, sqlalchemy; print(model.__file__)"),
-        cwd=hostile, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert asked.stdout.strip() == str(ROOT / "model" / "__init__.py")
-
-
-def test_every_python_of_ours_is_started_in_one_way():
-    starts = [
-        f"{path.relative_to(ROOT)}: {line.strip()}"
-        for path in (ROOT / "service").rglob("*.py")
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if "sys.executable" in line
-    ]
-    assert len(starts) == 1
-    assert starts[0].startswith("service/machine/python.py: ")
 
 
 def test_a_current_folder_that_has_been_removed(tmp_path):
@@ -188,3 +136,17 @@ def test_dotenv_is_read_as_compose_reads_it(tmp_path, file, shell, study):
     if "compose" in asked.stderr:
         pytest.skip("the docker client has no Compose v2")
     assert (asked.stdout, asked.stderr) == (f"{study}\n", "")
+
+
+def test_help_is_whole_on_a_fresh_clone_and_installs_nothing(tmp_path):
+    script = shutil.copy(ROOT / "hptune.sh", tmp_path)
+    for words in (("--help",), ("6", "--docker", "-h")):
+        done = call(script, *words, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        for option in (
+            option for parameter in run.params for option in parameter.opts if option.startswith("--")
+        ):
+            assert option in done.stdout
+        assert "--docker" in done.stdout
+        assert "--prepare" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["hptune.sh"]

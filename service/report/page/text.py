@@ -13,10 +13,9 @@ from service.report.page.html_page import Section
 from service.report.page.tables import TUNED_ROWS, best_arms
 from service.report.record.metrics import FIGURES
 from service.report.record.study_record import Run
-from service.text.markdown import fenced
+from service.text.markdown import escaped, fenced
 from service.text.tables import Table
 
-_MARKDOWN = frozenset("\\`*[]<>|&")
 _NOT_IN_RESULT = ("runs", "trials", "definitions")
 """Tables whose content stands in the result under `arms`, or in this project's code."""
 DIGITS = 6
@@ -55,9 +54,13 @@ def _section_markdown(section: Section) -> str:
 
 def _with_code(text: str) -> str:
     """`text` as Markdown; what stands between backticks is code there, too."""
-    return "".join(
-        f"`{part}`" if place % 2 else _line(part) for place, part in enumerate(re.split(r"`([^`]+)`", text))
-    )
+    parts = re.split(r"`([^`]+)`", text)
+    return "".join(f"`{part}`" if place % 2 else _within(part) for place, part in enumerate(parts))
+
+
+def _within(part: str) -> str:
+    """As `_line`, with the space that stands before and after it."""
+    return " " * part[:1].isspace() + _line(part) + " " * (part[-1:].isspace() and bool(part.strip()))
 
 
 def table_markdown(table: Table) -> str:
@@ -151,7 +154,4 @@ def _csv(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _line(text: str) -> str:
-    """`text` on one line, as Markdown that shows it as it is."""
-    words = re.sub(r"\s+", " ", text)
-    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
-    return "".join(f"\\{c}" if c in _MARKDOWN else c for c in printable)
+    return escaped(text, readable=True)

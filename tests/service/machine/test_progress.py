@@ -1,12 +1,134 @@
-"""The live table as people see it: captures at 60, 100 and 160 columns."""
-
 import io
+import json
 import re
 
 import pytest
+import structlog
 from rich.console import Console
 
-from service.machine.progress import LiveTable
+from service.machine import progress
+from service.machine.progress import JsonLines, LiveTable
+
+BUDGET = {"budget_tokens": 9000}
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def view(*, terminal=False, trial_seconds=None, workers=1, trials=3):
+    console = Console(file=io.StringIO(), width=100, force_terminal=terminal, color_system=None)
+    return LiveTable(
+        "tiny", workers=workers, trials=trials, trial_seconds=trial_seconds, console=console
+    ), console
+
+
+def lines(console):
+    return console.file.getvalue().splitlines()
+
+
+def table(shown, width=100):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(shown._table())
+    return console.file.getvalue()
+
+
+def started(trial=0):
+    return {"event": "trial started", "trial": trial, "params": {"optimizer.lr": 0.001}, **BUDGET}
+
+
+def rung(number, tokens, *, trial=0, rate=1000.0, loss=2.0):
+    return {
+        "event": "rung", "trial": trial, "rung": number, "rungs": 3, "val_loss": loss, "tokens": tokens,
+        "tokens_per_second": rate, **BUDGET,
+    }  # fmt: skip
+
+
+def ended(trial=0, *, state="COMPLETE", said="complete", loss=1.5):
+    return {"event": "trial ended", "trial": trial, "state": state, "ended": said, "val_loss": loss}
+
+
+def test_without_a_terminal_there_is_a_line_for_what_begins_every_rung_and_what_ends(clock):
+    shown, console = view()
+    for event in (started(), rung(1, 3000), {"event": "progress", "tokens": 4000, **BUDGET}, ended()):
+        shown.take(0, event)
+    assert lines(console) == [
+        "trial 0 started: lr 0.001",
+        "trial 0  rung 1/3  val_loss 2.0000  1,000 tokens/s  about 24 s left",
+        "trial 0 complete  val_loss 1.5000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (ended(said="pruned at rung 2 of 3", state="PRUNED", loss=None), "trial 0 pruned at rung 2 of 3"),
+        (ended(said="interrupted", state="FAIL", loss=None), "trial 0 interrupted, its state is saved"),
+        (ended(said="out of memory", state="FAIL", loss=None), "trial 0 failed: out of memory"),
+        (
+            {"event": "audited", "trial": 4, "rung": 2},
+            "trial 4 to be pruned at rung 2, runs on for the audit",
+        ),
+        ({"event": "waiting", "level": "warning", "reason": "busy"}, "worker 7: waiting: busy"),
+        ({"event": "odd", "level": "error", "exception": "Traceback"}, "worker 7: odd\nTraceback"),
+        ("a line [that] is none", "worker 7: a line [that] is none"),
+    ],
+)
+def test_what_a_person_has_to_know_is_said(clock, event, line):
+    shown, console = view()
+    shown.take(7, event)
+    assert lines(console) == line.splitlines()
+
+
+@pytest.mark.parametrize("event", ["", "  ", {"event": "resumed", "level": "info"}])
+def test_and_nothing_else(clock, event):
+    shown, console = view()
+    shown.take(0, event)
+    assert lines(console) == []
+
+
+def test_time_left_follows_from_what_runs_and_from_what_a_trial_takes(clock):
+    shown, _ = view(trial_seconds=10.0, workers=2, trials=5)
+    shown.take(0, started(0))
+    shown.take(1, started(1))
+    shown.take(0, rung(1, 3000))
+    # worker 0 needs 6,000 tokens more; worker 1 a whole trial of 9,000, as three that have not begun; at 1,000 a second
+    assert shown._time_left() == "about 21 s left"
+    clock.now += 20  # and then by what trials have taken
+    shown.take(0, ended(0))
+    assert shown._time_left() == "about 40 s left"  # (3 + 1) trials of 20 s for two workers
+    assert "1 of 5 trials ended   best 1.5000 (trial 0)" in table(shown)
+
+
+def test_speed_between_rungs_is_that_of_the_last_progress(clock):
+    shown, _ = view(terminal=True)
+    shown.take(0, started())
+    for tokens in (0, 500):
+        shown.take(0, {"event": "progress", "tokens": tokens, **BUDGET})
+        clock.now += 2.0
+    row = next(line.replace("│", "").split() for line in table(shown).splitlines() if "250" in line)
+    assert row == ["0", "0", "–", "–", "250", "34", "s"]
+
+
+def test_every_worker_has_a_row_from_the_start_until_the_end(clock):
+    shown, _ = view(workers=2)
+    assert table(shown).count("starting") == 2
+    shown.take(1, started(8))
+    assert " 8 " in table(shown)
+    shown.gone(1)
+    assert " 8 " not in table(shown)
+    assert "ended" in table(shown)
+
 
 PARAMS = {
     "optimizer.lr": 0.00123456,
@@ -16,80 +138,55 @@ PARAMS = {
 }
 
 
-def view_on(console, **options):
-    arguments = {"workers": 2, "trials": 4, "trial_seconds": 120.0} | options
-    return LiveTable("tiny", console=console, **arguments)
-
-
-def captured(view, width):
-    console = Console(file=io.StringIO(), width=width, highlight=False)
-    console.print(view._table())
-    return console.file.getvalue()
-
-
-def started(trial, **more):
-    return {"event": "trial started", "trial": trial, "params": PARAMS, "slot": trial} | more
-
-
-def rung(trial, tokens, speed, loss=2.34567):
-    return {"event": "rung", "trial": trial, "rung": 1, "rungs": 4, "val_loss": loss, "tokens_per_second": speed,
-            "tokens": tokens, "budget_tokens": 400_000}  # fmt: skip
-
-
-def ended(trial, **more):
-    return {
-        "event": "trial ended",
-        "trial": trial,
-        "state": "COMPLETE",
-        "val_loss": 2.2,
-        "ended": "complete",
-    } | more
-
-
 @pytest.mark.parametrize("width", [60, 100, 160])
-def test_every_worker_has_a_row_from_the_start_in_columns_that_fit(width):
-    view = view_on(Console(file=io.StringIO(), width=width))
-    view.take(0, started(0))
-    view.take(0, rung(0, 100_000, 1_000.0))
-    text = captured(view, width)
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= width
-    cells = [
-        re.split(r" {1,}(?!min|s$)(?<!min )", line.strip()) for line in lines if re.match(r" +[01] ", line)
-    ]
-    assert cells == [
-        ["0", "0", "1/4", "2.3457", "1,000", "5 min 00 s"],
+def test_the_table_has_columns_that_fit_at_every_width(clock, width):
+    shown, _ = view(workers=2, trials=4)
+    shown.take(0, started())
+    shown.take(0, rung(1, 3000, rate=10.0, loss=2.34567))
+    text = table(shown, width)
+    assert max(map(len, text.splitlines())) <= width
+    rows = [line.split() for line in text.splitlines() if re.match(" +[01] ", line)]
+    assert rows == [
+        ["0", "0", "1/3", "2.3457", "10", "10", "min", "00", "s"],
         ["1", "–", "starting", "–", "–", "–"],
     ]
-    view.gone(1)
-    assert "ended" in captured(view, width)
-
-
-def test_the_time_left_follows_from_the_speed_that_is_measured():
-    view = view_on(Console(file=io.StringIO(), width=100), workers=1, trials=2)
-    assert "about 4 min 00 s left" in captured(view, 100)  # as measured beforehand
-    view.take(0, started(0))
-    view.take(
-        0, rung(0, 100_000, 1_000.0)
-    )  # 300 s of this trial, and 400 s for the next: slower than thought
-    assert "about 11 min 40 s left" in captured(view, 100)
-    view.take(0, ended(0))
-    view.take(0, started(1))
-    view.take(0, ended(1))
-    assert captured(view, 100).splitlines()[-1] == "2 of 2 trials ended   best 2.2000 (trial 0)   "
 
 
 @pytest.mark.parametrize("width", [60, 100, 160])
-def test_lines_break_no_word_and_name_the_arm_of_a_design(width):
-    console = Console(file=io.StringIO(), width=width, highlight=False)
-    view = view_on(console)
-    view.take(0, started(3))
-    view.take(0, started(4, arm="ASAM, small batch", params={**PARAMS, "seed": 7}))
-    view.take(0, rung(4, 100_000, 1_000.0))
-    view.take(0, ended(4))
-    assert console.file.getvalue().splitlines() == [
+def test_lines_break_no_word_and_name_the_arm_of_a_design(clock, width):
+    console = Console(file=io.StringIO(), width=width)
+    shown = LiveTable("tiny", workers=1, trials=2, trial_seconds=None, console=console)
+    shown.take(0, {**started(3), "params": PARAMS})
+    shown.take(0, {**started(4), "params": {**PARAMS, "seed": 7}, "arm": "ASAM, small batch"})
+    assert lines(console) == [
         "trial 3 started: lr 0.001235, optimizer muon, batch_size 32, dropout 0.1",
         "trial 4 started: ASAM, small batch, seed 7",
-        "trial 4  rung 1/4  val_loss 2.3457  1,000 tokens/s  about 12 min 30 s left",
-        "trial 4 complete  val_loss 2.2000",
+    ]
+
+
+def test_the_best_is_the_lowest_and_of_a_failed_trial_nothing_counts(clock):
+    shown, _ = view()
+    for trial, loss in ((0, 2.0), (1, 1.0), (2, 1.5)):
+        shown.take(0, ended(trial, loss=loss))
+    shown.take(0, ended(3, state="FAIL", said="interrupted", loss=None))
+    assert "3 of 3 trials ended   best 1.0000 (trial 1)" in table(shown)
+
+
+def test_in_a_container_lines_are_json_and_what_only_a_table_needs_is_left_out(capsys):
+    with structlog.testing.capture_logs() as logged:
+        shown = JsonLines(structlog.get_logger())
+        with shown:
+            shown.take(0, {"event": "rung", "level": "info", "val_loss": 2.0})
+            shown.take(0, {"event": "progress", "level": "debug"})
+            shown.take(1, "a line that is none")
+            shown.take(1, " ")
+            shown.say("stopping")
+            shown.gone(1)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"event": "rung", "level": "info", "val_loss": 2.0}
+    ]
+    assert logged == [
+        {"event": "output", "log_level": "warning", "process": 1, "line": "a line that is none"},
+        {"event": "stopping", "log_level": "info"},
+        {"event": "process ended", "log_level": "info", "process": 1},
     ]
