@@ -5,6 +5,7 @@ A fault that pydantic finds becomes `file:line: key.path: what is wrong, given .
 
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -63,12 +64,8 @@ def _describe(fault: Any, document: Document, schema: type[pydantic.BaseModel]) 
     elif kind == "value_error":
         what = str(context["error"])
     else:
-        message = (
-            fault["msg"]
-            .replace("Input should be", "must be")
-            .replace("a valid ", "a ")
-            .replace("a integer", "an integer")
-        )
+        message = fault["msg"].replace("Input should be", "must be").replace("a valid ", "a ")
+        message = re.sub(r"\ba (?=[aeio])", "an ", message)
         what = f"{message}, given {given}"
     return f"{document.place(path)}: {dotted(path)}: {what}"
 

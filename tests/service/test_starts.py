@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.__main__ import run
 from tests.conftest import ROOT, tiny_study
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
@@ -135,3 +136,17 @@ def test_dotenv_is_read_as_compose_reads_it(tmp_path, file, shell, study):
     if "compose" in asked.stderr:
         pytest.skip("the docker client has no Compose v2")
     assert (asked.stdout, asked.stderr) == (f"{study}\n", "")
+
+
+def test_help_is_whole_on_a_fresh_clone_and_installs_nothing(tmp_path):
+    script = shutil.copy(ROOT / "hptune.sh", tmp_path)
+    for words in (("--help",), ("6", "--docker", "-h")):
+        done = call(script, *words, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        for option in (
+            option for parameter in run.params for option in parameter.opts if option.startswith("--")
+        ):
+            assert option in done.stdout
+        assert "--docker" in done.stdout
+        assert "--prepare" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["hptune.sh"]

@@ -45,6 +45,7 @@ def test_lists_stand_for_tuples_and_integers_for_floats():
         ("qqq: x", "f:1: qqq: unknown key, allowed: list, main, parts, scale, shapes, size, style, title"),
         ("a: 1\ntitle: 5", "f:2: title: must be a string, given 5 (and 1 more)"),
         ("scale: true", "f:1: scale: must be a number, given true"),
+        ("size: 3", "f:1: size: must be an array, given 3"),
         ("size: [1, 1.5]", "f:1: size.1: must be an integer, given 1.5"),
         ("style: bold", "f:1: style: given \"bold\", allowed: 'plain', 'fine'"),
         ("main:\n  kind: circle", "f:1: main.radius: missing key"),

@@ -26,7 +26,7 @@ design:
 """
 
 
-VOID = {"meta", "br", "rect", "circle", "path", "line"}
+VOID = {"meta", "br", "input", "rect", "circle", "path", "line"}
 
 
 class Reader(HTMLParser):
