@@ -1,4 +1,4 @@
-.PHONY: test integration check bench bench-gpu transformers chaos lock
+.PHONY: test integration check reference bench bench-gpu transformers chaos lock
 
 python := .venv/bin/python
 beside := /tmp/hptune-bench
@@ -18,6 +18,9 @@ check:  ## lint, types, import contracts, shell scripts
 	$(python) -m mypy
 	.venv/bin/lint-imports
 	shellcheck hptune.sh docker/run.sh docker/setting.sh docker/storage.sh .ci/run .ci/engine
+
+reference:  ## docs/reference anew from the schemas and from `--help`
+	$(python) -m tests.documents.reference
 
 bench: transformers  ## speed of training on the CPU; BENCH='--parts speed --threads 2' and the like choose
 	$(python) -m tests.benchmarks.training --device cpu --transformers $(beside)/bin/python $(BENCH)

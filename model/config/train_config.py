@@ -87,6 +87,7 @@ class SharpnessConfig(Section):
     """Sharpness-aware minimisation around the optimizer (two gradients a step)."""
 
     method: Literal["none", "sam", "asam"] = "none"
+    """SAM (Foret et al. 2021, arXiv 2010.01412), or its adaptive form ASAM (Kwon et al. 2021, arXiv 2102.11600)."""
     rho: float = Field(0.05, gt=0)
     """Radius of the ascent; published defaults are 0.05 for SAM and 0.5 to 2 for adaptive SAM."""
     same_dropout: bool = False
@@ -97,6 +98,7 @@ class OptimizerConfig(Section):
     """The update rule. `muon` updates the matrices of the blocks with Muon and the rest with AdamW."""
 
     name: Literal["sgd", "adam", "adamw", "muon"] = "adamw"
+    """Which update rule."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
     auxiliary_lr: float = Field(1e-3, gt=0)
@@ -108,9 +110,11 @@ class OptimizerConfig(Section):
     """Decoupled; for sgd and adam L2, which is added to the gradient."""
     weight_decay_on: Literal["matrices", "all", "not_biases"] = "matrices"
     """The matrices of linear layers, every parameter, or all but the biases of linear layers and norms (what
-    seed 004's filter by names came to). With muon the matrices alone decay at this rate."""
+    the filter by names of seed document 004 came to). With muon the matrices alone decay at this rate."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Of adam, adamw and muon's AdamW part: decays of the averages of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
+    """Of the same: added to the root of the second average."""
     momentum: float = Field(0.95, ge=0, lt=1)
     """Of sgd and muon."""
     orthogonalization: Orthogonalization = "newton_schulz"
@@ -138,6 +142,7 @@ class ScheduleConfig(Section):
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the budget over which the rate rises; the first update already has a rate above zero."""
     decay_fraction: float = Field(0.2, gt=0, le=1)
+    """Of wsd: share of the budget, at its end, over which the rate falls."""
     decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
     """Of wsd's decay; `sqrt` is 1 - sqrt(part of it done)."""
     floor_fraction: float = Field(0.1, ge=0, le=1)
@@ -171,7 +176,8 @@ class TrainingConfig(Section):
     """Windows in one forward pass, to save memory; null for the whole batch. The gradient is the same for
     the same dropout masks; but each pass draws its own, so that other ones fall with another number."""
     shuffle: bool = True
-    """Draw the windows in a new order every epoch; false reads them one after the other, as the seeds did."""
+    """Draw the windows in a new order every epoch; false reads them one after the other, as the code of
+    the seed documents did."""
     shuffle_titles: bool = False
     """Join the titles in a new order every epoch, so that none is always followed by the same one."""
     random_offset: bool = False
@@ -190,6 +196,7 @@ class TrainingConfig(Section):
     rungs: int = Field(8, ge=1, le=10_000)
     """Evaluations, evenly spaced over the budget; a trial may be pruned at each."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the matrix products; `auto` takes the fastest that the device computes in. fp16 needs a GPU."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainingConfig":
@@ -212,7 +219,9 @@ class EvaluationConfig(Section):
     """The exact pass over a split. The same for every trial of a study."""
 
     block_size: int = Field(64, ge=2)
+    """Tokens of context at most; at most `model.block_size`."""
     batch_size: int = Field(64, ge=1)
+    """Windows at once; changes speed and memory, not the loss."""
 
 
 class DiagnosticsConfig(Section):

@@ -243,7 +243,7 @@ def _prove(
         for key in definition.space.parameters:
             if key not in values and key not in definition.space.conditional:
                 learner = f"{definition.sampler.name} learns from the baseline"
-                way_out = "widen it, give another value under `fixed`, or `baseline: false`"
+                way_out = "widen it, or say `baseline: false`"
                 raise definition.space.fault(
                     key, f"the base file's value is outside, and {learner}; {way_out}"
                 )

@@ -1,0 +1,258 @@
+"""The pages of `docs/reference`, made from the schemas, from `--help` and from the files that explain settings.
+
+`python -m tests.documents.reference` writes them; a test compares.
+"""
+
+import ast
+import functools
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+import click
+import pydantic
+from pydantic.fields import FieldInfo
+
+import service.settings
+from model.__main__ import main as model_command
+from model.config.train_config import TrainConfig
+from service.__main__ import cli
+from service.study import parameters, pruners, samplers
+from service.study.design import DesignConfig
+from service.study.file import StudyConfig
+from service.study.scale import ScaleConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "docs" / "reference"
+COMMAND = "python -m tests.documents.reference"
+WIDTH = 100
+"""Columns of `--help` on the page."""
+
+
+@functools.cache
+def pages() -> dict[str, str]:
+    """Every page by its file's name."""
+    return {
+        "train_config.md": _train_config(),
+        "study.md": _study(),
+        "settings.md": _settings(),
+        "commands.md": _commands(),
+    }
+
+
+def _head(title: str, text: str) -> str:
+    return f"<!-- Made by `{COMMAND}`: change what it is made from. -->\n\n# {title}\n\n{text}\n"
+
+
+def _train_config() -> str:
+    text = """One complete training run. The file `train_config.yaml` has every key with its default. A study changes keys
+of it under `fixed`, `space` and `design`, the command line by `--set KEY=VALUE`: always by the dotted name that stands
+here.
+
+An unknown key, a value that is not allowed, and a key that would have no effect are errors. `null` stands for "not
+given"."""
+    return _head("train_config.yaml", text) + "".join(_sections(TrainConfig, "", TrainConfig()))
+
+
+def _sections(schema: type[pydantic.BaseModel], prefix: str, default: pydantic.BaseModel) -> Iterator[str]:
+    """A table of the keys of a section, then those of the sections in it."""
+    meanings, inner = _meanings(schema), []
+    rows = []
+    for name, field in schema.model_fields.items():
+        value = getattr(default, name)
+        if isinstance(value, pydantic.BaseModel):
+            inner.append((type(value), f"{prefix}{name}.", value))
+            continue
+        assert meanings[name], f"{prefix}{name}: a docstring below says what it means"
+        rows.append((f"`{prefix}{name}`", f"`{_yaml(value)}`", _allowed(field), meanings[name]))
+    if prefix:
+        yield f"\n## {prefix.rstrip('.')}\n\n{_first_paragraph(schema)}\n"
+    yield "\n" + _table(("key", "default", "allowed", "meaning"), rows)
+    for section in inner:
+        yield from _sections(*section)
+
+
+def _study() -> str:
+    text = """The file `studies/NAME/study.yaml`. [Studies](../studies.md) explains what it can ask, with examples.
+`required` stands where a key has no default, `–` where leaving it out is the default."""
+    parts = [_head("study.yaml", text), "\n", _keys(StudyConfig)]
+    parts.append(
+        "\n## space\n\nEach key is the dotted name of a key of the base file; its value is one of these.\n"
+    )
+    for parameter in typing.get_args(parameters.Parameter):
+        parts.append(_variant(parameter, "type"))
+    parts.append(f"\n## design\n\n{_first_paragraph(DesignConfig)}\n\n{_keys(DesignConfig)}")
+    parts.append(f"\n## sampler\n\nHow a space is searched.\n{_variants(samplers.SamplerConfig)}")
+    parts.append(f"\n## pruner\n\nWhen a trial is stopped early.\n{_variants(pruners.PrunerConfig)}")
+    parts.append(
+        f"\n## scales\n\nEach key is a name for `--scale`. {_first_paragraph(ScaleConfig)}\n\n{_keys(ScaleConfig)}"
+    )
+    return "".join(parts)
+
+
+def _variants(union: Any) -> str:
+    return "".join(_variant(schema, "name") for schema in typing.get_args(typing.get_args(union)[0]))
+
+
+def _variant(schema: type[pydantic.BaseModel], tag: str) -> str:
+    (name,) = typing.get_args(schema.model_fields[tag].annotation)
+    table = _keys(schema, without=tag)
+    return f"\n### {tag}: {name}\n\n{_first_paragraph(schema)}\n" + (f"\n{table}" if table else "")
+
+
+def _keys(schema: type[pydantic.BaseModel], *, without: str = "") -> str:
+    meanings, rows = _meanings(schema), []
+    for name, field in schema.model_fields.items():
+        if name != without:
+            assert meanings[name], f"{schema.__name__}.{name}: a docstring below says what it means"
+            rows.append((f"`{field.alias or name}`", _default(field), _allowed(field), meanings[name]))
+    return _table(("key", "default", "allowed", "meaning"), rows) if rows else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value == {}:
+        return "–"
+    return f"`{_yaml(value)}`" if not isinstance(value, pydantic.BaseModel) else f"`{value.name}`"
+
+
+def _settings() -> str:
+    text = """Settings are variables of the environment: where things are, and what a machine offers. None is needed.
+`export NAME=VALUE` sets one for a shell; in containers they stand in a file `.env`."""
+    documented = service.settings.__doc__
+    assert documented
+    rows = []
+    for name, meaning in re.findall(r"^`(\w+)`\s+(.*)$", documented, re.MULTILINE):
+        what, _, default = meaning.partition(" (default: ")
+        rows.append((f"`{name}`", default.rstrip(")") or "–", _sentence(what)))
+    rows.append(("`HPTUNE_DASHBOARD_PASSWORD`", "–", "What the dashboard asks for; the user is `hptune`"))
+    rows.append(("`HPTUNE_DASHBOARD_PASSWORD_FILE`", "–", "A file that holds it"))
+    everywhere = _table(("variable", "default", "meaning"), rows)
+    return f"""{_head("Settings", text)}
+{everywhere}
+`HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE` mean what they mean to the Hugging Face hub's own library, and
+the `AWS_*` variables what they mean to boto3. `PYTHON` names the Python that `./hptune.sh` makes its environment with.
+
+## In containers
+
+`.env.example` in full. A line that begins with `#` and a name is a setting with its default, or with an example where
+it has none. Copy the file to `.env` and take the `#` away from what you change.
+
+```sh
+{(ROOT / ".env.example").read_text().rstrip()}
+```
+"""
+
+
+def _commands() -> str:
+    text = """What `--help` says. The project's own Python runs `python -m service`: `.venv/bin/python -m service`."""
+    usage, _, _ = (ROOT / "hptune.sh").read_text().partition("\nset -euo")
+    lines = (line.removeprefix("#").removeprefix(" ") for line in usage.splitlines()[1:])
+    parts = [_head("Commands", text), "\n## ./hptune.sh\n\n```text\n", "\n".join(lines), "\n```\n"]
+    parts.append(_help("python -m service", cli))
+    for name, command in sorted(cli.commands.items()):
+        if not command.hidden:
+            parts.append(_help(f"python -m service {name}", command))
+    parts.append(_help("python -m model", model_command))
+    return "".join(parts)
+
+
+def _help(name: str, command: click.Command) -> str:
+    context = click.Context(command, info_name=name, max_content_width=WIDTH, terminal_width=WIDTH)
+    return f"\n## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+def _meanings(schema: type[pydantic.BaseModel]) -> dict[str, str]:
+    """What the docstring below each field says, on one line."""
+    found: dict[str, str] = {}
+    for each in reversed(schema.__mro__):
+        if not issubclass(each, pydantic.BaseModel) or each is pydantic.BaseModel:
+            continue
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        assert isinstance(body, ast.ClassDef)
+        for field, text in zip(body.body, body.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                found.setdefault(field.target.id, "")
+                if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                    found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
+
+
+def _first_paragraph(schema: type[pydantic.BaseModel]) -> str:
+    assert schema.__doc__
+    return " ".join(schema.__doc__.partition("\n\n")[0].split())
+
+
+def _allowed(field: FieldInfo) -> str:
+    return _kind(field.annotation, field.metadata)
+
+
+def _kind(annotation: Any, metadata: list[Any]) -> str:
+    """What a value of this type can be, for people."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kind(
+            arguments[0], [part for each in arguments[1:] for part in getattr(each, "metadata", [each])]
+        )
+    if origin in (typing.Union, types.UnionType):
+        kinds = [_kind(each, metadata) for each in arguments if each is not type(None)]
+        kinds = list(dict.fromkeys(kinds))
+        return ", ".join(kinds) + (" or `null`" if type(None) in arguments else "")
+    if origin is typing.Literal:
+        return ", ".join(f"`{_yaml(value)}`" for value in arguments)
+    if origin is tuple and Ellipsis in arguments:
+        return "a list"
+    if origin is tuple:
+        return f"[{', '.join(_kind(each, []) for each in arguments)}]"
+    if origin is dict:
+        return "a mapping"
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return "a mapping (below)"
+    if annotation in (int, float):
+        kind = "a whole number" if annotation is int else "a number"
+        return " ".join([kind, ", ".join(_bounds(metadata))]).rstrip()
+    return {bool: "`true`, `false`", str: "text"}.get(annotation, "any value")
+
+
+def _bounds(metadata: list[Any]) -> Iterator[str]:
+    for kind, word in (("ge", "from"), ("gt", "above"), ("le", "to"), ("lt", "below")):
+        for each in metadata:
+            if isinstance(each, annotated_types.BaseMetadata) and hasattr(each, kind):
+                limit = getattr(each, kind)
+                yield f"{word} {limit:,}" if limit < 1e9 else f"{word} 2⁶⁴ - 1"
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_yaml, value))}]"
+    return str(value)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] if text[:1].isalpha() else text
+
+
+def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [headings, ("---",) * len(headings), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '¦') for cell in line)} |\n" for line in lines)
+
+
+def write(folder: Path = FOLDER) -> None:
+    """Write every page into `folder`."""
+    folder.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
