@@ -51,9 +51,9 @@ def _head(title: str, text: str) -> str:
 
 
 def _train_config() -> str:
-    text = """One complete training run. The file `train_config.yaml` has every key with its default. A study changes keys
-of it under `fixed`, `space` and `design`, the command line by `--set KEY=VALUE`: always by the dotted name that stands
-here.
+    text = """One complete training run. The file `train_config.yaml` has every key with its default. A study changes
+keys of it under `fixed`, `space` and `design`, the command line by `--set KEY=VALUE`: always by the dotted name that
+stands here.
 
 An unknown key, a value that is not allowed, and a key that would have no effect are errors. `null` stands for "not
 given"."""

@@ -49,12 +49,12 @@ def hostile(tmp_path) -> Path:
     return folder
 
 
-def call(*words: object, cwd: Path, before: tuple[str, ...] = (), **environment: str):
+def call(*words: object, cwd: Path, before: tuple[str, ...] = (), timeout: float = 240, **environment: str):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HPTUNE_", "PYTHON"))}
     return subprocess.run(
         [*before, *map(str, words)],
         cwd=cwd, env=kept | environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False, timeout=240,
+        capture_output=True, text=True, check=False, timeout=timeout,
     )  # fmt: skip
 
 
