@@ -10,7 +10,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,38 +61,28 @@ given"."""
 
 
 def _sections(schema: type[pydantic.BaseModel], prefix: str, default: pydantic.BaseModel) -> Iterator[str]:
-    """A table of the keys of a section, then those of the sections in it."""
-    meanings, inner = _meanings(schema), []
-    rows = []
-    for name, field in schema.model_fields.items():
-        value = getattr(default, name)
-        if isinstance(value, pydantic.BaseModel):
-            inner.append((type(value), f"{prefix}{name}.", value))
-            continue
-        assert meanings[name], f"{prefix}{name}: a docstring below says what it means"
-        rows.append((f"`{prefix}{name}`", f"`{_yaml(value)}`", _allowed(field), meanings[name]))
+    """The keys of a section, then those of the sections in it."""
     if prefix:
         yield f"\n## {prefix.rstrip('.')}\n\n{_first_paragraph(schema)}\n"
-    yield "\n" + _table(("key", "default", "allowed", "meaning"), rows)
-    for section in inner:
-        yield from _sections(*section)
+    inner = {name for name, value in default if isinstance(value, pydantic.BaseModel)}
+    yield "\n" + _keys(schema, prefix=prefix, default=default, without=inner)
+    for name in schema.model_fields:
+        if name in inner:
+            yield from _sections(type(getattr(default, name)), f"{prefix}{name}.", getattr(default, name))
 
 
 def _study() -> str:
-    text = """The file `studies/NAME/study.yaml`. [Studies](../studies.md) explains what it can ask, with examples.
-`required` stands where a key has no default, `–` where leaving it out is the default."""
+    text = """The file `studies/NAME/study.yaml`. [Studies](../studies.md) explains what it can ask, with examples."""
     parts = [_head("study.yaml", text), "\n", _keys(StudyConfig)]
-    parts.append(
-        "\n## space\n\nEach key is the dotted name of a key of the base file; its value is one of these.\n"
-    )
+    space = "Each key is the dotted name of a key of the base file; its value is one of these."
+    parts.append(f"\n## space\n\n{space}\n")
     for parameter in typing.get_args(parameters.Parameter):
         parts.append(_variant(parameter, "type"))
     parts.append(f"\n## design\n\n{_first_paragraph(DesignConfig)}\n\n{_keys(DesignConfig)}")
     parts.append(f"\n## sampler\n\nHow a space is searched.\n{_variants(samplers.SamplerConfig)}")
     parts.append(f"\n## pruner\n\nWhen a trial is stopped early.\n{_variants(pruners.PrunerConfig)}")
-    parts.append(
-        f"\n## scales\n\nEach key is a name for `--scale`. {_first_paragraph(ScaleConfig)}\n\n{_keys(ScaleConfig)}"
-    )
+    scales = f"Each key is a name for `--scale`. {_first_paragraph(ScaleConfig)}"
+    parts.append(f"\n## scales\n\n{scales}\n\n{_keys(ScaleConfig)}")
     return "".join(parts)
 
 
@@ -102,17 +92,26 @@ def _variants(union: Any) -> str:
 
 def _variant(schema: type[pydantic.BaseModel], tag: str) -> str:
     (name,) = typing.get_args(schema.model_fields[tag].annotation)
-    table = _keys(schema, without=tag)
-    return f"\n### {tag}: {name}\n\n{_first_paragraph(schema)}\n" + (f"\n{table}" if table else "")
+    keys = _keys(schema, without={tag})
+    return f"\n### {tag}: {name}\n\n{_first_paragraph(schema)}\n" + (f"\n{keys}" if keys else "")
 
 
-def _keys(schema: type[pydantic.BaseModel], *, without: str = "") -> str:
-    meanings, rows = _meanings(schema), []
+def _keys(
+    schema: type[pydantic.BaseModel],
+    *,
+    prefix: str = "",
+    default: pydantic.BaseModel | None = None,
+    without: Collection[str] = (),
+) -> str:
+    """An entry for each key: its name, default, what is allowed, and what it means."""
+    meanings, entries = _meanings(schema), []
     for name, field in schema.model_fields.items():
-        if name != without:
+        if name not in without:
             assert meanings[name], f"{schema.__name__}.{name}: a docstring below says what it means"
-            rows.append((f"`{field.alias or name}`", _default(field), _allowed(field), meanings[name]))
-    return _table(("key", "default", "allowed", "meaning"), rows) if rows else ""
+            value = _default(field) if default is None else f"default `{_yaml(getattr(default, name))}`"
+            about = "; ".join(filter(None, [_allowed(field), value]))
+            entries.append(_entry(f"{prefix}{field.alias or name}", about, meanings[name]))
+    return "\n".join(entries)
 
 
 def _default(field: FieldInfo) -> str:
@@ -120,8 +119,13 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = field.get_default(call_default_factory=True)
     if value is None or value == {}:
-        return "–"
-    return f"`{_yaml(value)}`" if not isinstance(value, pydantic.BaseModel) else f"`{value.name}`"
+        return ""
+    return f"default `{value.name if isinstance(value, pydantic.BaseModel) else _yaml(value)}`"
+
+
+def _entry(name: str, about: str, meaning: str) -> str:
+    lines = textwrap.wrap(meaning, 116, break_long_words=False, break_on_hyphens=False)
+    return f"-   **`{name}`**: {about}\n\n" + "".join(f"    {line}\n" for line in lines)
 
 
 def _settings() -> str:
@@ -129,13 +133,17 @@ def _settings() -> str:
 `export NAME=VALUE` sets one for a shell; in containers they stand in a file `.env`."""
     documented = service.settings.__doc__
     assert documented
-    rows = []
+    entries = []
     for name, meaning in re.findall(r"^`(\w+)`\s+(.*)$", documented, re.MULTILINE):
         what, _, default = meaning.partition(" (default: ")
-        rows.append((f"`{name}`", default.rstrip(")") or "–", _sentence(what)))
-    rows.append(("`HPTUNE_DASHBOARD_PASSWORD`", "–", "What the dashboard asks for; the user is `hptune`"))
-    rows.append(("`HPTUNE_DASHBOARD_PASSWORD_FILE`", "–", "A file that holds it"))
-    everywhere = _table(("variable", "default", "meaning"), rows)
+        entries.append(
+            _entry(name, f"default {default.rstrip(')')}" if default else "not set", _sentence(what))
+        )
+    entries.append(
+        _entry("HPTUNE_DASHBOARD_PASSWORD", "not set", "What the dashboard asks for; the user is `hptune`.")
+    )
+    entries.append(_entry("HPTUNE_DASHBOARD_PASSWORD_FILE", "not set", "A file that holds it."))
+    everywhere = "\n".join(entries)
     return f"""{_head("Settings", text)}
 {everywhere}
 `HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE` mean what they mean to the Hugging Face hub's own library, and
@@ -218,7 +226,7 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
         return "a mapping (below)"
     if annotation in (int, float):
         kind = "a whole number" if annotation is int else "a number"
-        return " ".join([kind, ", ".join(_bounds(metadata))]).rstrip()
+        return " ".join([kind, ", ".join(_bounds(metadata)).replace(", to ", " to ")]).rstrip()
     return {bool: "`true`, `false`", str: "text"}.get(annotation, "any value")
 
 
@@ -239,12 +247,7 @@ def _yaml(value: Any) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] if text[:1].isalpha() else text
-
-
-def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [headings, ("---",) * len(headings), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', '¦') for cell in line)} |\n" for line in lines)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def write(folder: Path = FOLDER) -> None:

@@ -52,8 +52,8 @@ def of_the_schema(overrides) -> str:
 
 def quoted() -> list[str]:
     page = prose(ROOT / "docs" / "errors.md")
-    texts = re.findall(r"\*\*`(.*?)`\*\*", page, re.DOTALL)
-    return [" ".join(text.split()) for text in texts]
+    texts = re.findall(r"\*\*(`+)(.*?)\1\*\*", page, re.DOTALL)
+    return [" ".join(text.split()) for _, text in texts]
 
 
 @pytest.fixture(scope="module")
