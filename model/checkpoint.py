@@ -1,4 +1,4 @@
-"""What a run leaves on disk: a checkpoint to evaluate, and a state to go on from.
+"""What a run leaves on disk: a checkpoint to evaluate, and a state to resume from.
 
 Both are safetensors and JSON: nothing that is loaded can run code. Both are written beside their final name
 and moved there when they are complete, so that a full disk or a killed process leaves the previous one whole.

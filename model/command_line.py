@@ -30,7 +30,7 @@ def faults_in_one_line() -> Iterator[None]:
         if error.errno == errno.EPIPE:  # click's own to deal with
             raise
         where = f"{error.filename}: " if error.filename is not None else ""
-        _fail(f"{where}{error.strerror or error or type(error).__name__}")
+        _fail(f"{where}{error.strerror or str(error) or type(error).__name__}")
 
 
 def _fail(message: str, status: int = 2) -> None:

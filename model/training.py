@@ -46,7 +46,7 @@ class TrainingRun:
         device: where to train; also sets nothing global beyond torch's generator.
 
     Raises:
-        ConfigError: the precision is not to be had on the device.
+        ConfigError: the precision is not available on the device.
         CorpusError: a split is shorter than one window.
     """
 
@@ -183,19 +183,24 @@ class TrainingRun:
             return total
 
         self._set_learning_rate(self.step)
-        how: dict[str, Any] = {
-            "sharpness": self.sharpness,
-            "scaler": self.scaler,
-            "clip_norm": config.optimizer.clip_norm,
-        }
+        sharpness, scaler, clip_norm = self.sharpness, self.scaler, config.optimizer.clip_norm
         if self._queues_steps and not measured:
-            queued = QueuedStep(compute_gradient, self.optimizers, **how)
+            queued = QueuedStep(
+                compute_gradient, self.optimizers, sharpness=sharpness, scaler=scaler, clip_norm=clip_norm
+            )
             self._look_at_queued()
             self._queued = queued
             updated = True
         else:
             before_update = diagnostics.before_update if diagnostics else None
-            result = take_step(compute_gradient, self.optimizers, **how, before_update=before_update)
+            result = take_step(
+                compute_gradient,
+                self.optimizers,
+                sharpness=sharpness,
+                scaler=scaler,
+                clip_norm=clip_norm,
+                before_update=before_update,
+            )
             started += self._count(result)
             updated = not result.skipped
         self.step += 1

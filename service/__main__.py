@@ -279,17 +279,13 @@ def evaluate(study: str, top: int | None, confirmed: bool, out: str | None) -> N
 def report(study: str, scale: str | None, out: str | None, result: str | None) -> None:
     """Write a study's report: a page, Markdown, JSON, CSV and figures."""
     from service.report.page import files, sections
-    from service.storage.database import open_storage
-    from service.storage.studies import load_study
+    from service.storage.opened_study import open_study
     from service.study.file import checked_name
 
     settings = Settings.from_environment()
     name = checked_name(f"{study}-{scale}" if scale else study)
     folder = _reports_folder(name, out)
-    loaded, definition = load_study(open_storage(settings), name, settings)
-    written = files.write(
-        loaded, definition, settings, folder=folder, result=Path(result) if result else None
-    )
+    written = files.write(open_study(settings, name), folder=folder, result=Path(result) if result else None)
     if written.content.claims:
         click.echo(f"claims: {sections.verdicts(written.content)}")
     for path in written.paths:

@@ -70,6 +70,13 @@ def differences(values: Mapping[int, float], others: Mapping[int, float]) -> dic
     return {seed: values[seed] - others[seed] for seed in sorted(values.keys() & others.keys())}
 
 
+def paired(
+    values: Mapping[int, float], others: Mapping[int, float], *, confidence: float = CONFIDENCE
+) -> Estimate | None:
+    """The mean of `differences`, with its interval; None where they share no seed."""
+    return estimate(list(differences(values, others).values()), confidence=confidence)
+
+
 def correlation(coefficients: Sequence[float]) -> Estimate:
     """The mean of one correlation coefficient a seed, with its interval.
 

@@ -1,10 +1,12 @@
 """A study so small that a trial takes half a second, and what runs it."""
 
 import contextlib
+import functools
 import os
 import random
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -19,24 +21,31 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import structlog
+from alembic.util import pyfiles
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 
 from service.confirmation.elimination import drops
 from service.machine.create import create
 from service.settings import Settings
-from service.storage.database import open_storage
+from service.storage.opened_study import open_study
 from service.storage.optuna_tables import insert_study
-from service.storage.ownership import key_of
 from service.storage.schema import GENERATION, create_tables
-from service.storage.slots import Slots
-from service.storage.studies import load_study
+from service.study import proof
 from service.trials.worker import Worker
 from tests.hub import Hub
 
 # what an example takes says more of the load of the machine than of the code
 hypothesis.settings.register_profile("hptune", deadline=None)
 hypothesis.settings.load_profile("hptune")
+
+
+@sa.event.listens_for(sa.Engine, "connect")
+def _leave_the_disk_alone(connection, _record):
+    # a test does not outlive a power cut; making the tables of a study waits for the disk 15 times otherwise
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
+
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = (
@@ -97,19 +106,18 @@ class TinyStudy:
         )
 
     def trials(self) -> list[FrozenTrial]:
-        storage = open_storage(self.settings)
+        opened = open_study(self.settings, "tiny")
         try:
-            return load_study(storage, "tiny", self.settings)[0].get_trials()
+            return opened.study.get_trials()
         finally:
-            storage.engine.dispose()
+            opened.close()
 
     def slots(self) -> dict[str, int]:
-        storage = open_storage(self.settings)
+        opened = open_study(self.settings, "tiny")
         try:
-            study = load_study(storage, "tiny", self.settings)[0]
-            return Slots(storage.engine, key_of(study), owner="test", lease_seconds=60).counts()
+            return opened.slots.counts()
         finally:
-            storage.engine.dispose()
+            opened.close()
 
     def command(self, *arguments: str) -> dict[str, Any]:
         """What subprocess needs to run a verb on this study."""
@@ -216,6 +224,20 @@ def tiny_study(folder: Path) -> TinyStudy:
     study.write_corpus()
     study.write()
     return study
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting() -> Iterator[None]:
+    """Files are not written through to the disk, and what every opening of a storage does is done once.
+
+    A space is proven at some random points, but in the tests of `service.study`, which prove at all 2,000. Optuna's ten
+    migration scripts are executed once in a process, and not one to three times for each storage that is opened.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(pyfiles, "load_module_py", functools.cache(pyfiles.load_module_py))
+        patch.setattr(proof, "RANDOM_POINTS", 50)
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Files of the hub read part by part, for a library that opens addresses: `datasets`, by way of fsspec.
 
-The hub library has such addresses, too, but behind them every failure is tried again for many minutes, unseen.
+The hub library has such addresses, too, but behind them every failure is retried for many minutes, unseen.
 """
 
 from collections.abc import Sequence

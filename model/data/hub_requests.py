@@ -1,4 +1,4 @@
-"""Requests to the Hugging Face hub: tried again where that helps, and every failure told in one line.
+"""Requests to the Hugging Face hub: retried where that helps, and every failure told in one line.
 
 One rule: only where the hub gives no answer at all it is unreachable. An answer that asks for patience (429, 5xx) is
 obeyed, and one that refuses is the user's to correct.
@@ -57,7 +57,7 @@ class Requests:
     answered: bool = field(default=False, init=False)
 
     def patiently(self, act: Callable[[], _Answer], *, size: Callable[[], int] = lambda: 0) -> _Answer:
-        """What `act` gives, tried again while there is hope; `size` grows where an attempt made progress.
+        """What `act` gives, retried while there is hope; `size` grows where an attempt made progress.
 
         Raises:
             HubUnreachableError: no connection, and the hub has never answered.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.hardware import foreach
 from model.hardware.device import Device
 
 AddGradient = Callable[[Tensor, Tensor], Tensor]
@@ -70,14 +71,14 @@ class RecordedGradient:
             (parameter, buffer) for parameter, buffer in self._buffers.items() if parameter.grad is not buffer
         ]
         if others:
-            torch._foreach_zero_([buffer for _, buffer in others])
+            foreach.zero_([buffer for _, buffer in others])
         for parameter, buffer in others:
             if parameter.grad is not None:
                 buffer.copy_(parameter.grad)
             parameter.grad = buffer
 
     def _record(self, inputs_BT: Tensor, targets_BT: Tensor) -> _Recording | None:
-        """A recording for this shape; None where there is none to be had. Gradients and random state stay."""
+        """A recording for this shape; None where none is available. Gradients and random state stay."""
         gradients = [parameter.grad for parameter in self._parameters]
         contents = [None if gradient is None else gradient.clone() for gradient in gradients]
         generator = self._device.generator
@@ -109,10 +110,10 @@ class RecordedGradient:
             parameter.grad = self._buffers.setdefault(parameter, torch.empty_like(gradient))
         replay, replayed_loss = self._device.capture(lambda: self._add_gradient(inputs_BT, targets_BT))
         replayed = [self._buffers[parameter] for parameter in computed]
-        torch._foreach_zero_(replayed)
+        foreach.zero_(replayed)
         generator.set_state(state)
         replay()
-        off = torch.nn.utils.get_total_norm(torch._foreach_sub(replayed, list(computed.values())))
+        off = torch.nn.utils.get_total_norm(foreach.sub(replayed, list(computed.values())))
         off /= torch.nn.utils.get_total_norm(list(computed.values()))
         off_by = torch.maximum(off, (replayed_loss / loss - 1).abs()).item()
         if not off_by <= _TOLERANCE:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.config.train_config import precision_misfit
 from model.errors import ConfigError, Diverged
+from model.hardware import foreach
 
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 
@@ -136,7 +137,7 @@ class LossScaler:
             return True
         overflow = torch.zeros((), device=gradients[0].device)
         inverse = torch.full((), 1 / self.scale, device=gradients[0].device)
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, overflow, inverse)
+        foreach.unscale_(gradients, overflow, inverse)
         return not overflow.item()
 
     def update(self, *, overflowed: bool) -> None:
@@ -164,6 +165,6 @@ class LossScaler:
         return {"scale": self.scale, "good_steps": self._good_steps}
 
     def load_state_dict(self, state: LossScalerState) -> None:
-        """Go on from a saved state."""
+        """Resume from a saved state."""
         self.scale = state["scale"]
         self._good_steps = state["good_steps"]

@@ -181,7 +181,7 @@ class Diagnostics:
         return {"diagnostics": torch.frombuffer(packed, dtype=torch.uint8)}
 
     def load_flat_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a saved state."""
+        """Resume from a saved state."""
         state = json.loads(tensors["diagnostics"].numpy().tobytes())
         self._step = state["step"]
         self._spikes = LossSpikes(state["losses"], count=state["loss_spikes"])

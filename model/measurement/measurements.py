@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from model.hardware import foreach
 from model.network.attention import Attention
 from model.network.gpt import GPT, Block
 from model.optimization.optimizer import Optimizers
@@ -77,7 +78,7 @@ def update_norms(model: GPT, before: Sequence[Tensor]) -> Values:
 
     update_to_parameter_ratio: that ÷ the norm of `before`.
     """
-    update = get_total_norm(torch._foreach_sub([p.detach() for p in model.parameters()], list(before)))
+    update = get_total_norm(foreach.sub([p.detach() for p in model.parameters()], list(before)))
     return {"update_norm": update, "update_to_parameter_ratio": update / get_total_norm(before)}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.config.counts import IN_GRAM_AT_ONCE, gram_pays
 from model.config.train_config import Orthogonalization
+from model.hardware import foreach
 
 _Quintic = tuple[float, float, float]
 
@@ -80,9 +81,9 @@ class Muon(torch.optim.Optimizer):
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         momenta = [self.state[p]["momentum_buffer"] for p in parameters]
-        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        foreach.lerp_(momenta, gradients, 1 - group["momentum"])
+        updates = foreach.lerp(gradients, momenta, group["momentum"])
+        foreach.mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         pairs = [
             pair
             for (p, n), update in zip(moved, updates, strict=True)
@@ -95,7 +96,7 @@ class Muon(torch.optim.Optimizer):
             stacked_NMK = torch.empty(
                 len(members), rows, columns, dtype=self._dtype, device=members[0][0].device
             )
-            torch._foreach_copy_(stacked_NMK.unbind(), [_wide(update) for _, update in members])
+            foreach.copy_(stacked_NMK.unbind(), [_wide(update) for _, update in members])
             found_NMK = orthogonalize(stacked_NMK, self._orthogonalization)
             for (part, _), found in zip(members, found_NMK, strict=True):
                 rate = group["lr"] * math.sqrt(max(1.0, part.shape[0] / part.shape[1]))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.config.train_config import OptimizerConfig
 from model.errors import CheckpointError
+from model.hardware import foreach
 from model.hardware.precision import has_bf16
 from model.network.attention import QueryKeyValue, ValueMixture
 from model.network.gpt import LayerScale, OutputHead
@@ -49,7 +50,7 @@ class Optimizers:
 
     @property
     def can_end_unseen(self) -> bool:
-        """Whether `end_unless_finite` is to be had: with torch's fused kernels of Adam and AdamW."""
+        """Whether `end_unless_finite` is available: with torch's fused kernels of Adam and AdamW."""
         return all(
             isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["fused"]
             for optimizer in self._optimizers
@@ -61,7 +62,7 @@ class Optimizers:
         The device decides it by itself, and nothing waits for it.
         """
         # sets it to 1 for what is not finite, and never back; multiplies by 1
-        torch._amp_foreach_non_finite_check_and_unscale_([values], self._ended, self._one)
+        foreach.unscale_([values], self._ended, self._one)
         for optimizer in self._optimizers:
             optimizer.found_inf = self._ended  # type: ignore[attr-defined]  # where GradScaler puts its own
 
@@ -81,7 +82,7 @@ class Optimizers:
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Go on from a state; nothing is shared with it afterwards."""
+        """Resume from a state; nothing is shared with it afterwards."""
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(deepcopy(state))  # torch would take over the very tensors
         self.learning_rate = self.groups[0]["lr"]
@@ -108,7 +109,7 @@ class Optimizers:
         }
 
     def load_flat_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a flat state, with copies of its tensors. The learning rates stay as they are.
+        """Resume from a flat state, with copies of its tensors. The learning rates stay as they are.
 
         Raises:
             CheckpointError: the state is incomplete or of other parameters or another optimizer. Nothing has

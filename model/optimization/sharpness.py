@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.config.train_config import SharpnessConfig
 from model.errors import Diverged
+from model.hardware import foreach
 from model.hardware.precision import LossScaler
 from model.optimization.optimizer import Optimizers
 
@@ -47,24 +48,24 @@ class Sharpness:
             return
         self._copies |= {p: torch.empty_like(p) for p in self._moved if p not in self._copies}
         saved = self._saved()
-        torch._foreach_copy_(saved, self._moved)
+        foreach.copy_(saved, self._moved)
         gradients = [p.grad for p in self._moved if p.grad is not None]
         if self.method == "sam":
             norm = torch.nn.utils.get_total_norm(gradients)
-            ascent = torch._foreach_mul(gradients, self.rho / (norm + 1e-12))
+            ascent = foreach.mul(gradients, self.rho / (norm + 1e-12))
         else:
             # ‖|w| g‖ = ‖w g‖
-            weighted = torch._foreach_mul(saved, gradients)
+            weighted = foreach.mul(saved, gradients)
             norm = torch.nn.utils.get_total_norm(weighted)
-            ascent = torch._foreach_mul(saved, weighted)
-            torch._foreach_mul_(ascent, self.rho / (norm + 1e-12))
-        torch._foreach_add_(self._moved, ascent)
+            ascent = foreach.mul(saved, weighted)
+            foreach.mul_(ascent, self.rho / (norm + 1e-12))
+        foreach.add_(self._moved, ascent)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the weights back as they were before `ascend`, bit for bit."""
         if self._moved:
-            torch._foreach_copy_(self._moved, self._saved())
+            foreach.copy_(self._moved, self._saved())
         self._moved = []
 
     def _saved(self) -> list[Tensor]:

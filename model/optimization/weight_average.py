@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import load_weights
+from model.hardware import foreach
 from model.network.gpt import GPT
 
 _PREFIX = "average."
@@ -29,13 +30,13 @@ class WeightAverage:
     def update(self, model: GPT, *, updates: int) -> None:
         """Take in the weights of `model` behind its update number `updates`, counted from 1."""
         share = (1 - self._decay) / (1 - self._decay**updates)
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), share)
+        foreach.lerp_(list(self.model.parameters()), list(model.parameters()), share)
 
     def flat_state(self) -> dict[str, Tensor]:
         """The averaged weights, as `average.<name>` → tensor."""
         return {f"{_PREFIX}{name}": tensor for name, tensor in self.model.state_dict().items()}
 
     def load_flat_state(self, tensors: Mapping[str, Tensor], name: str) -> None:
-        """Go on from a flat state. Raises CheckpointError, naming `name`, when it does not fit."""
+        """Resume from a flat state. Raises CheckpointError, naming `name`, when it does not fit."""
         weights = {k.removeprefix(_PREFIX): t for k, t in tensors.items() if k.startswith(_PREFIX)}
         load_weights(self.model, weights, name)

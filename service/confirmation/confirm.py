@@ -9,10 +9,10 @@ import contextlib
 import itertools
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from model.config.train_config import LARGEST_SEED, TrainConfig, recorded
@@ -22,12 +22,12 @@ from service.confirmation import elimination, verdict
 from service.confirmation.verdict import Verdict
 from service.dashboard.notes import study_note
 from service.settings import Settings
-from service.storage.database import creation_lock, open_storage
+from service.storage.database import creation_lock
+from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.optuna_tables import bury
-from service.storage.ownership import generation_of, is_own, key_of
+from service.storage.ownership import generation_of, is_own
 from service.storage.ranking import count_states, ranked_trials
-from service.storage.slots import Slots
-from service.storage.studies import CONFIRMS, StudyError, corpus_facts, create_study, find_study, load_study
+from service.storage.studies import CONFIRMS, StudyError, create_study, find_study
 from service.study.definition import StudyDefinition
 from service.study.file import checked_name
 from service.study.parameters import same
@@ -71,23 +71,22 @@ def prepare(
     """
     given_name, name = name, checked_name(name or f"{study}-confirm")
     with creation_lock(settings), contextlib.ExitStack() as stack:
-        storage = open_storage(settings)
-        stack.callback(storage.engine.dispose)
-        search, definition = load_study(storage, study, settings)
-        refuse_confirmation(search)
-        met = find_study(storage, name)
+        searched = open_study(settings, study)
+        stack.callback(searched.close)
+        refuse_confirmation(searched.study)
+        met = find_study(searched.storage, name)
         if met is None:
             command = _command(study, top, seeds, given_name)
-            found, made = _make(storage, name, search, definition, top or TOP, command=command, say=say)
+            found, made = _make(searched, name, top or TOP, command=command, say=say)
             finalists = len(set(made.arms)) - 1
             if finalists < (top or 0):
                 say(f"study {study} has no more than {finalists} to confirm")
         else:
             found, made = met
-            _refuse_other(found, search, definition, top=top, say=say)
-        bury(storage.engine, key_of(found))
-        slots = Slots(storage.engine, key_of(found), owner="confirm", lease_seconds=settings.lease_seconds)
-        slots.total(seeds * len(set(made.arms)))
+            _refuse_other(found, searched, top=top, say=say)
+        confirmation = replace(searched, study=found, definition=made)
+        bury(searched.storage.engine, confirmation.key)
+        confirmation.slots.total(seeds * len(set(made.arms)))
     return name, made
 
 
@@ -100,19 +99,18 @@ def conclude(settings: Settings, name: str) -> tuple[Verdict, Mapping[str, Any]]
     Raises:
         StudyError: a configuration that completes on every seed is not among them.
     """
-    storage = open_storage(settings)
+    opened = open_study(settings, name)
+    study, definition = opened.study, opened.definition
     try:
-        study, definition = load_study(storage, name, settings)
         confirms = study.user_attrs[CONFIRMS]
         found = elimination.losses(study, definition)
         search_losses = {arm: facts["val_loss"] for arm, facts in confirms["finalists"].items()}
-        slots = Slots(storage.engine, key_of(study), owner="confirm", lease_seconds=settings.lease_seconds)
-        run = sum(slots.counts().values()) // len(found)
+        run = sum(opened.slots.counts().values()) // len(found)
         judged = verdict.judge(found, elimination.seeds_of(definition)[:run], search_losses)
         if judged.best is None:
             why = "; ".join(f"{standing.arm}: {standing.out}" for standing in judged.standings)
             raise StudyError(f"study {name!r}: no configuration is complete on every seed ({why})")
-        search, _ = load_study(storage, confirms["study"], settings)
+        search = opened.other(confirms["study"]).study
         if not _confirms(study, search):
             raise StudyError(_of_another_search(study))
         winner = {
@@ -126,7 +124,7 @@ def conclude(settings: Settings, name: str) -> tuple[Verdict, Mapping[str, Any]]
         search.set_user_attr(CONFIRMED, winner)
         return judged, confirms
     finally:
-        storage.engine.dispose()
+        opened.close()
 
 
 def arm_of(trial: FrozenTrial) -> str:
@@ -155,14 +153,13 @@ def _of_another_search(confirmation: optuna.Study) -> str:
 
 def _refuse_other(
     found: optuna.Study,
-    search: optuna.Study,
-    definition: StudyDefinition,
+    searched: OpenedStudy,
     *,
     top: int | None,
     say: Callable[[str], None],
 ) -> None:
     """Refuse a study that is not the confirmation asked for; say so when the search has gone on since."""
-    name = found.study_name
+    name, search = found.study_name, searched.study
     way_out = f"give another one a name of its own: --name {name}-2"
     confirms = found.user_attrs.get(CONFIRMS, {})
     if confirms.get("study") != search.study_name:
@@ -171,7 +168,7 @@ def _refuse_other(
         raise StudyError(f"{_of_another_search(found)}; {way_out}")
     if top is not None and top != confirms["top"]:
         raise StudyError(f"study {name!r} was made with --top {confirms['top']}, given {top}; {way_out}")
-    now = [arm_of(trial) for trial, _ in _finalists(search, definition, confirms["top"], say=say)]
+    now = [arm_of(trial) for trial, _ in _finalists(searched, confirms["top"], say=say)]
     newer = [arm for arm in now if arm not in confirms["finalists"]]
     if newer:
         say(
@@ -180,22 +177,20 @@ def _refuse_other(
 
 
 def _make(
-    storage: RDBStorage,
+    searched: OpenedStudy,
     name: str,
-    search: optuna.Study,
-    definition: StudyDefinition,
     top: int,
     *,
     command: str,
     say: Callable[[str], None],
 ) -> tuple[optuna.Study, StudyDefinition]:
-    finalists = _finalists(search, definition, top, say=say)
-    start = _start(search, definition)
+    search, start = searched.study, searched.base_config
+    finalists = _finalists(searched, top, say=say)
     entries = [{"arm": arm_of(trial), **_changes(config, start)} for trial, config in finalists]
     tree = {
         "question": f"Which of the best configurations of {search.study_name} is best on fresh seeds, and how much "
         "better than its baseline?",
-        "design": {"list": entries, "seeds": _fresh_seeds(definition)},
+        "design": {"list": entries, "seeds": _fresh_seeds(searched.definition)},
         "keep_checkpoints": (len(entries) + 1)
         * MAX_SEEDS,  # of all runs: any arm may turn out to be the winner
     }
@@ -215,38 +210,37 @@ def _make(
             arm_of(trial): {"trial": trial.number, "val_loss": trial.value} for trial, _ in finalists
         },
     }
-    facts = corpus_facts(search)
     return create_study(
-        storage,
+        searched.storage,
         made,
-        facts,
+        searched.facts,
         command=command,
-        note=study_note(made, facts, command=command),
+        note=study_note(made, searched.facts, command=command),
         attributes={CONFIRMS: confirms},
     ), made
 
 
 def _finalists(
-    search: optuna.Study, definition: StudyDefinition, top: int, *, say: Callable[[str], None]
+    searched: OpenedStudy, top: int, *, say: Callable[[str], None]
 ) -> list[tuple[FrozenTrial, TrainConfig]]:
     """The best complete trials with distinct configurations, seeds aside, other than the baseline's.
 
     One that was added with a point outside the space cannot be run, and is said to be left out.
     """
-    start, generation = _start(search, definition), generation_of(search)
-    seen = [start]
+    search, definition = searched.study, searched.definition
+    seen = [searched.base_config]
     finalists: list[tuple[FrozenTrial, TrainConfig]] = []
     for trial in ranked_trials(search):
         if len(finalists) == top:
             break
         try:
-            if is_own(trial, generation):
+            if is_own(trial, searched.key.generation):
                 config = validate(
                     Document(f"trial {trial.number}", recorded(trial.user_attrs["config"])), TrainConfig
                 )
             else:
                 config = definition.config_for(definition.space.point(trial.params, whole=True))
-                config = config.with_tokens(corpus_facts(search)["budget_tokens"])
+                config = config.with_tokens(searched.facts["budget_tokens"])
         except ConfigError as error:
             say(f"trial {trial.number} of {search.study_name} cannot be run again, and is left out: {error}")
             continue
@@ -260,11 +254,6 @@ def _finalists(
             f"({count_states(search)})"
         )
     return finalists
-
-
-def _start(search: optuna.Study, definition: StudyDefinition) -> TrainConfig:
-    """What the baseline trains, its budget in tokens as the trials have it stored."""
-    return definition.base_config.with_tokens(corpus_facts(search)["budget_tokens"])
 
 
 def _changes(config: TrainConfig, start: TrainConfig) -> Values:

@@ -97,6 +97,7 @@ def worse(found: Losses, seeds: Sequence[int], *, ended: bool = False) -> dict[s
     """
     out: dict[str, Dropped] = {}
     alive = list(found)
+    # every look is taken anew, from the first seed on, and none remembered: any worker finds the same at any time
     for n in range(1, len(seeds) + 1):
         seed = seeds[n - 1]
         for arm in alive:
@@ -110,10 +111,12 @@ def worse(found: Losses, seeds: Sequence[int], *, ended: bool = False) -> dict[s
         if n < MIN_SEEDS or len(alive) < 2:
             continue
         losses = np.array([[found[arm][seed] for seed in seeds[:n]] for arm in alive])
+        # shared out over all arms that there were, not over those still alive: who is out depends on the losses
         beaten = comparisons(losses, arms=len(found), look=n - MIN_SEEDS + 1)
         for arm, by in zip(alive, beaten, strict=True):
             if by.any() and arm not in out:
                 out[arm] = Dropped(n, f"worse than {alive[int(by.argmax())]}")
+        # the baseline runs on, being measured against, and may still beat others
         alive = [arm for arm in alive if arm not in out or arm == BASELINE]
     return out
 
@@ -139,13 +142,17 @@ def comparisons(losses: NDArray[np.float64], *, arms: int, look: int) -> NDArray
         Shape (arms, arms): row worse than column.
     """
     count, n = losses.shape
+    # R of the model: what is left of a loss without its arm's mean and its seed's, which is common to all arms
     own = losses - losses.mean(axis=1, keepdims=True)
     residuals = own - own.mean(axis=0)
     products = residuals @ residuals.T
     total = float(np.trace(products))
     freedom = (n - 1) * total**2 / float((products**2).sum()) if total else n - 1
+    # the mean over all pairs of the variance of their differences, Σᵢⱼ s²ᵢⱼ / m (m − 1) = 2 tr S / (n − 1) (m − 1)
     pooled = 2 * total / ((n - 1) * (count - 1))
+    # s² of each pair; a row of `own` less another's is their difference less its mean
     variances = ((own[:, None] - own) ** 2).sum(axis=2) / (n - 1)
+    # t(1 − a; ν) by scipy.special: importing scipy.stats takes half a second, which every worker would wait for
     bound = special.stdtrit(freedom, 1 - ERROR_RATE / (arms * (arms - 1) * look * (look + 1)))
     means = losses.mean(axis=1)
     found: NDArray[np.bool_] = means[:, None] - means > bound * np.sqrt(np.maximum(variances, pooled) / n)

@@ -1,6 +1,5 @@
 """A verdict for people: tables for the terminal, Markdown and JSON."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from service.statistics import Estimate
 from service.study.definition import StudyDefinition
 from service.study.design import BASELINE, arm_name
 from service.text import numbers
+from service.text.files import write_both
 from service.text.grid import Grid
 from service.text.markdown import escaped
 
@@ -123,15 +123,10 @@ def write(
         "standings": [asdict(standing) | {"tied": standing.tied} for standing in verdict.standings],
         "notes": NOTES,
     }
-    paths = folder / "confirmation.md", folder / "confirmation.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths[0].write_text("\n".join(parts), encoding="utf-8")
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        paths[1].write_text(f"{text}\n", encoding="utf-8")
+        return write_both(folder, "confirmation", "\n".join(parts), content)
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
-    return paths
 
 
 def _standing(standing: Standing, verdict: Verdict) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.confirmation.elimination import MIN_SEEDS, Dropped, Losses, worse
-from service.statistics import CONFIDENCE, Estimate, differences, estimate
+from service.statistics import CONFIDENCE, Estimate, estimate, paired
 from service.study.design import BASELINE
 
 DRAWS = 100_000
@@ -102,8 +102,8 @@ def judge(found: Losses, seeds: Sequence[int], search_losses: Mapping[str, float
             arm=arm,
             losses=own,
             rerun=means[arm],
-            to_baseline=_paired(own, finite[BASELINE]) if arm != BASELINE else None,
-            to_best=_paired(own, finite[best]) if best is not None and arm != best else None,
+            to_baseline=paired(own, finite[BASELINE]) if arm != BASELINE else None,
+            to_best=paired(own, finite[best]) if best is not None and arm != best else None,
             probability_best=chances.get(arm),
             search_loss=search_loss,
             curse=None if search_loss is None else _curse(search_loss, own, seeds),
@@ -155,7 +155,7 @@ def cross_fitted(finalists: Losses, baseline: Mapping[int, float]) -> Estimate:
         baseline: by seed, of the same seeds.
     """
     of_seed = {seed: finalists[arm][seed] for seed, arm in picks(finalists).items()}
-    found = estimate(list(differences(of_seed, baseline).values()), confidence=confidence(len(finalists)))
+    found = paired(of_seed, baseline, confidence=confidence(len(finalists)))
     assert found, "there are seeds"
     return found
 
@@ -193,7 +193,3 @@ def _out(reason: Dropped | None, complete: int, seeds: int) -> str | None:
 
 def _curse(search_loss: float, own: Mapping[int, float], seeds: Sequence[int]) -> Estimate | None:
     return estimate([search_loss - own[seed] for seed in seeds[:MIN_SEEDS] if seed in own])
-
-
-def _paired(own: Mapping[int, float], others: Mapping[int, float]) -> Estimate | None:
-    return estimate(list(differences(own, others).values()))

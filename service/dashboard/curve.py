@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from service.text.quantities import shortened
+
 WIDTH, HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 34, 44
 
@@ -34,7 +36,7 @@ def curve_svg(points: Sequence[tuple[int, float]], *, budget_tokens: int) -> str
         marks.append(_text(_LEFT - 8, at + 4, f"{low + i * step:.{digits}f}", anchor="end"))
     for quarter in range(5):
         tokens = budget_tokens * quarter // 4
-        marks.append(_text(x(tokens), bottom + 18, _shortened(tokens), anchor="middle"))
+        marks.append(_text(x(tokens), bottom + 18, shortened(tokens), anchor="middle"))
     marks.append(_text(WIDTH - _RIGHT, HEIGHT - 6, "training tokens", anchor="end"))
     marks.append(_text(_LEFT, 20, f"val_loss, nats per character: {losses[-1]:.4f} at the last rung"))
     line = " ".join(f"{x(tokens)},{y(loss)}" for tokens, loss in points)
@@ -56,10 +58,3 @@ def _tick_step(span: float) -> float:
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
     return f'<text x="{x}" y="{round(y, 1)}" text-anchor="{anchor}">{text}</text>'
-
-
-def _shortened(tokens: int) -> str:
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if tokens >= size:
-            return f"{tokens / size:.3g} {unit}"
-    return str(tokens)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from model.measurement.evaluation_record import Evaluation
 from service.study.definition import StudyDefinition
 from service.text.markdown import escaped, fenced
 
@@ -50,7 +51,7 @@ def trial_note(
     *,
     ended: str,
     config: Mapping[str, Any],
-    evaluations: Sequence[Mapping[str, Any]],
+    last: Evaluation | None,
     facts: Mapping[str, str],
     titles: Sequence[str] = (),
     curve: str | None = None,
@@ -60,14 +61,14 @@ def trial_note(
     Args:
         ended: why it ended, for people.
         config: what it trained.
-        evaluations: one for every rung passed, as `Evaluation.as_dict` gives them.
+        last: its last evaluation; None where it came to none.
         facts: further rows of its table: device, memory and the like.
         titles: drawn from the trained model.
         curve: the address of its curve as an image of the dashboard's own.
     """
     rows = {"ended": escaped(ended)}
-    if evaluations:
-        rows |= _figures(evaluations[-1])
+    if last:
+        rows |= _figures(last)
     rows |= {key: escaped(value) for key, value in facts.items()}
     parts = [_table(rows)]
     if curve:
@@ -79,19 +80,18 @@ def trial_note(
     return "\n".join(parts)
 
 
-def _figures(last: Mapping[str, Any]) -> dict[str, str]:
-    official, coverage = last["val_loss_official"], last["coverage"]
+def _figures(last: Evaluation) -> dict[str, str]:
     rows = {
-        "val\\_loss": f"{last['val_loss']:.4f} nats/char",
-        "val\\_loss\\_official": f"{official:.4f} nats/char, {coverage:.1%} of the tokens"
-        if official
+        "val\\_loss": f"{last.val_loss:.4f} nats/char",
+        "val\\_loss\\_official": f"{last.val_loss_official:.4f} nats/char, {last.coverage:.1%} of the tokens"
+        if last.val_loss_official
         else "",
-        "bits per byte": f"{last['bits_per_byte']:.4f}",
-        "nats per token": f"{last['nats_per_token']:.4f}",
-        "perplexity per char": f"{last['perplexity_per_char']:.4f}",
-        "trained": f"{last['tokens']:,} tokens in {last['step']:,} steps",
-        "speed": f"{last['tokens_per_second']:,.0f} tokens/s; {last['train_seconds']:,.1f} s training, "
-        f"{last['evaluation_seconds']:,.1f} s evaluation",
+        "bits per byte": f"{last.bits_per_byte:.4f}",
+        "nats per token": f"{last.nats_per_token:.4f}",
+        "perplexity per char": f"{last.perplexity_per_char:.4f}",
+        "trained": f"{last.tokens:,} tokens in {last.step:,} steps",
+        "speed": f"{last.tokens_per_second:,.0f} tokens/s; {last.train_seconds:,.1f} s training, "
+        f"{last.evaluation_seconds:,.1f} s evaluation",
     }
     return {key: value for key, value in rows.items() if value}
 

@@ -1,7 +1,6 @@
 """Serves optuna-dashboard over the project's storage and artifact store, guarded."""
 
 import contextlib
-import itertools
 import os
 import signal
 import sys
@@ -9,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import bottle
 import optuna_dashboard
@@ -17,16 +16,15 @@ import sqlalchemy as sa
 import waitress
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import get_storage
-from optuna.trial import FrozenTrial
-from optuna_dashboard import _note, _serializer
-from optuna_dashboard.artifact import _backend
 
 from model.errors import ConfigError, UserError
 from service.dashboard.guard import USER, Application, Guard, is_loopback
 from service.settings import Settings, read_secret
 from service.storage.artifact_stores import Store, open_store
+from service.storage.dashboard_private import look_up_notes
 from service.storage.database import open_storage
-from service.storage.outages import StorageError, StudyStorage
+from service.storage.optuna_private import StudyStorage, trial_id_of
+from service.storage.outages import StorageError
 from service.storage.studies import refusal
 
 PASSWORD = "HPTUNE_DASHBOARD_PASSWORD"
@@ -114,35 +112,7 @@ def serve(
     server.close()
 
 
-def _look_up_notes() -> None:
-    """Make optuna-dashboard look a trial's note up, instead of going through all attributes of the study for it.
-
-    Twice for each trial (its note, and the artifacts listed there, of which ours are the weights), which made a study
-    of 3,000 trials with notes take 17 s to open.
-    """
-    find_note, list_artifacts = _note.get_note_from_system_attrs, _serializer.list_trial_artifacts
-
-    def note_of(attributes: Mapping[str, Any], trial_id: int | None) -> Any:
-        parts = (f"{_note.note_str_key_prefix(trial_id)}{i}" for i in itertools.count())
-        # text only: another value, which an earlier version let through, would make the study's page fail
-        texts = itertools.takewhile(lambda key: isinstance(attributes.get(key), str), parts)
-        keys = [_note.note_ver_key(trial_id), *texts]
-        return find_note({key: attributes[key] for key in keys if key in attributes}, trial_id)
-
-    _note.get_note_from_system_attrs = note_of
-
-    def artifacts_of(attributes: Mapping[str, Any], own: Mapping[str, Any], trial: FrozenTrial) -> Any:
-        # as service.storage.artifacts lists them; it cannot be asked here, where there is no torch
-        prefix = _backend._dashboard_artifact_prefix(trial._trial_id)
-        checkpoint = trial.user_attrs.get("checkpoint")
-        ids = checkpoint.values() if isinstance(checkpoint, Mapping) else ()
-        keys = [f"{prefix}{artifact_id}" for artifact_id in ids]
-        return list_artifacts({key: attributes[key] for key in keys if key in attributes}, own, trial)
-
-    _serializer.list_trial_artifacts = artifacts_of
-
-
-_look_up_notes()
+look_up_notes()
 
 
 def wsgi(
@@ -162,7 +132,7 @@ def wsgi(
             trials = storage.get_all_trials(study_id, deepcopy=False)
         except KeyError:
             return False
-        return trial_id is None or any(trial._trial_id == trial_id for trial in trials)
+        return trial_id is None or any(trial_id_of(trial) == trial_id for trial in trials)
 
     def refused_note(study_id: int) -> str | None:
         return refusal(storage.get_study_name_from_id(study_id), storage.get_study_user_attrs(study_id))

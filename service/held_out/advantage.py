@@ -10,7 +10,7 @@ from scipy import stats
 
 from model.measurement.evaluation import SplitScore
 from service.confirmation.verdict import confidence
-from service.statistics import CONFIDENCE, Estimate, differences, estimate
+from service.statistics import CONFIDENCE, Estimate, paired
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,18 @@ def advantage(
     """The difference over the seeds that both have, with intervals for one of so many finalists having been picked."""
     level = confidence(finalists)
 
-    def paired(losses: Mapping[int, float], others: Mapping[int, float]) -> Estimate:
-        found = estimate(list(differences(losses, others).values()), confidence=level)
-        assert found, "they share a seed"
-        return found
-
     over_seeds = paired(
         {seed: score.loss_per_character for seed, score in own.items()},
         {seed: score.loss_per_character for seed, score in baseline.items()},
+        confidence=level,
     )
+    on_validation = paired(val_losses, baseline_val_losses, confidence=level)
+    assert over_seeds, "they share a seed"
+    assert on_validation
     nats = np.array([own[seed].title_nats - baseline[seed].title_nats for seed in own if seed in baseline])
     characters = next(iter(own.values())).title_characters
     over_both = crossed_interval(nats, characters, confidence=level) if min(nats.shape) > 1 else None
-    return Difference(picked, over_seeds, over_both, paired(val_losses, baseline_val_losses))
+    return Difference(picked, over_seeds, over_both, on_validation)
 
 
 def crossed_interval(

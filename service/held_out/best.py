@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from service.storage.artifact_stores import Store
 from service.storage.artifacts import has_weights, read_checkpoint
 from service.storage.ranking import ranked_own_trials
 from service.storage.studies import StudyError
+from service.text.files import write_both
 from service.text.grid import Grid
 from service.text.markdown import escaped
 
@@ -166,7 +166,6 @@ def table(scores: Sequence[HeldOutScore]) -> Grid:
 
 def write(scores: Sequence[HeldOutScore], folder: Path, facts: dict[str, Any]) -> tuple[Path, Path]:
     """The scores as `evaluation.md` and `evaluation.json` in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     markdown = f"# Study {facts['study']} on held-out titles\n\n"
     source = escaped(facts["source"])
     markdown += f"{facts['held_out_documents']:,} titles of: {source}. Losses in nats per character.\n\n"
@@ -174,8 +173,5 @@ def write(scores: Sequence[HeldOutScore], folder: Path, facts: dict[str, Any]) -
     for score in scores:
         markdown += f"\nTitles drawn from trial {score.trial}:\n\n"
         markdown += "".join(f"- {escaped(title)}\n" for title in score.titles)
-    paths = folder / "evaluation.md", folder / "evaluation.json"
-    paths[0].write_text(markdown, encoding="utf-8")
     content = {**facts, "checkpoints": [asdict(score) for score in scores]}
-    paths[1].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return paths
+    return write_both(folder, "evaluation", markdown, content)

@@ -5,7 +5,6 @@ picked by its luck on these seeds, too, so that its own runs flatter it here as 
 that the other seeds pick stands for it, as in `service.confirmation.verdict.cross_fitted`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from service.storage.ownership import own_trials
 from service.storage.studies import StudyError
 from service.study.design import BASELINE
 from service.text import numbers
+from service.text.files import write_both
 from service.text.grid import Grid
 from service.text.markdown import escaped
 from service.text.quantities import shown_operations
@@ -184,7 +184,6 @@ def tables(scores: ConfirmedScores) -> dict[str, Grid]:
 
 def write(scores: ConfirmedScores, folder: Path, facts: Mapping[str, Any]) -> tuple[Path, Path]:
     """The scores as `evaluation-confirmed.md` and `evaluation-confirmed.json` in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     source = escaped(facts["source"])
     parts = [
         f"# The confirmed winner of study {facts['study']} on held-out titles\n",
@@ -196,8 +195,6 @@ def write(scores: ConfirmedScores, folder: Path, facts: Mapping[str, Any]) -> tu
     for arm in scores.arms:
         lines = "".join(f"- {escaped(title)}\n" for title in arm.titles)
         parts.append(f"Titles drawn from {arm.arm}, seed {next(iter(arm.held_out_losses))}:\n\n{lines}")
-    paths = folder / "evaluation-confirmed.md", folder / "evaluation-confirmed.json"
-    paths[0].write_text("\n".join(parts), encoding="utf-8")
     content = {
         **facts,
         "verdict": sentence(scores),
@@ -205,8 +202,7 @@ def write(scores: ConfirmedScores, folder: Path, facts: Mapping[str, Any]) -> tu
         **asdict(scores),
         "notes": NOTES,
     }
-    paths[1].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return paths
+    return write_both(folder, "evaluation-confirmed", "\n".join(parts), content)
 
 
 def _with_weights(

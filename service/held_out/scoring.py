@@ -15,11 +15,9 @@ from service.confirmation.confirm import CONFIRMED, refuse_confirmation
 from service.held_out import best
 from service.held_out import confirmed as held_out_confirmed
 from service.settings import Settings
-from service.storage.artifact_stores import open_store
-from service.storage.corpus import load_corpus
-from service.storage.database import open_storage
+from service.storage.opened_study import open_study
 from service.storage.ownership import generation_of
-from service.storage.studies import CONFIRMS, StudyError, corpus_facts, load_study
+from service.storage.studies import CONFIRMS, StudyError, corpus_facts
 
 
 def score_best(settings: Settings, study: str, *, top: int, folder: Path, console: Console) -> None:
@@ -28,11 +26,12 @@ def score_best(settings: Settings, study: str, *, top: int, folder: Path, consol
     Raises:
         UserError: there is nothing to score, or no place to write it to.
     """
-    loaded, _ = load_study(open_storage(settings), study, settings)
+    opened = open_study(settings, study)
+    loaded = opened.study
     scores = best.evaluate(
         loaded,
-        open_store(settings.artifacts),
-        load_corpus(loaded, settings),
+        opened.store,
+        opened.corpus,
         top=top,
         device=device.choose(settings.device),
     )
@@ -58,13 +57,13 @@ def score_confirmed(settings: Settings, study: str, *, folder: Path, console: Co
     Raises:
         UserError: the study has no confirmation, or its checkpoints cannot be read, or there is no place to write to.
     """
-    storage = open_storage(settings)
-    search, _ = load_study(storage, study, settings)
+    opened = open_study(settings, study)
+    search = opened.study
     refuse_confirmation(search)
     if CONFIRMED not in search.user_attrs:
         raise StudyError(f"study {study!r} has no confirmed winner; first: {_confirm(study)}")
     confirmed: Mapping[str, Any] = search.user_attrs[CONFIRMED]
-    confirmation, _ = load_study(storage, confirmed["study"], settings)
+    confirmation = opened.other(confirmed["study"]).study
     # of a winner that was recorded before studies had generations, the name says it all
     if confirmed.get("generation", generation_of(confirmation)) != generation_of(confirmation):
         raise StudyError(
@@ -74,8 +73,8 @@ def score_confirmed(settings: Settings, study: str, *, folder: Path, console: Co
     scores = held_out_confirmed.evaluate(
         confirmation,
         confirmed,
-        open_store(settings.artifacts),
-        load_corpus(search, settings),
+        opened.store,
+        opened.corpus,
         device=device.choose(settings.device),
     )
     facts = _facts(search) | {"confirmation": confirmation.study_name}

@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from model.config.train_config import TokenizerConfig, TrainConfig
+from model.config.train_config import TokenizerConfig
 from model.data import corpus as corpora
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CorpusError
@@ -18,15 +18,12 @@ from service.dashboard.notes import study_note
 from service.machine import places
 from service.settings import Settings
 from service.storage.artifact_stores import Store, open_store
-from service.storage.corpus import load_corpus
 from service.storage.database import creation_lock, open_storage
+from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_tables import bury
-from service.storage.ownership import key_of
-from service.storage.slots import Slots
 from service.storage.studies import (
     FALLBACK,
     StudyError,
-    corpus_facts,
     create_study,
     find_study,
     refuse_changed,
@@ -36,6 +33,7 @@ from service.study import pruners
 from service.study.definition import StudyDefinition
 from service.study.device_proof import prove_device
 from service.study.file import checked_name
+from service.study.search_space import Values
 
 
 def create(
@@ -104,9 +102,11 @@ def create(
                 )
                 given = dataclasses.replace(given, name=stored.name)
             refuse_changed(stored, given)
-            _refuse_changed_file(settings, found, stored.base_config)
-        bury(storage.engine, key_of(found))
-        slots = Slots(storage.engine, key_of(found), owner="create", lease_seconds=settings.lease_seconds)
+        opened = OpenedStudy(settings, storage, found, given)
+        if met is not None:
+            _refuse_changed_file(opened)
+        bury(storage.engine, opened.key)
+        slots = opened.slots
         if as_it_is and met is not None and more is None and total is None:
             pass
         elif more is not None:
@@ -182,7 +182,7 @@ def _make(
 def command(
     study: str, name: str | None, trials: int | None, overrides: Mapping[str, Any], scale: str | None
 ) -> str:
-    """The script's call that makes the study, or goes on with it, and runs `trials` of it."""
+    """The script's call that makes the study, or resumes it, and runs `trials` of it."""
     words = ["./hptune.sh", *([str(trials)] if trials else []), "--study", study]
     words += ["--scale", scale] if scale else []
     words += ["--name", name] if name else []
@@ -214,7 +214,9 @@ def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, Tokeniz
     """
     base = definition.base_config
     if definition.cells:
-        configs = map(definition.config_for, definition.cells)
+        # one for all cells that agree in what a window depends on
+        cells = {json.dumps(_of_windows(cell), sort_keys=True): cell for cell in definition.cells}
+        configs = map(definition.config_for, cells.values())
         return {(c.model.block_size, c.training.batch_size, c.tokenizer) for c in configs}
 
     def tried(key: str, of_base: Any) -> tuple[Any, ...]:
@@ -230,16 +232,23 @@ def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, Tokeniz
     }
 
 
-def _refuse_changed_file(settings: Settings, study: optuna.Study, config: TrainConfig) -> None:
+def _of_windows(cell: Values) -> Values:
+    """The values of a cell that change block, batch or tokenizer."""
+    keys = ("model.block_size", "training.batch_size", "tokenizer.")
+    return {key: value for key, value in cell.items() if key.startswith(keys)}
+
+
+def _refuse_changed_file(opened: OpenedStudy) -> None:
     """A corpus file that now holds other titles must not be taken for the study's."""
+    name, config = opened.name, opened.definition.base_config
     data = config.data
     if data.source != "file" or not data.path or not os.path.exists(data.path):
         return  # the study brings its corpus along
-    now = corpora.build(data, cache=settings.cache)
+    now = corpora.build(data, cache=opened.settings.cache)
     if config.tokenizer.pretrained is not None:  # the study brings that along, too
-        now = dataclasses.replace(now, tokenizer=load_corpus(study, settings).tokenizer)
-    if now.fingerprint != corpus_facts(study)["fingerprint"]:
+        now = dataclasses.replace(now, tokenizer=opened.corpus.tokenizer)
+    if now.fingerprint != opened.facts["fingerprint"]:
         raise StudyError(
-            f"study {study.study_name!r} was made with another corpus: {data.path} has changed since; "
-            f"restore it, or give the study a name of its own: --name {study.study_name}-2"
+            f"study {name!r} was made with another corpus: {data.path} has changed since; "
+            f"restore it, or give the study a name of its own: --name {name}-2"
         )

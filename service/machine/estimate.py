@@ -9,14 +9,12 @@ from model.hardware import device
 from model.hardware.device import Device
 from model.training import TrainingRun
 from service.settings import Settings
-from service.storage.corpus import load_corpus
-from service.storage.database import open_storage
-from service.storage.studies import corpus_facts, load_study
+from service.storage.opened_study import open_study
 from service.study.device_proof import prove_device
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TrialTime:
     """Time of one whole trial, measured on its first steps."""
 
     train_seconds: float
@@ -30,17 +28,17 @@ class Estimate:
         return self.train_seconds + self.evaluation_seconds
 
 
-def measure_study(settings: Settings, study: str, *, threads: int | None, seconds: float) -> Estimate:
+def measure_study(settings: Settings, study: str, *, threads: int | None, seconds: float) -> TrialTime:
     """`measure` of a study's base configuration on this machine's device. Raises UserError: it cannot be trained."""
-    loaded, definition = load_study(open_storage(settings), study, settings)
+    opened = open_study(settings, study)
     where = device.choose(settings.device, threads=threads)
-    prove_device(definition, where.torch_device.type)
-    config = definition.base_config.with_tokens(corpus_facts(loaded)["budget_tokens"])
-    data = TokenizedCorpus.prepare(load_corpus(loaded, settings), config.tokenizer, cache=settings.cache)
+    prove_device(opened.definition, where.torch_device.type)
+    config = opened.base_config
+    data = TokenizedCorpus.prepare(opened.corpus, config.tokenizer, cache=settings.cache)
     return measure(config, data, device=where, seconds=seconds)
 
 
-def measure(config: TrainConfig, data: TokenizedCorpus, *, device: Device, seconds: float) -> Estimate:
+def measure(config: TrainConfig, data: TokenizedCorpus, *, device: Device, seconds: float) -> TrialTime:
     """Train `config` for about `seconds` and evaluate once."""
     run = TrainingRun(config, data, device=device)
     config = run.config
@@ -55,7 +53,7 @@ def measure(config: TrainConfig, data: TokenizedCorpus, *, device: Device, secon
     run.score()
     device.synchronize()
     evaluation_seconds = time.perf_counter() - started
-    return Estimate(
+    return TrialTime(
         train_seconds=step_seconds * config.total_steps,
         evaluation_seconds=evaluation_seconds * len(config.rungs),
         tokens_per_second=config.tokens_per_step / step_seconds if step_seconds else float("nan"),

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
 import sqlalchemy as sa
 from rich.console import Console
 
@@ -22,13 +21,10 @@ from service.machine.progress import JsonLines, LiveTable, View
 from service.machine.python import python
 from service.machine.supervisor import Supervisor
 from service.settings import ROOT, Settings
-from service.storage.database import open_patiently, open_storage
+from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.outages import Patience
-from service.storage.ownership import key_of
 from service.storage.ranking import count_states, ranked_trials
 from service.storage.slots import Slots
-from service.storage.studies import load_study, made_as
-from service.study.definition import StudyDefinition
 from service.study.file import checked_name
 from service.text import terminal
 from service.text.quantities import shown_seconds
@@ -57,14 +53,13 @@ def work(
             lambda: create(settings, study, overrides={}, total=trials, as_it_is=True, say=say)
         )
     try:
-        storage = open_patiently(settings, patience)
-        study = made_as(storage, study)  # containers name the study before it is known which one is made
-        loaded, _ = load_study(storage, study, settings)
+        # containers name the study before it is known which one is made
+        opened = open_study(settings, study, or_fallback=True, patience=patience)
     except UserError as error:
         if make and not has_folder:
             raise UserError(f"{error}; nor is {study} a folder under studies/") from None
         raise
-    slots = Slots(storage.engine, key_of(loaded), owner="workers", lease_seconds=settings.lease_seconds)
+    study, slots = opened.name, opened.slots
     places = machine.places(settings, workers=workers)
     gpus = sorted({place.gpu for place in places if place.gpu is not None})
     view: View
@@ -122,10 +117,10 @@ def run(
         again = command(study, name, left if trials else None, {}, scale)
         return f"to finish them: {again}" + (f" --workers {workers}" if workers else "")
 
-    loaded = _finish(settings, study_name, definition, workers=workers, rest=rest, console=console)
-    best = ranked_trials(loaded)[:10]
+    study_of = _finish(settings, study_name, workers=workers, rest=rest, console=console).study
+    best = ranked_trials(study_of)[:10]
     console.print(
-        f"study {study_name}: {count_states(loaded)}; kept checkpoints: {definition.keep_checkpoints}"
+        f"study {study_name}: {count_states(study_of)}; kept checkpoints: {definition.keep_checkpoints}"
     )
     if best:
         console.print(leaderboard(best).as_rich("best trials, val_loss in nats per character"))
@@ -161,7 +156,6 @@ def confirm(
     _finish(
         settings,
         name,
-        definition,
         workers=workers,
         rest=lambda _left: "the same command finishes them",
         console=console,
@@ -180,26 +174,24 @@ def confirm(
 def _finish(
     settings: Settings,
     name: str,
-    definition: StudyDefinition,
     *,
     workers: int | None,
     rest: Callable[[int], str],
     console: Console,
-) -> optuna.Study:
+) -> OpenedStudy:
     """Run this machine's workers until the study's slots are closed; the study.
 
     Raises:
         SystemExit: workers failed, or it was interrupted; `rest` has said how the trials that are left are finished.
     """
-    storage = open_storage(settings)
-    loaded, _ = load_study(storage, name, settings)
-    slots = Slots(storage.engine, key_of(loaded), owner="run", lease_seconds=settings.lease_seconds)
+    opened = open_study(settings, name)
+    slots = opened.slots
     counts = slots.counts()
     to_run = counts["open"] + counts["leased"]
     if not to_run:
-        what = "configurations of its design" if definition.cells else "trials of its file"
+        what = "configurations of its design" if opened.definition.cells else "trials of its file"
         console.print(f"study {name}: all {counts['closed']} {what} have run")
-        return loaded
+        return opened
     places = machine.places(settings, workers=workers)
     if len(places) > to_run:
         places = machine.places(settings, workers=to_run)
@@ -218,7 +210,7 @@ def _finish(
     if status:
         _say_what_is_left(slots, rest, console)
         sys.exit(status)
-    return loaded
+    return opened
 
 
 def _say_what_is_left(slots: Slots, rest: Callable[[int], str], console: Console) -> None:

@@ -14,13 +14,11 @@ from rich.text import Text
 from service import output
 from service.machine.leaderboard import leaderboard
 from service.settings import Settings
-from service.storage.database import open_storage
+from service.storage.opened_study import open_study
 from service.storage.outages import first_line, is_outage
-from service.storage.ownership import key_of, own_trials
+from service.storage.ownership import own_trials
 from service.storage.ranking import count_states, ranked_trials
-from service.storage.roster import AliveWorker, Roster
-from service.storage.slots import Slots
-from service.storage.studies import corpus_facts, load_study, made_as
+from service.storage.roster import AliveWorker
 from service.study import audit
 from service.text.quantities import shown_params, shown_seconds
 from service.text.terminal import FittingTable
@@ -72,20 +70,16 @@ class Snapshot:
 
 def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
     """What takes snapshots of a study. Raises StorageError, StudyError."""
-    storage = open_storage(settings)
-    study, definition = load_study(storage, made_as(storage, study_name), settings)
-    key = key_of(study)
-    slots = Slots(storage.engine, key, owner="status", lease_seconds=settings.lease_seconds)
-    roster = Roster(storage.engine, key, lease_seconds=settings.lease_seconds)
-    rungs = definition.base_config.with_tokens(corpus_facts(study)["budget_tokens"]).rungs
+    opened = open_study(settings, study_name, or_fallback=True)
+    study, rungs = opened.study, opened.base_config.rungs
 
     def snapshot() -> Snapshot:
         trials = study.get_trials(deepcopy=False)
         return Snapshot(
             study=study,
             states=count_states(study),
-            slots=slots.counts(),
-            workers=roster.alive(),
+            slots=opened.slots.counts(),
+            workers=opened.roster.alive(),
             running=[trial for trial in trials if trial.state == TrialState.RUNNING],
             rungs=list(rungs),
             best=ranked_trials(study)[:10],

@@ -149,7 +149,7 @@ class Supervisor:
             )
             self._release(worker, f"its worker was {how}", counts=False)
         elif status == os.EX_TEMPFAIL:
-            # under its own name it takes up what it still has leased, at once and without a failed attempt
+            # under its own name it resumes what it still has leased, at once and without a failed attempt
             self._start_again(worker)
             self._view.say(f"worker {index} has waited long enough for the storage, starting it anew")
         elif status == 2:

@@ -13,12 +13,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from model.errors import ConfigError
+from service.storage.optuna_private import FIXED
 from service.storage.ownership import is_own
 from service.study.definition import StudyDefinition
 from service.study.search_space import SearchSpace
-
-FIXED = "fixed_params"
-"""Optuna's system attribute of an enqueued trial: the values that its suggestions take."""
 
 
 def enqueued_point(trial: FrozenTrial, definition: StudyDefinition) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import json
 import mimetypes
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import optuna
 from optuna.artifacts import ArtifactMeta
@@ -23,6 +23,8 @@ from optuna.trial import TrialState
 from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint
 from model.errors import CheckpointError, UserError
 from service.storage.artifact_stores import Store, fetch
+from service.storage.dashboard_private import artifact_prefix
+from service.storage.optuna_private import artifact_key, id_of, storage_of, trial_id_of
 from service.storage.ranking import ranked_trials
 
 CHECKPOINT = "checkpoint"
@@ -52,9 +54,7 @@ def attach_checkpoint(store: Store, trial: optuna.Trial, checkpoint: Checkpoint)
                     store.remove(artifact_id)
             raise
     trial.set_user_attr(CHECKPOINT, ids)
-    trial.storage.set_study_system_attr(
-        trial.study._study_id, weights_key(trial), _entry(ids[WEIGHTS], WEIGHTS)
-    )
+    trial.storage.set_study_system_attr(id_of(trial.study), weights_key(trial), _entry(ids[WEIGHTS], WEIGHTS))
     for file in (RECORD, TOKENIZER):
         _list(trial, ids[file], file)
 
@@ -92,7 +92,7 @@ def keep_best(store: Store, study: optuna.Study, keep: int) -> None:
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
     # ranked after that: a trial that ends in between is then in the ranking alone, and loses nothing by it
     ranked = ranked_trials(study)
-    storage, study_id = study._storage, study._study_id
+    storage, study_id = storage_of(study), id_of(study)
     listed = storage.get_study_system_attrs(study_id)
     # a trial that was added has none here, and takes the place of none that has
     best = {trial.number for trial in [t for t in ranked if weights_key(t) in listed][:keep]}
@@ -104,11 +104,6 @@ def keep_best(store: Store, study: optuna.Study, keep: int) -> None:
                 storage.set_study_system_attr(study_id, key, _NO_ENTRY)
 
 
-def curve_lines(evaluations: Sequence[Any]) -> str:
-    """Evaluations as JSON lines, one a rung."""
-    return "".join(json.dumps(evaluation.as_dict()) + "\n" for evaluation in evaluations)
-
-
 def _stored(store: Store, content: BinaryIO) -> str:
     artifact_id = str(uuid.uuid4())
     store.write(artifact_id, content)
@@ -118,7 +113,7 @@ def _stored(store: Store, content: BinaryIO) -> str:
 def _list(trial: optuna.Trial, artifact_id: str, name: str) -> None:
     """Enter a stored file where Optuna's `upload_artifact` would; that does so before it stores the file."""
     trial.storage.set_trial_system_attr(
-        trial._trial_id, f"artifacts:{artifact_id}", _entry(artifact_id, name)
+        trial_id_of(trial), artifact_key(artifact_id), _entry(artifact_id, name)
     )
 
 
@@ -135,7 +130,7 @@ def weights_key(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
 
     Unlike the trial's own attributes it can be changed after the trial's end, when the weights go: no dead link.
     """
-    return f"dashboard:artifacts:{trial._trial_id}:{_checkpoint(trial).get(WEIGHTS)}"
+    return f"{artifact_prefix(trial_id_of(trial))}{_checkpoint(trial).get(WEIGHTS)}"
 
 
 def _checkpoint(trial: optuna.Trial | optuna.trial.FrozenTrial) -> Mapping[str, str]:

@@ -15,11 +15,11 @@ import sqlalchemy as sa
 
 from service.addresses import without_secrets
 from service.settings import Settings, unwritable_cache
+from service.storage.optuna_private import StudyStorage
 from service.storage.outages import (
     Patience,
     StorageAwayError,
     StorageError,
-    StudyStorage,
     first_line,
     is_outage,
 )

@@ -10,15 +10,10 @@ from typing import Any
 
 import optuna
 import sqlalchemy as sa
-from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 
+from service.storage.optuna_private import DIRECTIONS, STUDIES, SYSTEM_ATTRIBUTES, USER_ATTRIBUTES
 from service.storage.schema import GENERATION, SLOTS, WORKERS, StudyKey
-
-_STUDIES: sa.Table = models.StudyModel.__table__
-_DIRECTIONS: sa.Table = models.StudyDirectionModel.__table__
-_USER_ATTRIBUTES: sa.Table = models.StudyUserAttributeModel.__table__
-_SYSTEM_ATTRIBUTES: sa.Table = models.StudySystemAttributeModel.__table__
 
 
 def insert_study(
@@ -41,14 +36,14 @@ def insert_study(
     """
     try:
         with engine.begin() as connection:
-            made = connection.execute(_STUDIES.insert().values(study_name=name)).inserted_primary_key
+            made = connection.execute(STUDIES.insert().values(study_name=name)).inserted_primary_key
             assert made is not None, "one row has been inserted"
             study_id: int = made[0]
             direction = {"study_id": study_id, "objective": 0, "direction": StudyDirection.MINIMIZE}
-            connection.execute(_DIRECTIONS.insert().values(direction))
+            connection.execute(DIRECTIONS.insert().values(direction))
             for table, attributes in (
-                (_USER_ATTRIBUTES, user_attributes),
-                (_SYSTEM_ATTRIBUTES, system_attributes),
+                (USER_ATTRIBUTES, user_attributes),
+                (SYSTEM_ATTRIBUTES, system_attributes),
             ):
                 for key, value in attributes.items():
                     row = {"study_id": study_id, "key": key, "value_json": json.dumps(value)}

@@ -1,4 +1,4 @@
-"""Waiting for a storage that is away: a call is tried again, with back-off, for a bounded time.
+"""Waiting for a storage that is away: a call is retried, with back-off, for a bounded time.
 
 A database that restarts, cannot be reached, or has no connection left makes workers wait, not fail. What Optuna and
 the slots write may be written twice: reports and attributes are overwritten with the same values, a second
@@ -6,7 +6,6 @@ the slots write may be written twice: reports and attributes are overwritten wit
 recognise themselves.
 """
 
-import functools
 import os
 import re
 import threading
@@ -17,9 +16,6 @@ import optuna
 import sqlalchemy as sa
 import structlog
 import tenacity
-from optuna.distributions import BaseDistribution
-from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
 
 from model.errors import UserError
 
@@ -80,7 +76,7 @@ def first_line(error: BaseException) -> str:
 
 
 class Patience:
-    """Calls a function again and again while the storage is away.
+    """Calls a function, and retries while the storage is away.
 
     Args:
         seconds: how long to wait in all for one call.
@@ -119,76 +115,3 @@ class Patience:
         error = state.outcome.exception()
         assert error is not None
         self._log.warning("waiting for the storage", reason=first_line(error), tries=state.attempt_number)
-
-
-PATIENT_METHODS = (
-    "_create_new_trial",
-    "_get_best_trial_id",
-    "_get_trials",
-    "_set_trial_param",
-    "get_all_studies",
-    "get_study_directions",
-    "get_study_id_from_name",
-    "get_study_name_from_id",
-    "get_study_system_attrs",
-    "get_study_user_attrs",
-    "get_trial",
-    "get_trial_id_from_study_id_trial_number",
-    "set_study_system_attr",
-    "set_study_user_attr",
-    "set_trial_intermediate_value",
-    "set_trial_state_values",
-    "set_trial_system_attr",
-    "set_trial_user_attr",
-)
-"""What Optuna's cache in front of the storage calls while trials run."""
-
-
-class PatientStorage(RDBStorage):
-    """Optuna's storage, whose calls wait for the database once it has been given a patience."""
-
-    patience: Patience | None = None
-
-
-def _patient(name: str) -> Callable[..., Any]:
-    method = getattr(RDBStorage, name)
-
-    @functools.wraps(method)
-    def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
-        if self.patience is None:
-            return method(self, *args, **kwargs)
-        return self.patience(lambda: method(self, *args, **kwargs))
-
-    return call
-
-
-for _name in PATIENT_METHODS:
-    setattr(PatientStorage, _name, _patient(_name))
-
-
-class StudyStorage(PatientStorage):
-    """What a process opens: its study's own space holds, whatever has been added to the study from elsewhere."""
-
-    seen: Callable[[FrozenTrial], FrozenTrial | None] | None = None
-    """How trials are read (`service.storage.added`); None where they are read as they are."""
-
-    def _get_trials(self, *arguments: Any, **named: Any) -> list[FrozenTrial]:
-        trials = super()._get_trials(*arguments, **named)
-        if self.seen is None:
-            return trials
-        seen = map(self.seen, trials)
-        return [trial for trial in seen if trial is not None]
-
-    def _set_trial_param_without_commit(
-        self,
-        session: Any,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-        previous_distribution: BaseDistribution | None = None,  # noqa: ARG002 - is not looked at
-    ) -> None:
-        """Without Optuna's look at what another trial has: an added one may have a distribution of another kind."""
-        super()._set_trial_param_without_commit(
-            session, trial_id, param_name, param_value_internal, distribution, distribution
-        )

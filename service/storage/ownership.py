@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from service.storage.optuna_private import id_of
 from service.storage.schema import GENERATION, StudyKey
 
 SLOT = "slot"
@@ -19,7 +20,7 @@ SLOT = "slot"
 
 def key_of(study: optuna.Study) -> StudyKey:
     """What its slots and workers are known by."""
-    return StudyKey(study._study_id, generation_of(study))
+    return StudyKey(id_of(study), generation_of(study))
 
 
 def generation_of(study: optuna.Study) -> str | None:

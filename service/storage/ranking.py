@@ -18,6 +18,12 @@ def ranked_own_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return _ranked(own_trials(study, TrialState.COMPLETE))
 
 
+def is_among_best(study: optuna.Study, val_loss: float, number: int) -> bool:
+    """Whether a trial of this loss would be one of the `number` best that were trained here."""
+    best = ranked_own_trials(study)[:number]
+    return len(best) < number or val_loss < (best[-1].value or 0.0)
+
+
 def _ranked(trials: Sequence[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
     return sorted(trials, key=lambda trial: (trial.values, trial.number))
 

@@ -79,8 +79,8 @@ class StudyKey:
         return of_study & table.c.generation.is_distinct_from(self.generation) & self.is_there
 
 
-Patience = Callable[[Callable[[], Any]], Any]
-"""Calls what it is given, again and again while the database is away."""
+Retry = Callable[[Callable[[], Any]], Any]
+"""Calls what it is given, and retries while the database is away."""
 
 
 def at_once(work: Callable[[], Any]) -> Any:

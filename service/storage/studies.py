@@ -11,6 +11,8 @@ from optuna.storages import RDBStorage
 
 from model.errors import ConfigError, UserError
 from service.settings import Settings
+from service.storage.dashboard_private import note_attributes
+from service.storage.optuna_private import METRIC_NAMES
 from service.storage.optuna_tables import insert_study
 from service.storage.schema import GENERATION
 from service.study.definition import StudyDefinition
@@ -43,9 +45,6 @@ def create_study(
     Raises:
         StudyError: another process has made one of this name in the meantime.
     """
-    # imported here: it brings scikit-learn along, most of a second that no other use of a storage has to wait for
-    from optuna_dashboard._note import note_ver_key, split_body
-
     scale = {} if definition.scale is None else {"scale": definition.scale}
     try:
         insert_study(
@@ -61,14 +60,13 @@ def create_study(
                 DEFINITION: definition.snapshot(),
             },
             system_attributes={
-                "study:metric_names": ["val_loss [nats/char]"],
-                note_ver_key(None): 1,
-                **split_body(note, None),
+                METRIC_NAMES: ["val_loss [nats/char]"],
+                **note_attributes(note, None),
             },
         )
     except optuna.exceptions.DuplicatedStudyError:
         raise StudyError(
-            f"study {definition.name!r} has just been made by another process; the same command goes on with it"
+            f"study {definition.name!r} has just been made by another process; the same command resumes it"
         ) from None
     return optuna.load_study(study_name=definition.name, storage=storage)
 

@@ -13,13 +13,13 @@ from model.config.yaml_tree import Section
 
 MARK = "audit"
 """Trial attribute: the pruner's first verdict that was not carried out, with `rung` (from 1) of `rungs`, `tokens` and
-`val_loss` there. Handed on to the trial that goes on."""
+`val_loss` there. Handed on to the trial that resumes it."""
 
 
 class AuditedSection(Section):
     """What every pruner's section has."""
 
-    # left out of a dump where it is 0, so that studies made before there were audits can be gone on with
+    # left out of a dump where it is 0, so that studies made before there were audits can be resumed
     audit: float = Field(0.0, ge=0, le=1, exclude_if=lambda share: share == 0)
     """Share of the trials it stops that run to the end all the same."""
 
@@ -27,7 +27,7 @@ class AuditedSection(Section):
 def is_drawn(share: float, *, study_seed: int, slot: int) -> bool:
     """Whether the trial of a slot runs on when the pruner stops it.
 
-    A trial that goes on for an interrupted one has another number and the same slot, so that every worker draws the
+    A trial that resumes an interrupted one has another number and the same slot, so that every worker draws the
     same for it.
 
     Args:

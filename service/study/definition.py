@@ -7,19 +7,21 @@ Reading it applies the fixed values to the base file and proves every configurat
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.config.train_config import TrainConfig, recorded
 from model.config.yaml_tree import Document, KeyPath, read, validate
 from model.errors import ConfigError, UserError
+from service.settings import ROOT
 from service.study import pruners, samplers
-from service.study.design import BASELINE, MAX_CELLS, Cell, arm_name, distinct, space_of
-from service.study.file import REPOSITORY, StudyConfig, checked_name, from_here, place_of, study_file
+from service.study.base import Base, Built
+from service.study.cells import built_cells, file_space
+from service.study.design import Cell, space_of
+from service.study.file import StudyConfig, checked_name, from_here, place_of, study_file
 from service.study.proof import prove_cells, prove_space
-from service.study.scale import ScaleConfig
-from service.study.search_space import SearchSpace, Values, leaves
+from service.study.search_space import SearchSpace, Values
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,6 @@ class StudyDefinition:
         scale: Of `scales` in its file; None for its own size.
         question: One sentence.
         base: The base file with the fixed values and the command line's overrides in it.
-        base_config: The same, validated: the baseline's configuration.
         space: What is searched; of a design, what differs between its cells.
         cells: The configurations to run as values by dotted key, one for each slot number: of a design, or of
             a space under `sampler: {name: grid}`. With `baseline` it is the first, and not run a second time
@@ -53,8 +54,7 @@ class StudyDefinition:
     name: str
     scale: str | None
     question: str
-    base: Document = field(compare=False)
-    base_config: TrainConfig
+    base: Base
     space: SearchSpace
     cells: tuple[Values, ...]
     arms: tuple[str, ...]
@@ -69,6 +69,11 @@ class StudyDefinition:
     overrides: Mapping[str, Any]
     file: str | None = None
 
+    @property
+    def base_config(self) -> TrainConfig:
+        """The base file's configuration: the baseline's."""
+        return self.base.config
+
     def fixed_values(self, slot: int) -> Values | None:
         """The values of the trial in slot `slot`, from 0, or None where the sampler suggests them.
 
@@ -82,7 +87,7 @@ class StudyDefinition:
 
     def config_for(self, values: Mapping[str, Any]) -> TrainConfig:
         """The configuration of a trial with these values."""
-        return self.space.config_for(self.base, values)
+        return self.base.config_for(values, self.space.places)
 
     def identity(self) -> dict[str, str]:
         """A hash for each part that must not change while the study has trials.
@@ -110,12 +115,12 @@ class StudyDefinition:
     def from_snapshot(cls, snapshot: Mapping[str, Any]) -> "StudyDefinition":
         """The study of a `snapshot`. It is not proven again; ConfigError: another version's."""
         document = Document(f"study {snapshot['name']} in the storage", snapshot["study"])
-        base = Document(f"base file of {document.name}", recorded(snapshot["base"]))
         study = validate(document, StudyConfig)
         if "scale" not in snapshot and study.design is not None and study.design.seeds:
             raise ConfigError(f"{document.name}: made by a version with another order of seeds; make it anew")
         scale = snapshot.get("scale")
-        cells = _cells(study, document, base, study.scales[scale] if scale else None)
+        base = Base.of(Document(f"base file of {document.name}", recorded(snapshot["base"])))
+        cells = built_cells(study, document, base, study.scales[scale] if scale else None)
         given = {"scale": scale, "overrides": snapshot["overrides"], "file": snapshot.get("file")}
         return _definition(snapshot["name"], study, document, base, cells, **given)
 
@@ -125,7 +130,7 @@ def load(
     *,
     overrides: Mapping[str, object] | None = None,
     scale: str | None = None,
-    root: Path = REPOSITORY,
+    root: Path = ROOT,
 ) -> StudyDefinition:
     """Read, validate and prove a study.
 
@@ -144,15 +149,15 @@ def load(
     study = validate(document, StudyConfig)
     name = path.resolve().parent.name
     fixed = {key: document.place(("fixed", key)) for key in study.fixed}
-    base = read(from_here(root / study.base)).with_overrides(study.fixed, fixed)
+    file = read(from_here(root / study.base)).with_overrides(study.fixed, fixed)
     for_all: dict[str, str] = {}
     if scale is not None:
         name = checked_name(f"{name}-{scale}")
-        base, for_all = _resized(study, document, base, scale)
+        file, for_all = _resized(study, document, file, scale)
     given = dict(overrides or {})
     for_all |= dict.fromkeys(given, "command line")
-    base = base.with_overrides(given, for_all)
-    cells = _cells(study, document, base, study.scales[scale] if scale else None)
+    base = Base.of(file.with_overrides(given, for_all))
+    cells = built_cells(study, document, base, study.scales[scale] if scale else None)
     made_from = {"scale": scale, "overrides": given, "file": place_of(path, root)}
     definition = _definition(name, study, document, base, cells, **made_from)
     _refuse_varied(definition, fixed, for_all, searched=study.space is not None)
@@ -168,7 +173,7 @@ def load(
 
 
 def _resized(
-    study: StudyConfig, document: Document, base: Document, scale: str
+    study: StudyConfig, document: Document, file: Document, scale: str
 ) -> tuple[Document, dict[str, str]]:
     """The base file at a scale, and the places of the keys that the scale sets for all trials."""
     if scale not in study.scales:
@@ -179,12 +184,12 @@ def _resized(
         return document.place(("scales", scale, *path))
 
     resized = study.scales[scale]
-    values = dict(leaves(validate(base, TrainConfig).model_dump(mode="json")))
+    values = Base.of(file).values
     resized.check([cell.values for cell in study.design.cells()] if study.design else [], values, place)
     setting = {key: place(("set", key)) for key in resized.values}
     mapping = {key: place(("map", key)) for key in resized.replacements}
-    resized_base = base.with_overrides(resized.base_values(values), setting | mapping)
-    return resized_base, setting if study.design else setting | mapping
+    resized_file = file.with_overrides(resized.base_values(values), setting | mapping)
+    return resized_file, setting if study.design else setting | mapping
 
 
 def _refuse_varied(
@@ -214,7 +219,7 @@ def _refuse_seen_validation(definition: StudyDefinition) -> None:
     key, allowed = "tokenizer.trained_on", "train"
     varied = definition.space.parameters.get(key)
     if definition.base_config.tokenizer.trained_on != allowed:
-        place = definition.base.place(("tokenizer", "trained_on"))
+        place = definition.base.document.place(("tokenizer", "trained_on"))
     elif varied is not None and set(varied.corners()) != {allowed}:
         place = definition.name
     else:
@@ -226,18 +231,25 @@ def _refuse_seen_validation(definition: StudyDefinition) -> None:
 
 
 def _prove(
-    definition: StudyDefinition, study: StudyConfig, document: Document, cells: Sequence[Cell]
+    definition: StudyDefinition,
+    study: StudyConfig,
+    document: Document,
+    cells: Sequence[tuple[Cell, Built]],
 ) -> frozenset[str]:
     """Check what needs more than the file's schema; the keys without effect in all configurations."""
     misfit = pruners.pruner_misfit(definition.pruner, definition.base_config.training.rungs)
     if misfit:
         raise ConfigError(f"{document.place(('pruner',))}: pruner: {misfit}")
-    base = definition.base
     if study.design is not None:
-        places = [document.place(("design", *cell.path)) for cell in cells]
-        proof = prove_cells(definition.cells, base, places, own_budgets=definition.own_budgets)
-        return proof.without_effect
-    proof = prove_space(definition.space, base)
+        places = [document.place(("design", *cell.path)) for cell, _ in cells]
+        return prove_cells(
+            definition.cells,
+            definition.base,
+            places,
+            built=[config for _, config in cells],
+            own_budgets=definition.own_budgets,
+        ).without_effect
+    proof = prove_space(definition.space, definition.base)
     if definition.baseline and definition.sampler.name not in ("random", "grid"):
         values = definition.fixed_values(0) or {}
         for key in definition.space.parameters:
@@ -251,24 +263,24 @@ def _prove(
 
 
 def _definition(
-    name: str, study: StudyConfig, document: Document, base: Document, cells: Sequence[Cell], **given: Any
+    name: str,
+    study: StudyConfig,
+    document: Document,
+    base: Base,
+    cells: Sequence[tuple[Cell, Built]],
+    **given: Any,
 ) -> StudyDefinition:
-    base_config = validate(base, TrainConfig)
-    values = tuple(cell.values for cell in cells)
-    if study.space is not None:
-        space = _space(study, document)
-    else:
-        space = space_of(values, dict(leaves(base_config.model_dump(mode="json"))))
+    values = tuple(cell.values for cell, _ in cells)
+    space = space_of(values, base.values) if study.space is None else file_space(study, document)
     varied = space.parameters.get("schedule.decay")
-    decays = {base_config.schedule.decay, *(varied.corners() if varied else ())}
+    decays = {base.config.schedule.decay, *(varied.corners() if varied else ())}
     return StudyDefinition(
         name=name,
         question=study.question,
         base=base,
-        base_config=base_config,
         space=space,
         cells=values,
-        arms=tuple(cell.arm for cell in cells),
+        arms=tuple(cell.arm for cell, _ in cells),
         own_budgets=study.design is not None and study.pruner.name == "none",
         sampler=study.sampler
         or (samplers.TpeConfig() if study.space else samplers.RandomConfig(name="random")),
@@ -280,46 +292,3 @@ def _definition(
         tree=document.tree,
         **given,
     )
-
-
-def _space(study: StudyConfig, document: Document) -> SearchSpace:
-    assert study.space is not None, "the schema asks for it where there is no design"
-    return SearchSpace(study.space, {key: document.place(("space", key)) for key in study.space})
-
-
-def _cells(study: StudyConfig, document: Document, base: Document, scale: ScaleConfig | None) -> list[Cell]:
-    """The configurations of a design, or of a space under `sampler: {name: grid}`; none under another."""
-    if study.design is None:
-        values = _grid(study, _space(study, document), document)
-        cells = [Cell(("space",), arm_name(cell), cell) for cell in values]
-    else:
-        cells = study.design.cells()
-    if scale is not None:
-        cells = [replace(cell, values=scale.cell_values(cell.values)) for cell in cells]
-    if cells and study.baseline:
-        cells.insert(0, Cell((), BASELINE, {}))
-    if study.design is not None:
-        cells = study.design.repeated(cells)
-    return distinct(cells, lambda cell: _identity(base, cell))
-
-
-def _grid(study: StudyConfig, space: SearchSpace, document: Document) -> list[Values]:
-    """The cells of a space under `sampler: {name: grid}`, none under another; refuses what does not fit."""
-    if study.sampler is None:
-        return []
-    misfit = samplers.sampler_misfit(study.sampler, space.distributions, space.conditional)
-    if misfit is None and study.sampler.name == "grid":
-        if space.cell_count <= MAX_CELLS:
-            return list(space.cells())
-        misfit = f"grid must have at most {MAX_CELLS} configurations, given {space.cell_count}"
-    if misfit:
-        raise ConfigError(f"{document.place(('sampler',))}: sampler: {misfit}")
-    return []
-
-
-def _identity(base: Document, cell: Cell) -> object:
-    """Equal for cells that make the same configuration; of one that the proof will refuse, its own."""
-    try:
-        return validate(base.with_overrides(cell.values), TrainConfig).model_dump_json()
-    except ConfigError:
-        return id(cell)

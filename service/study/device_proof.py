@@ -24,7 +24,7 @@ def prove_device(definition: StudyDefinition, device_type: str) -> None:
 def _precisions(definition: StudyDefinition) -> Iterator[tuple[str, str]]:
     """What trials may ask for as `training.precision`, and where it was given."""
     space, base = definition.space, definition.base_config.training.precision
-    place_of_base = definition.base.place(tuple(_PRECISION.split(".")))
+    place_of_base = definition.base.document.place(tuple(_PRECISION.split(".")))
     for cell in definition.cells:
         given = cell.get(_PRECISION)
         yield (given, f"study {definition.name}") if given else (base, place_of_base)

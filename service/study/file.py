@@ -15,7 +15,6 @@ from service.study.design import DesignConfig
 from service.study.parameters import ParameterSection
 from service.study.scale import ScaleConfig
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 

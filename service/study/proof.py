@@ -14,11 +14,11 @@ from typing import Any
 
 from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import TrainConfig
-from model.config.yaml_tree import Document, validate
 from model.errors import ConfigError
+from service.study.base import Base, Built
 from service.study.design import BUDGETS, shown_value
 from service.study.parameters import CategoricalParameter, FloatParameter, Parameter, same
-from service.study.search_space import SearchSpace, Values, leaves
+from service.study.search_space import SearchSpace, Values
 
 MAX_COMBINATIONS = 4_096
 """Combinations of bounds and choices that are all tried; of more, as many random ones are."""
@@ -40,7 +40,7 @@ class Proof:
     without_effect: frozenset[str]
 
 
-def prove_space(space: SearchSpace, base: Document) -> Proof:
+def prove_space(space: SearchSpace, base: Base) -> Proof:
     """Build the configuration of every corner and of many random points of a space.
 
     The random points come from a fixed seed: the same file passes or fails everywhere.
@@ -54,7 +54,7 @@ def prove_space(space: SearchSpace, base: Document) -> Proof:
     points = 0
     idle: frozenset[str] | None = None
     for values in _points(space, random.Random(0)):
-        config = _config(base, values)
+        config = base.built(values)
         if isinstance(config, str):
             raise _blamed(space, base, values)
         unused = frozenset(settings_without_effect(config))
@@ -67,7 +67,12 @@ def prove_space(space: SearchSpace, base: Document) -> Proof:
 
 
 def prove_cells(
-    cells: Sequence[Values], base: Document, places: Sequence[str], *, own_budgets: bool = False
+    cells: Sequence[Values],
+    base: Base,
+    places: Sequence[str],
+    *,
+    built: Sequence[Built] | None = None,
+    own_budgets: bool = False,
 ) -> Proof:
     """Build the configuration of every cell of a design.
 
@@ -75,6 +80,7 @@ def prove_cells(
         cells: Values by dotted key.
         base: What they change.
         places: Where each was given.
+        built: What `base.built` has made of each, where that has been done.
         own_budgets: They may change budget and rungs.
 
     Raises:
@@ -82,10 +88,10 @@ def prove_cells(
     """
     seen: dict[str, int] = {}
     idle: frozenset[str] | None = None
-    for i, (cell, place) in enumerate(zip(cells, places, strict=True)):
+    configs = map(base.built, cells) if built is None else built
+    for i, (cell, place, config) in enumerate(zip(cells, places, configs, strict=True)):
         for key in cell:
             _check_key(key, base, place, may_seed=True, own_budgets=own_budgets)
-        config = _config(base, cell)
         if isinstance(config, str):
             raise ConfigError(f"{place}: at {_shown(cell)}: {config}")
         unused = frozenset(settings_without_effect(config))
@@ -99,26 +105,16 @@ def prove_cells(
     return Proof(len(cells), idle or frozenset())
 
 
-def _config(base: Document, values: Mapping[str, Any]) -> TrainConfig | str:
-    """The configuration, or what is wrong with it without a place."""
-    bare = Document("", base.tree).with_overrides(values, dict.fromkeys(values, ""))
-    try:
-        return validate(bare, TrainConfig)
-    except ConfigError as error:
-        return str(error).removeprefix(": ")
-
-
 def _check_key(
-    key: str, base: Document, place: str, *, may_seed: bool = False, own_budgets: bool = False
+    key: str, base: Base, place: str, *, may_seed: bool = False, own_budgets: bool = False
 ) -> None:
-    tree = validate(base, TrainConfig).model_dump(mode="json")
-    known = sorted(key for key, _ in leaves(tree))
-    if key not in known:
+    if key not in base.values:
         last = key.rpartition(".")[2]
+        known = sorted(base.values)
         inside = [other for other in known if other.startswith(f"{key}.")]
         near = inside or [other for other in known if other.rpartition(".")[2] == last]
         near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f", did you mean {near[0]!r}?" if near else f", allowed: keys of {base.name}"
+        hint = f", did you mean {near[0]!r}?" if near else f", allowed: keys of {base.document.name}"
         raise ConfigError(f"{place}: {key}: {'a section, not a key' if inside else 'unknown key'}{hint}")
     if key.startswith(("data.", "evaluation.", "tokenizer.pretrained")) or (
         key in _COMPARABLE and not own_budgets
@@ -181,7 +177,7 @@ def _drawn(parameter: Parameter, rng: random.Random) -> Any:
     return min(low + step * rng.randint(0, round((high - low) / step)), high)
 
 
-def _blamed(space: SearchSpace, base: Document, values: Values) -> ConfigError:
+def _blamed(space: SearchSpace, base: Base, values: Values) -> ConfigError:
     """The fault at `values`, with those parameters of which another value would mend it.
 
     Where no single one would, with those that still spoil the base file when all others are left alone.
@@ -189,27 +185,27 @@ def _blamed(space: SearchSpace, base: Document, values: Values) -> ConfigError:
 
     def mends(key: str) -> bool:
         others = (corner for corner in space.parameters[key].corners() if not same(corner, values[key]))
-        return any(not isinstance(_config(base, _completed(space, {**values, key: v})), str) for v in others)
+        return any(not isinstance(base.built(_completed(space, {**values, key: v})), str) for v in others)
 
     blamed = {key: value for key, value in values.items() if mends(key)}
-    fault = _config(base, values)
+    fault = base.built(values)
     if not blamed:
         blamed = dict(values)
         for key in values:
             fewer = {other: value for other, value in blamed.items() if other != key}
-            if isinstance(_config(base, fewer), str):
+            if isinstance(base.built(fewer), str):
                 blamed = fewer
-        fault = _config(base, blamed)
+        fault = base.built(blamed)
     place = space.places.get(next(iter(blamed)), "search space")
     return ConfigError(f"{place}: at {_shown(blamed)}: {fault}")
 
 
-def _without_effect(space: SearchSpace, base: Document, values: Values, key: str) -> ConfigError:
+def _without_effect(space: SearchSpace, base: Base, values: Values, key: str) -> ConfigError:
     """The fault that `key` changes nothing at `values`, with the condition that would mend it."""
 
     def works(parent: str, choice: Any) -> bool:
         point = _completed(space, {**values, parent: choice})
-        config = _config(base, point)
+        config = base.built(point)
         return not isinstance(config, str) and key in point and key not in settings_without_effect(config)
 
     for parent, parameter in space.parameters.items():
@@ -222,12 +218,12 @@ def _without_effect(space: SearchSpace, base: Document, values: Values, key: str
     return space.fault(key, f"has no effect{f' at {others}' if others else ''}; take it out of the space")
 
 
-def _causes(space: SearchSpace, base: Document, values: Values, key: str) -> Values:
+def _causes(space: SearchSpace, base: Base, values: Values, key: str) -> Values:
     """The values, other than that of `key`, whose change would give `key` an effect."""
     causes: Values = {}
     for other, value in values.items():
         for corner in space.parameters[other].corners() if other != key else ():
-            config = _config(base, _completed(space, {**values, other: corner}))
+            config = base.built(_completed(space, {**values, other: corner}))
             if isinstance(config, TrainConfig) and key not in settings_without_effect(config):
                 causes[other] = value
     return causes

@@ -15,8 +15,6 @@ from typing import Any, Literal
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from model.config.train_config import TrainConfig
-from model.config.yaml_tree import Document, validate
 from model.errors import ConfigError
 from service.study.parameters import CategoricalParameter, FloatParameter, IntParameter, Parameter, same
 
@@ -142,10 +140,6 @@ class SearchSpace:
     def is_complete(self, values: Mapping[str, Any]) -> bool:
         """`values` has exactly the parameters that exist at this point."""
         return set(values) == {key for key in self.parameters if self.is_active(key, values)}
-
-    def config_for(self, base: Document, values: Mapping[str, Any]) -> TrainConfig:
-        """The base file with the values of a trial in it. Raises ConfigError where they do not fit it."""
-        return validate(base.with_overrides(values, self.places), TrainConfig)
 
     @property
     def cell_count(self) -> int:

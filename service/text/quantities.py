@@ -13,6 +13,14 @@ def shown_number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def shortened(value: float, *, digits: int = 3, least: float = 1e3) -> str:
+    """A number of an axis with k, M, G or T, to so many significant digits; below `least` in full."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= max(size, least):
+            return f"{value / size:.{digits}g} {unit}"
+    return f"{value:.6g}"
+
+
 def shown_operations(count: float) -> str:
     """A number of floating-point operations, `1.234e15`."""
     digits, _, power = f"{count:.3e}".partition("e")

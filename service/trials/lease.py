@@ -1,4 +1,4 @@
-"""Holding a slot: its lease is renewed in the background for as long as a trial runs in it."""
+"""Holding a slot while a trial runs in it: the lease is renewed in the background, the run stopped if it is lost."""
 
 import threading
 import time
@@ -9,50 +9,43 @@ import sqlalchemy as sa
 import structlog
 
 from model.training import TrainingRun
-from service.storage.roster import Roster
-from service.storage.slots import LeaseLost, Slot, Slots
+from service.storage.claims import Claims, LeaseLost, Slot
 
 LONGEST_BEAT_SECONDS = 1.0
+"""After which a worker whose parent is gone notices, and the live table learns of progress between rungs."""
 RENEWALS = 4
-"""In each lease."""
+"""In each lease: three may fail or come late, one after the other, before another worker takes the slot."""
 
 
 class Lease:
-    """Renews a slot's lease, and stops the run when another worker has the slot.
+    """A slot as a worker holds it.
 
     Args:
-        slots: of the study; they must not wait for a database that is away, the next beat tries again.
+        claims: the worker's. In the background they do not wait for a database that is away, the next beat tries again.
         slot: as leased.
-        roster: where the worker is entered as `number`.
-        number: the worker's.
-        lease_seconds: after the last renewal the slot is another worker's.
-        orphaned: asked at every beat; when it says yes, `stop` is called.
-        stop: ends the worker's work.
+        beat: called at every beat.
+        renew_worker: called at every renewal; says that the worker is alive.
         log: gets the progress between rungs.
     """
 
     def __init__(
         self,
-        slots: Slots,
+        claims: Claims,
         slot: Slot,
         *,
-        roster: Roster,
-        number: int,
-        lease_seconds: float,
-        orphaned: Callable[[], bool],
-        stop: Callable[[], None],
+        beat: Callable[[], None],
+        renew_worker: Callable[[], None],
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self.lost = False
-        self._slots = slots
-        self._slot = slot
-        self._roster = roster
-        self._number = number
-        self._lease_seconds = lease_seconds
-        self._orphaned = orphaned
-        self._stop = stop
+        self.slot = slot
+        """As it is now."""
+        self._claims = claims
+        self._in_background = claims.impatient
+        self._beat = beat
+        self._renew_worker = renew_worker
         self._log = log
         self._run: TrainingRun | None = None
+        self._lost = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
@@ -67,22 +60,27 @@ class Lease:
         self._thread.join()
 
     def check(self) -> None:
-        """Raise LeaseLost when another worker is known to have the slot."""
-        if self.lost:
-            raise LeaseLost(f"slot {self._slot.index} is another worker's")
+        """Renew it before anything is recorded. Raises LeaseLost: another worker has the slot."""
+        if self._lost.is_set():
+            raise LeaseLost(f"slot {self.slot.index} is another worker's")
+        self._claims.renew(self.slot)
+
+    def got_on(self, trial_number: int) -> None:
+        """Its trial is saved further on: what failed it before may not be its configuration."""
+        if self.slot.attempts:
+            self.slot = self._claims.set_trial(self.slot, trial_number, attempts=0)
 
     def watch(self, run: TrainingRun) -> None:
         """Stop `run` when the lease is lost."""
         self._run = run
-        if self.lost:
+        if self._lost.is_set():
             run.stop()
 
     def _keep(self) -> None:
-        renew_after = self._lease_seconds / RENEWALS
+        renew_after = self._claims.lease_seconds / RENEWALS
         renewed_at = time.monotonic()
         while not self._ended.wait(min(LONGEST_BEAT_SECONDS, renew_after)):
-            if self._orphaned():
-                self._stop()
+            self._beat()
             run = self._run
             if run is not None:
                 self._log.debug("progress", tokens=run.tokens, budget_tokens=run.config.budget_tokens)
@@ -91,13 +89,13 @@ class Lease:
             if now - renewed_at < 0.9 * renew_after:
                 continue
             try:
-                self._slots.renew(self._slot)
-                self._roster.renew(self._number)
+                self._in_background.renew(self.slot)
+                self._renew_worker()
                 renewed_at = now
             except LeaseLost:
-                self.lost = True
-                if run is not None:
-                    run.stop()
+                self._lost.set()
+                if self._run is not None:  # it may have come since this beat began
+                    self._run.stop()
                 return
             except sa.exc.SQLAlchemyError as error:
                 self._log.warning("lease not renewed", reason=str(error).splitlines()[0])

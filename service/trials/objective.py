@@ -1,14 +1,11 @@
 """One trial: build the configuration, train, report at every rung, prune or finish, record."""
 
 import contextlib
-import dataclasses
 import json
 import tempfile
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 import structlog
@@ -23,19 +20,16 @@ from model.hardware.device import Device
 from model.measurement.diagnostics import as_lines
 from model.measurement.sinks import Curves
 from model.training import TrainingRun
-from service.storage import artifacts
+from service.storage import artifacts, measurements
 from service.storage.artifact_stores import Store, fetch
-from service.storage.outages import StorageAwayError
-from service.storage.slots import LeaseLost
+from service.storage.ranking import is_among_best
 from service.study import audit
 from service.trials import provenance, trial_page
-from service.trials.failures import Interrupted, Unsaved, classify
+from service.trials.failures import Interrupted, Unsaved
+from service.trials.lease import Lease
 
 STATES = "states"
-"""Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that goes on."""
-
-DIAGNOSTICS = "diagnostics.jsonl"
-"""Artifact: what a trial measured of itself."""
+"""Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that resumes it."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +43,6 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Custody:
-    """What a trial asks its worker, and lets it know, while it runs."""
-
-    watch: Callable[[TrainingRun], None]
-    """Given the run before it starts, so that a signal or a lost lease can stop it."""
-    check_lease: Callable[[], None]
-    """Called before anything is recorded; raises LeaseLost."""
-    saved: Callable[[], None]
-    """Called when a state has been saved from which the trial can be gone on with."""
-    keeps_weights: Callable[[float], bool]
-    """Whether a finished trial of this loss is good enough for its weights to be stored."""
-    audited: bool
-    """The pruner's verdict is noted and not carried out."""
-
-
-@dataclass(frozen=True)
 class TrialRunner:
     """What all trials of a worker share."""
 
@@ -74,43 +52,16 @@ class TrialRunner:
     curves: Path
     """Folder for TensorBoard and Weights & Biases."""
     device: Device
+    keep_checkpoints: int
+    """Weights are stored of a complete trial that is among this many best ones at its end."""
     log: structlog.stdlib.BoundLogger
 
-    def run(self, trial: optuna.Trial, config: TrainConfig, custody: Custody) -> Outcome:
-        """Train `config` as `trial`, from the newest saved state in its attributes, if there is one.
+    def build(self, trial: optuna.Trial, config: TrainConfig) -> TrainingRun:
+        """The run of a trial, from the newest of its saved states that can be used, or else from its beginning.
 
-        Args:
-            trial: a running trial; its reports, attributes and artifacts are written here, its end is not.
-            config: what to train.
-            custody: of the trial, as its worker has it.
-
-        Raises:
-            Interrupted: the run was stopped and its state is saved.
-            Unsaved: the run was stopped and its state could not be saved.
-            LeaseLost: the run was stopped because another worker has the trial.
-            Diverged: training met a non-finite loss or gradient.
+        What it is goes into the trial's attributes, what it has already shown into its reports.
         """
-        runs: list[TrainingRun] = []
-
-        def remember(run: TrainingRun) -> None:
-            runs.append(run)
-            custody.watch(run)
-
         trial_page.reset_peak_memory()
-        try:
-            return self._train(trial, config, dataclasses.replace(custody, watch=remember))
-        except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
-            raise  # the trial is not this worker's to write to any more, or cannot be
-        except Exception as error:
-            run = runs[0] if runs else None
-            if run is not None and run.diagnostics:
-                with contextlib.suppress(OSError):
-                    artifacts.attach_text(self.store, trial, DIAGNOSTICS, as_lines(run.diagnostics))
-            reason = classify(error, device_answers=self.device.answers()).reason
-            self._show(trial, run, run.config if run else config, reason, with_titles=False)
-            raise
-
-    def _train(self, trial: optuna.Trial, config: TrainConfig, custody: Custody) -> Outcome:
         data = TokenizedCorpus.prepare(self.corpus, config.tokenizer, cache=self.cache)
         run = self._begun(trial, config, data)
         config = run.config
@@ -125,16 +76,32 @@ class TrialRunner:
             precision=run.precision.name,
         )
         trial.set_user_attr("provenance", facts)
-        for evaluation in run.evaluations:  # of the trials that it goes on with
+        for evaluation in run.evaluations:  # of the trials that it resumes
             trial.report(evaluation.val_loss, evaluation.rung_tokens)
-        custody.watch(run)
-        rungs = len(config.rungs)
+        return run
+
+    def train(self, trial: optuna.Trial, run: TrainingRun, lease: Lease, *, audited: bool) -> Outcome:
+        """Train a run that has been built.
+
+        Args:
+            trial: a running trial; its reports, attributes and artifacts are written here, its end is not.
+            run: of the trial; whoever calls can stop it.
+            lease: of the trial's slot.
+            audited: the pruner's verdict is noted and not carried out.
+
+        Raises:
+            Interrupted: the run was stopped and its state is saved.
+            Unsaved: the run was stopped and its state could not be saved.
+            LeaseLost: the run was stopped because another worker has the trial.
+            Diverged: training met a non-finite loss or gradient.
+        """
+        config, rungs = run.config, len(run.config.rungs)
         pruned = False
         with self._drawn(trial, run) as curves:
             for evaluation in run:
-                custody.check_lease()
+                lease.check()
                 if self._save_state(trial, run):
-                    custody.saved()
+                    lease.got_on(trial.number)
                 trial.report(evaluation.val_loss, evaluation.rung_tokens)
                 curves.write()
                 self.log.info(
@@ -146,17 +113,31 @@ class TrialRunner:
                     tokens=run.tokens,
                     budget_tokens=config.budget_tokens,
                 )
-                if not run.finished and self._is_stopped(trial, run, audited=custody.audited):
+                if not run.finished and self._is_stopped(trial, run, audited=audited):
                     pruned = True
                     break
-        custody.check_lease()
+        lease.check()
         if not run.finished and not pruned:
             raise Interrupted if self._save_state(trial, run) else Unsaved
         ended = f"pruned at rung {len(run.evaluations)} of {rungs}" if pruned else _complete(trial)
-        with_weights = not pruned and custody.keeps_weights(run.evaluations[-1].val_loss)
-        self._record(trial, run, ended, facts, with_weights=with_weights)
+        val_loss = run.evaluations[-1].val_loss
+        with_weights = not pruned and is_among_best(trial.study, val_loss, self.keep_checkpoints)
+        self._record(trial, run, ended, with_weights=with_weights)
         self._show(trial, run, config, ended, with_titles=with_weights)
-        return Outcome(run.evaluations[-1].val_loss, pruned, ended)
+        return Outcome(val_loss, pruned, ended)
+
+    def show_failure(
+        self, trial: optuna.Trial, run: TrainingRun | None, config: TrainConfig, reason: str
+    ) -> None:
+        """Show a trial that has failed for this reason as far as it came; without a run where none could be built."""
+        if run is not None and run.diagnostics:
+            lines = as_lines(run.diagnostics)
+            trial_page.tried(
+                "diagnostics",
+                lambda: artifacts.attach_text(self.store, trial, measurements.DIAGNOSTICS, lines),
+                self.log,
+            )
+        self._show(trial, run, run.config if run else config, reason, with_titles=False)
 
     def _is_stopped(self, trial: optuna.Trial, run: TrainingRun, *, audited: bool) -> bool:
         """Ask the pruner, of an audited trial until its first verdict, which is noted."""
@@ -232,27 +213,22 @@ class TrialRunner:
             trial.set_user_attr(STATES, [*states, name])
         return True
 
-    def _record(
-        self, trial: optuna.Trial, run: TrainingRun, ended: str, facts: dict[str, Any], *, with_weights: bool
-    ) -> None:
-        last = run.evaluations[-1].as_dict() | (run.diagnostics[-1] if run.diagnostics else {})
-        for key, value in last.items():
-            if isinstance(value, int | float):
-                trial.set_user_attr(key, value)
+    def _record(self, trial: optuna.Trial, run: TrainingRun, ended: str, *, with_weights: bool) -> None:
+        measurements.note_last(trial, run.evaluations[-1], run.diagnostics[-1] if run.diagnostics else {})
         trial.set_user_attr("ended", ended)
         texts = {
             "config.json": json.dumps(run.config.model_dump(mode="json"), indent=1),
-            "curve.jsonl": artifacts.curve_lines(run.evaluations),
+            measurements.CURVE: measurements.curve_lines(run.evaluations),
         }
         if run.diagnostics:
-            texts[DIAGNOSTICS] = as_lines(run.diagnostics)
+            texts[measurements.DIAGNOSTICS] = as_lines(run.diagnostics)
         missing = [*texts, *(["checkpoint"] if with_weights else [])]
         try:
             for name, text in texts.items():
                 artifacts.attach_text(self.store, trial, name, text)
                 missing.remove(name)
             if with_weights:
-                checkpoint = run.checkpoint(provenance=facts, trial=trial.number)
+                checkpoint = run.checkpoint(provenance=trial.user_attrs["provenance"], trial=trial.number)
                 artifacts.attach_checkpoint(self.store, trial, checkpoint)
         except OSError as error:
             # the loss is worth more than its files: the trial counts, and says what it lacks

@@ -1,4 +1,4 @@
-"""Which trial runs in a slot: a new one, or one that goes on where that of a dead worker ended."""
+"""Which trial runs in a slot: a new one, or one that resumes that of a dead worker."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -11,8 +11,11 @@ from model.config.train_config import TrainConfig
 from model.errors import ConfigError
 from service.storage import added
 from service.storage.artifact_stores import Store
-from service.storage.ownership import SLOT, generation_of, own_trials, slot_mark, slot_of
-from service.storage.slots import SEEN_FAILURE, Slot, Slots
+from service.storage.claims import Claims, Slot
+from service.storage.opened_study import OpenedStudy
+from service.storage.optuna_private import FIXED, id_of, running_trial, storage_of, trial_id_of
+from service.storage.ownership import SLOT, own_trials, slot_mark, slot_of
+from service.storage.slots import SEEN_FAILURE
 from service.storage.studies import CONFIRMS
 from service.study import audit
 from service.study.definition import StudyDefinition
@@ -32,36 +35,32 @@ class Lineages:
     """The trials of a study, each the successor of another one or the first of its line.
 
     Args:
-        study: with its sampler.
-        definition: of the study.
-        slots: of the study, as the worker's own.
+        opened: the study, with its sampler.
+        claims: the worker's own.
         store: where states of trials are.
-        budget_tokens: of a trial whose budget is not its configuration's own.
         drops: says whether a configuration of a confirmation is to run no more.
         log: for what ends here.
     """
 
     def __init__(
         self,
-        study: optuna.Study,
-        definition: StudyDefinition,
+        opened: OpenedStudy,
         *,
-        slots: Slots,
+        claims: Claims,
         store: Store,
-        budget_tokens: int,
         drops: Drops,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self._study = study
-        self._definition = definition
-        self._slots = slots
+        self._study = opened.study
+        self._definition = opened.definition
+        self._claims = claims
         self._store = store
-        self._budget_tokens = budget_tokens
+        self._budget_tokens: int = opened.facts["budget_tokens"]
         self._log = log
         self._seen_strays: set[int] = set()
         self._drops = drops
-        self._drops_losers = CONFIRMS in study.user_attrs
-        self._generation = generation_of(study)
+        self._drops_losers = CONFIRMS in opened.study.user_attrs
+        self._generation = opened.key.generation
 
     def trial_for(self, slot: Slot) -> tuple[optuna.Trial, Slot] | None:
         """The trial to run in the slot, and the slot with it; None when there is none and the slot has been closed."""
@@ -69,25 +68,31 @@ class Lineages:
         if beyond:  # put there by hand
             self._log.warning("slot of no configuration closed", slot=slot.index)
         if beyond or (slot.trial_number is None and self._is_dropped(slot)):
-            self._slots.close(slot)
+            self._claims.close(slot)
             return None
         previous = None if slot.trial_number is None else self.frozen(slot.trial_number)
+        # A worker dies in one of three places. While it trained, its trial is RUNNING and is ended here;
         if previous is not None and previous.state == TrialState.RUNNING:
             self._fail(previous, with_attempts(slot.lost or DIED, slot.attempts))
             previous = self.frozen(previous.number)
+        # after it had told Optuna and before it closed the slot, the trial counts and only the slot is left to close;
+        # between making a trial and noting it in the slot, nothing here knows of the trial: see `fail_strays`
         if previous is not None and previous.state.is_finished() and previous.state != TrialState.FAIL:
-            self._slots.close(slot)
+            self._claims.close(slot)
             return None
         attempts = slot.attempts
         if previous is not None and attempts >= MAX_ATTEMPTS:
             self._log.warning("configuration given up", trial=previous.number, attempts=attempts)
             objective.drop_states(self._store, previous)
             if self._definition.cells or (slot.index == 0 and self._definition.baseline):
-                self._slots.close(slot)  # a fixed configuration has no other to take its place
+                self._claims.close(slot)  # a fixed configuration has no other to take its place
                 return None
-            previous, attempts = None, 0
+            previous, attempts = (
+                None,
+                0,
+            )  # the slot is still owed a trial, of another configuration
         trial = self._new_trial(slot, previous)
-        return trial, self._slots.set_trial(slot, trial.number, attempts=attempts)
+        return trial, self._claims.set_trial(slot, trial.number, attempts=attempts)
 
     def _is_dropped(self, slot: Slot) -> bool:
         """The slot is of a confirmation, and its configuration has lost on earlier seeds."""
@@ -101,10 +106,12 @@ class Lineages:
         if self._definition.arms:
             attributes["arm"] = self._definition.arms[slot.index]
         if previous is not None:
+            # A trial that has ended cannot run again in Optuna: its successor has its parameters, so that no sampler
+            # is asked anew, its states, and its audit mark, so that the pruner's verdict is not asked for twice
             handed_on = (objective.STATES, audit.MARK)
             kept = {key: previous.user_attrs[key] for key in handed_on if key in previous.user_attrs}
             attributes |= {**kept, "goes_on_with": previous.number}
-            return self._create(previous.params, attributes, fixed=previous.system_attrs.get(added.FIXED))
+            return self._create(previous.params, attributes, fixed=previous.system_attrs.get(FIXED))
         values = self._definition.fixed_values(slot.index)
         if values is None:
             return self.take_enqueued(slot) or self._create({}, attributes)
@@ -122,15 +129,10 @@ class Lineages:
             params=dict(params),
             distributions={key: distributions[key] for key in params},
             user_attrs=dict(attributes),
-            system_attrs={} if fixed is None else {added.FIXED: fixed},
+            system_attrs={} if fixed is None else {FIXED: fixed},
         )
-        trial_id = self._study._storage.create_new_trial(self._study._study_id, template_trial=template)
-        return self._trial(trial_id)
-
-    def _trial(self, trial_id: int) -> optuna.Trial:
-        # as `Study.ask` does, so that the sampler sees what other workers have finished since the last trial
-        self._study._thread_local.cached_all_trials = None
-        return optuna.Trial(self._study, trial_id)
+        trial_id = storage_of(self._study).create_new_trial(id_of(self._study), template_trial=template)
+        return running_trial(self._study, trial_id)
 
     def take_enqueued(self, slot: Slot | None = None) -> optuna.Trial | None:
         """The first enqueued trial, to run in the slot; those outside the space are refused on the way.
@@ -138,7 +140,7 @@ class Lineages:
         Args:
             slot: free, and of no configuration of its own; with None there is none, and trials are only refused.
         """
-        storage = self._study._storage
+        storage = storage_of(self._study)
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             try:
                 fixed = added.enqueued_point(trial, self._definition)
@@ -146,18 +148,18 @@ class Lineages:
                 self._refuse(trial, str(error))
                 continue
             if slot is not None and self._take(trial, slot.index):
-                storage.set_trial_system_attr(trial._trial_id, added.FIXED, fixed)
+                storage.set_trial_system_attr(trial_id_of(trial), FIXED, fixed)
                 self._log.info("enqueued trial taken", trial=trial.number)
-                return self._trial(trial._trial_id)
+                return running_trial(self._study, trial_id_of(trial))
         return None
 
     def _take(self, trial: optuna.trial.FrozenTrial, slot: int) -> bool:
         """Whether the waiting trial is this worker's; it is marked before, so that it is known for a stray if not."""
-        storage = self._study._storage
+        storage = storage_of(self._study)
         try:
             for key, value in slot_mark(self._generation, slot).items():
-                storage.set_trial_user_attr(trial._trial_id, key, value)
-            return storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+                storage.set_trial_user_attr(trial_id_of(trial), key, value)
+            return storage.set_trial_state_values(trial_id_of(trial), TrialState.RUNNING)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
 
@@ -176,10 +178,8 @@ class Lineages:
 
     def frozen(self, number: int) -> optuna.trial.FrozenTrial:
         """The trial of this number as the storage has it."""
-        storage = self._study._storage
-        return storage.get_trial(
-            storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        )
+        storage = storage_of(self._study)
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(id_of(self._study), number))
 
     def fail_strays(self) -> bool:
         """FAIL what is RUNNING in no slot: its worker died between making the trial and noting it.
@@ -187,7 +187,7 @@ class Lineages:
         Returns:
             Whether there may be some left: a trial has to be met twice, a second apart, to be taken for one.
         """
-        held = self._slots.trials_in_progress()
+        held = self._claims.slots.trials_in_progress()
         for trial in self._strays(held):
             if trial.number in self._seen_strays and self._fail(trial, DIED):
                 self._enqueue_again(trial)
@@ -201,14 +201,14 @@ class Lineages:
     def _enqueue_again(self, trial: optuna.trial.FrozenTrial) -> None:
         """What somebody has asked for is not lost with the worker that took it."""
         refused = slot_of(trial, self._generation) == NO_SLOT
-        if added.FIXED in trial.system_attrs and not refused and "goes_on_with" not in trial.user_attrs:
+        if FIXED in trial.system_attrs and not refused and "goes_on_with" not in trial.user_attrs:
             attributes = {key: value for key, value in trial.user_attrs.items() if key != SLOT}
-            self._study.enqueue_trial(trial.system_attrs[added.FIXED], attributes)
+            self._study.enqueue_trial(trial.system_attrs[FIXED], attributes)
 
     def _fail(self, trial: optuna.trial.FrozenTrial, reason: str) -> bool:
         """Whether it has been ended here."""
         try:
-            self._study._storage.set_trial_user_attr(trial._trial_id, "ended", reason)
+            storage_of(self._study).set_trial_user_attr(trial_id_of(trial), "ended", reason)
             self._study.tell(trial.number, state=TrialState.FAIL)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             self._log.info("trial ended by its own worker after all", trial=trial.number)

@@ -7,26 +7,24 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import optuna
 import sqlalchemy as sa
 import structlog
 from optuna.trial import TrialState
 
+from model.config.train_config import TrainConfig
 from model.errors import UserError
 from model.hardware import device
 from model.training import TrainingRun
 from service.settings import Settings
 from service.storage import added, artifacts
 from service.storage.artifact_stores import open_store
-from service.storage.corpus import load_corpus
-from service.storage.database import open_patiently
+from service.storage.claims import Claims, LeaseLost, Slot
+from service.storage.opened_study import open_study
 from service.storage.outages import Patience, StorageAwayError
-from service.storage.ownership import key_of
-from service.storage.ranking import ranked_own_trials
-from service.storage.roster import Roster
-from service.storage.slots import SEEN_FAILURE, LeaseLost, Slot, Slots
-from service.storage.studies import corpus_facts, load_study
+from service.storage.slots import SEEN_FAILURE
 from service.study import audit
 from service.study.device_proof import prove_device
 from service.study.pruners import build_pruner
@@ -73,45 +71,34 @@ class Worker:
         self._run: TrainingRun | None = None
         self._last_run: Callable[[], TrainingRun | None] = lambda: None
         patience = Patience(settings.patience_seconds, stopping=self._stopping, log=log)
-        storage = open_patiently(settings, patience)
-        self._engine = storage.engine
-        self._study, self._definition = load_study(storage, study_name, settings)
-        facts = corpus_facts(self._study)
+        self._opened = opened = open_study(settings, study_name, patience=patience)
+        self._study, self._definition = opened.study, opened.definition
         self._store = open_store(settings.artifacts, writable=True)
         self._where = where = device.choose(
             settings.device, threads=threads, workers=settings.workers_per_gpu
         )
         prove_device(self._definition, where.torch_device.type)
-        corpus = load_corpus(self._study, settings)
-        key, lease_seconds = key_of(self._study), settings.lease_seconds
-        storage.seen = added.as_seen(self._definition.space, key.generation)
-        self._roster = Roster(storage.engine, key, lease_seconds=lease_seconds)
+        corpus = opened.corpus
+        opened.storage.seen = added.as_seen(self._definition.space, opened.key.generation)
+        self._roster = opened.roster
         self._number: int = patience(lambda: self._roster.register(owner, device=where.description))
         self.log = log.bind(worker=self._number)
-        self._slots = Slots(storage.engine, key, owner=owner, lease_seconds=lease_seconds, patience=patience)
-        self._impatient_slots = Slots(storage.engine, key, owner=owner, lease_seconds=lease_seconds)
-        self._lineages = Lineages(
-            self._study,
-            self._definition,
-            slots=self._slots,
-            store=self._store,
-            budget_tokens=facts["budget_tokens"],
-            drops=drops,
-            log=self.log,
-        )
+        slots = dataclasses.replace(opened.slots, patience=patience)
+        self._claims = Claims(slots, owner, settings.lease_seconds)
+        self._lineages = Lineages(opened, claims=self._claims, store=self._store, drops=drops, log=self.log)
         self._study.sampler = build_sampler(
             self._definition.sampler,
             seed=worker_seed(self._definition.seed, self._number),
             space=self._definition.space.distributions,
         )
-        base = self._definition.base_config.with_tokens(facts["budget_tokens"])
-        self._study.pruner = build_pruner(self._definition.pruner, rungs=base.rungs)
+        self._study.pruner = build_pruner(self._definition.pruner, rungs=opened.base_config.rungs)
         self._runner = objective.TrialRunner(
             store=self._store,
             corpus=corpus,
             cache=settings.cache,
             curves=settings.curves,
             device=where,
+            keep_checkpoints=self._definition.keep_checkpoints,
             log=self.log,
         )
 
@@ -133,16 +120,16 @@ class Worker:
         finally:
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 self._roster.leave(self._number)
-            self._engine.dispose()
+            self._opened.close()
 
     def _work(self) -> None:
         failures_in_a_row = 0
         waited = 0.0
         while not self._stopping.is_set():
-            slot = self._slots.claim()
+            slot = self._claims.claim()
             if slot is None:
                 strays = self._lineages.fail_strays()
-                counts = self._slots.counts()
+                counts = self._claims.slots.counts()
                 if any(counts.values()):  # otherwise the study is gone, and its id may be another one's
                     self._lineages.take_enqueued()
                 if not (counts["open"] or counts["leased"] or strays) or self._orphaned():
@@ -180,74 +167,69 @@ class Worker:
 
     def _run_slot(self, slot: Slot) -> Failure | None:
         with Lease(
-            self._impatient_slots,
+            self._claims,
             slot,
-            roster=self._roster,
-            number=self._number,
-            lease_seconds=self._settings.lease_seconds,
-            orphaned=self._orphaned,
-            stop=self.stop,
+            beat=self._stop_if_orphaned,
+            renew_worker=partial(self._roster.renew, self._number),
             log=self.log,
         ) as lease:
             try:
-                return self._run_trial(slot, lease)
+                return self._run_trial(lease)
             except (LeaseLost, optuna.exceptions.UpdateFinishedTrialError):
                 self.log.warning("trial taken over by another worker, this one's results are dropped")
                 return None
             finally:
                 self._run = None
 
-    def _run_trial(self, slot: Slot, lease: Lease) -> Failure | None:
-        found = self._lineages.trial_for(slot)
+    def _run_trial(self, lease: Lease) -> Failure | None:
+        found = self._lineages.trial_for(lease.slot)
         if found is None:
             return None
-        trial, slot = found
+        trial, lease.slot = found
         log = self.log.bind(trial=trial.number)
-
-        def saved() -> None:
-            nonlocal slot
-            if slot.attempts:  # it has got on: what failed it before may not be its configuration
-                slot = self._slots.set_trial(slot, trial.number, attempts=0)
-
-        def check_lease() -> None:
-            lease.check()
-            self._slots.renew(slot)
-
-        def watch(run: TrainingRun) -> None:
-            self._run, self._last_run = run, weakref.ref(run)
-            lease.watch(run)
-            if self._stopping.is_set():
-                run.stop()
-
+        runner = dataclasses.replace(self._runner, log=log)
+        config: TrainConfig | None = None
+        run: TrainingRun | None = None
         failure: Failure | None = None
         try:
-            config = self._lineages.config_for(trial, slot)
-            log.info("trial started", params=trial.params, slot=slot.index)
-            audited = audit.is_drawn(
-                self._definition.pruner.audit, study_seed=self._definition.seed, slot=slot.index
-            )
-            custody = objective.Custody(watch, check_lease, saved, self._is_among_best, audited)
-            outcome = dataclasses.replace(self._runner, log=log).run(trial, config, custody)
+            config = self._lineages.config_for(trial, lease.slot)
+            log.info("trial started", params=trial.params, slot=lease.slot.index)
+            run = runner.build(trial, config)
+            self._watch(run, lease)
+            outcome = runner.train(trial, run, lease, audited=self._is_audited(lease.slot))
             state = TrialState.PRUNED if outcome.pruned else TrialState.COMPLETE
             ended, value = outcome.ended, None if outcome.pruned else outcome.val_loss
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
-            raise
+            raise  # the trial is not this worker's to write to any more, or cannot be
         except Exception as error:
             failure = classify(error, device_answers=self._where.answers())
+            if config is not None:
+                runner.show_failure(trial, run, config, failure.reason)
             state, value, ended = failure.state, None, failure.reason
             if failure.next == "retry":
                 log.error("trial failed", exc_info=True)
-                slot = dataclasses.replace(slot, attempts=slot.attempts + SEEN_FAILURE)
-                ended = with_attempts(ended, slot.attempts)
-        self._finish(slot, trial, state, value, ended)
+                lease.slot = dataclasses.replace(lease.slot, attempts=lease.slot.attempts + SEEN_FAILURE)
+                ended = with_attempts(ended, lease.slot.attempts)
+        self._finish(lease, trial, state, value, ended)
         log.info("trial ended", state=state.name, val_loss=value, ended=ended)
         return failure
 
+    def _watch(self, run: TrainingRun, lease: Lease) -> None:
+        """See that a signal or a lost lease stops the run."""
+        self._run, self._last_run = run, weakref.ref(run)
+        lease.watch(run)
+        if self._stopping.is_set():
+            run.stop()
+
+    def _is_audited(self, slot: Slot) -> bool:
+        share, seed = self._definition.pruner.audit, self._definition.seed
+        return audit.is_drawn(share, study_seed=seed, slot=slot.index)
+
     def _finish(
-        self, slot: Slot, trial: optuna.Trial, state: TrialState, value: float | None, ended: str
+        self, lease: Lease, trial: optuna.Trial, state: TrialState, value: float | None, ended: str
     ) -> None:
         """Tell Optuna, then close or free the slot; a crash in between is seen by whoever leases it next."""
-        self._slots.renew(slot)
+        lease.check()
         trial.set_user_attr("ended", ended)
         try:
             self._study.tell(trial.number, value, state)
@@ -256,16 +238,15 @@ class Worker:
                 raise LeaseLost(f"trial {trial.number} was ended from outside") from None
             # by this very call, whose answer was lost
         if state == TrialState.FAIL:
-            self._slots.hand_back(slot, attempts=slot.attempts)
+            self._claims.hand_back(lease.slot, attempts=lease.slot.attempts)
         else:
-            self._slots.close(slot)
+            self._claims.close(lease.slot)
             objective.drop_states(self._store, self._lineages.frozen(trial.number))
             artifacts.keep_best(self._store, self._study, self._definition.keep_checkpoints)
 
-    def _is_among_best(self, val_loss: float) -> bool:
-        keep = self._definition.keep_checkpoints
-        best = ranked_own_trials(self._study)[:keep]
-        return len(best) < keep or val_loss < (best[-1].value or 0.0)
-
     def _orphaned(self) -> bool:
         return self._parent is not None and os.getppid() != self._parent
+
+    def _stop_if_orphaned(self) -> None:
+        if self._orphaned():
+            self.stop()

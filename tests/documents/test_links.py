@@ -38,3 +38,8 @@ def test_every_page_is_reached_from_the_readme_and_from_the_start_of_the_site():
     for start in (ROOT / "README.md", ROOT / "docs" / "index.md"):
         linked = {(start.parent / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)", prose(start))}
         assert {*PAGES} - linked <= {ROOT / "README.md", ROOT / "docs" / "index.md"}
+
+
+def test_every_study_is_named_where_studies_are_listed():
+    page = (ROOT / "docs" / "studies.md").read_text()
+    assert [path.name for path in sorted(ROOT.glob("studies/*")) if f"`{path.name}`" not in page] == []

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.clones import call, checkout
 from tests.documents.pages import ROOT, blocks
-from tests.service.test_starts import call, checkout
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,7 @@ import sys
 import time
 
 from service.settings import Settings
-from service.storage.database import open_storage
-from service.storage.ownership import key_of
-from service.storage.slots import Slots
-from service.storage.studies import load_study
+from service.storage.opened_study import open_study
 from tests.fast_run import fork_worker, train_fast
 
 
@@ -40,15 +37,14 @@ def main(study: str, kills: int, lanes: int, longest: float) -> None:
             break  # the study's trials are used up
         killed += 1
         if generator.random() < 0.5:  # as a supervisor does; the others' leases run out
-            storage = open_storage(settings)
-            found, _ = load_study(storage, study, settings)
-            slots = Slots(storage.engine, key_of(found), owner="driver", lease_seconds=1)
+            opened = open_study(settings, study)
+            slots = opened.slots
             slots.release(owner, lost="its worker was killed")
             counts = slots.counts()
             ahead = counts["closed"] * kills > sum(counts.values()) * killed
             # on a fast machine the trials must not be used up before the kills
             lifetime = min(longest, lifetime * (0.8 if ahead else 1.1))
-            storage.engine.dispose()
+            opened.close()
     for _, child, _ in running:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

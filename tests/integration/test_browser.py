@@ -221,7 +221,7 @@ def test_hostile_text_runs_nothing_and_calls_nobody(browser, look, tiny, trap):
     for name, content in (("hostile.svg", image), ("hostile.html", hostile), ("hostile.json", hostile)):
         attach_text(store, written, name, content)
     note = trial_note(
-        ended=hostile, config={"path": hostile}, evaluations=[], facts={}, titles=hostile.splitlines()
+        ended=hostile, config={"path": hostile}, last=None, facts={}, titles=hostile.splitlines()
     )
     save_note(written, note)
     save_note(raw, hostile)  # as anyone who may edit notes can

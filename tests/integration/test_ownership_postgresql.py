@@ -6,9 +6,10 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
+from service.storage.claims import Claims, LeaseLost
 from service.storage.database import open_storage
 from service.storage.ownership import key_of
-from service.storage.slots import LeaseLost, Slots
+from service.storage.slots import Slots
 from service.storage.studies import StudyError, load_study
 
 pytestmark = pytest.mark.integration
@@ -28,12 +29,12 @@ def test_slots_die_with_their_study_and_optunas_studies_stay(tiny_on_postgresql)
     tiny = tiny_on_postgresql
     tiny.create(3)
     with loaded(tiny) as (storage, study):
-        slots = Slots(storage.engine, key_of(study), owner="a", lease_seconds=60)
-        slot = slots.claim()
+        claims = Claims(Slots(storage.engine, key_of(study)), owner="a", lease_seconds=60)
+        slot = claims.claim()
         optuna.delete_study(study_name="tiny", storage=storage)
-        assert not any(slots.counts().values())
+        assert not any(claims.slots.counts().values())
         with pytest.raises(LeaseLost):
-            slots.renew(slot)
+            claims.renew(slot)
         plain = optuna.create_study(study_name="tiny", storage=storage)
         plain.enqueue_trial({"x": 1})
         with pytest.raises(StudyError, match=r"^study 'tiny' was made by Optuna itself, not by hptune"):

@@ -1,4 +1,4 @@
-"""An S3 server that can be broken, and training that can be interrupted."""
+"""An S3 server that can be broken, training that can be interrupted, and a folder to start from."""
 
 import http.client
 import os
@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import boto3
 import pytest
@@ -14,6 +15,14 @@ from moto.server import ThreadedMotoServer
 from model.training import TrainingRun
 
 KEY, SECRET = "AKIDNOBODYMAYSEE", "secret-nobody-may-see"
+HOSTILE = (
+    "model.py",
+    "service/__init__.py",
+    "service/__main__.py",
+    "click.py",
+    "torch.py",
+    "sqlalchemy/__init__.py",
+)
 
 
 class Gate(ThreadingHTTPServer):
@@ -129,3 +138,13 @@ def at_step(monkeypatch) -> Callable[[dict[int, Callable[[], None]]], list[int]]
         return steps
 
     return set_up
+
+
+@pytest.fixture
+def hostile(tmp_path) -> Path:
+    """A folder in which modules of the names of ours and of our libraries lie."""
+    folder = tmp_path / "nano gpt"
+    for name in HOSTILE:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("raise ImportError('taken from the current folder')\n")
+    return folder

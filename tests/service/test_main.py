@@ -1,13 +1,10 @@
 import os
-import shlex
-import signal
 import sqlite3
 import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from optuna.trial import TrialState
 
 from model.config.yaml_tree import parse_overrides
 from model.errors import ConfigError
@@ -56,35 +53,6 @@ def test_a_users_mistake_is_one_line_and_status_2(tiny):
     assert result.stdout == ""
     assert result.stderr.startswith("error: study 'nosuch' does not exist; there are: ")
     assert len(result.stderr.splitlines()) == 1
-
-
-@pytest.mark.slow
-def test_without_a_number_a_study_is_run_to_its_end(tiny):
-    tiny.write(
-        "design:\n  list: [{arm: A}, {arm: B, optimizer.lr: 2.0e-3}]\n"
-        "baseline: false\nscales:\n  half: {set: {training.tokens: 4000}}\n"
-    )
-    call = ("run", "--study", str(tiny.file), "--scale", "half", "--workers", "1")
-    result = done(tiny, *call)
-    assert result.returncode == 0, result.stderr
-    assert "study tiny-half: 2 complete" in result.stdout
-    again = done(tiny, *call)
-    assert "study tiny-half: all 2 configurations of its design have run" in again.stdout
-
-
-@pytest.mark.slow
-def test_a_study_is_confirmed_by_worker_processes(tiny, tmp_path):
-    tiny.create(2)
-    tiny.worker().work()
-    call = ("confirm", "tiny", "--top", "1", "--seeds", "2", "--workers", "2", "--out", str(tmp_path))
-    result = done(tiny, *call)
-    assert result.returncode == 0, result.stderr
-    for title in ("re-runs", "paired differences", "winner's curse"):
-        assert title in result.stdout
-    assert f"written: {tmp_path / 'confirmation.md'}" in result.stdout
-    again = done(tiny, *call)
-    assert "study tiny-confirm: all 4 configurations of its design have run" in again.stdout
-    assert result.stdout.endswith(again.stdout.partition("\n")[2])  # the same verdict
 
 
 def test_one_seed_is_too_few_to_confirm(tiny):
@@ -192,29 +160,6 @@ def test_a_storage_that_is_away_has_a_status_of_its_own(tiny):
     assert result.exit_code == os.EX_TEMPFAIL
     assert result.stderr.startswith("error: postgresql+psycopg://me:***@127.0.0.1:1/none: ")
     assert result.stderr.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_an_interrupted_call_says_what_finishes_the_rest_of_its_number(tiny):
-    tiny.write(**{"training.tokens": 20_000})
-    call = ("run", "3", "--study", str(tiny.file), "--workers", "1")
-    with subprocess.Popen(**tiny.command(*call), stdout=subprocess.PIPE) as process:
-        for line in process.stdout:
-            if line.startswith("trial 1 started"):
-                process.send_signal(signal.SIGINT)
-                break
-        rest = process.stdout.read().splitlines()
-    assert process.returncode == 130
-    assert "stopped: every trial's state is saved" in rest
-    told, again = rest[-1].split("; to finish them: ./hptune.sh ")
-    left = 3 - [trial.state for trial in tiny.trials()].count(TrialState.COMPLETE)
-    assert told == f"{left} trials are left"
-    assert again == f"{left} --study {shlex.quote(str(tiny.file))} --workers 1"
-    finished = done(tiny, "run", *shlex.split(again))
-    assert finished.returncode == 0, finished.stderr
-    states = [trial.state for trial in tiny.trials()]
-    assert (states.count(TrialState.COMPLETE), states.count(TrialState.FAIL)) == (3, 1)
-    assert tiny.slots() == {"open": 0, "leased": 0, "held": 0, "closed": 3}
 
 
 def test_create_and_status(tiny):

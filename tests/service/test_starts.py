@@ -4,58 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from service.machine.python import python
+from tests.clones import call, checkout
 from tests.conftest import ROOT, tiny_study
 
-LOCKS = ("requirements.lock", "requirements-dev.lock")
 NOSUCH = "error: study 'nosuch' does not exist; there are: quickstart\n"
-HOSTILE = (
-    "model.py",
-    "service/__init__.py",
-    "service/__main__.py",
-    "click.py",
-    "torch.py",
-    "sqlalchemy/__init__.py",
-)
-
-
-def checkout(folder: Path) -> Path:
-    """What the scripts need, in `folder`; the environment is this one."""
-    for name in ("model", "service", "studies/quickstart", "docker"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("hptune.sh", "evaluate.py", "train_config.yaml", *LOCKS):
-        shutil.copy(ROOT / name, folder)
-    python = folder / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    locks = b"".join((ROOT / name).read_bytes() for name in LOCKS)
-    stamp = subprocess.run(["cksum"], input=locks, capture_output=True, check=True).stdout
-    (folder / ".venv" / ".installed").write_bytes(stamp)
-    return folder
-
-
-@pytest.fixture
-def hostile(tmp_path) -> Path:
-    """A folder in which modules of the names of ours and of our libraries lie."""
-    folder = tmp_path / "nano gpt"
-    for name in HOSTILE:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("raise ImportError('taken from the current folder')\n")
-    return folder
-
-
-def call(*words: object, cwd: Path, before: tuple[str, ...] = (), timeout: float = 240, **environment: str):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HPTUNE_", "PYTHON"))}
-    return subprocess.run(
-        [*before, *map(str, words)],
-        cwd=cwd, env=kept | environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False, timeout=timeout,
-    )  # fmt: skip
 
 
 def test_the_script_is_found_through_links_and_with_cdpath(tmp_path, hostile):
@@ -93,25 +48,6 @@ def test_the_evaluator_finds_its_environment_from_any_folder(tmp_path, hostile):
     assert done.stderr.endswith(
         "/.venv/bin/python: cannot be run: Exec format error; ./hptune.sh sets up the environment\n"
     )
-
-
-def test_children_take_no_module_from_the_current_folder(hostile):
-    asked = subprocess.run(
-        **python("-c", "import click, model, service, sqlalchemy; print(model.__file__)"),
-        cwd=hostile, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert asked.stdout.strip() == str(ROOT / "model" / "__init__.py")
-
-
-def test_every_python_of_ours_is_started_in_one_way():
-    starts = [
-        f"{path.relative_to(ROOT)}: {line.strip()}"
-        for path in (ROOT / "service").rglob("*.py")
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if "sys.executable" in line
-    ]
-    assert len(starts) == 1
-    assert starts[0].startswith("service/machine/python.py: ")
 
 
 def test_a_current_folder_that_has_been_removed(tmp_path):

@@ -24,7 +24,7 @@ Figure = Callable[[Arm], float | None]
 
 
 @dataclass(frozen=True)
-class Grid:
+class ArmGrid:
     """Arms by the values of two settings."""
 
     x: str
@@ -52,7 +52,7 @@ def build(record: StudyRecord) -> tuple[Plot, ...]:
     figures: list[tuple[str, str, Figure]] = [
         ("Final loss, each arm at its own end", "val_loss, nats per character", _mean("val_loss"))
     ]
-    figures += [at for axis in comparison.AXES if (at := _at(record, axis))]
+    figures += [at for axis in comparison.RESOURCES if (at := _at(record, axis))]
     costs: list[tuple[str, str, Figure]] = [
         ("Stability: runs that did not diverge", "share of runs", _stable),
         ("Stability: spread of the gradient norm", "standard deviation", _mean("grad_norm_std")),
@@ -85,7 +85,7 @@ def _numbers(heat: HeatMap) -> set[float]:
     return {value for row in heat.values for value in row if value is not None}
 
 
-def find_grid(record: StudyRecord) -> Grid | None:
+def find_grid(record: StudyRecord) -> ArmGrid | None:
     """The largest set of arms that differ in exactly two numbers and fill a grid of them, two by two or more."""
     flat = {arm.name: dict(leaves(config)) for arm in record.arms if (config := _config(arm))}
     varied = {
@@ -104,7 +104,7 @@ def _config(arm: Arm) -> Mapping[str, Any] | None:
 
 def _grid_of(
     record: StudyRecord, flat: Mapping[str, Mapping[str, Any]], keys: tuple[str, str], varied: set[str]
-) -> Grid | None:
+) -> ArmGrid | None:
     others = sorted(varied - _FOLLOWS - {*keys})
     rest = {name: _written([values.get(key) for key in others]) for name, values in flat.items()}
     most_common = Counter(rest.values()).most_common(1)[0][0]
@@ -114,7 +114,7 @@ def _grid_of(
     for arm in record.arms:
         if rest.get(arm.name) == most_common:
             arms.setdefault((flat[arm.name][x], flat[arm.name][y]), arm)
-    grid = Grid(x, y, arms)
+    grid = ArmGrid(x, y, arms)
     cells = len(grid.xs) * len(grid.ys)
     wide = min(len(grid.xs), len(grid.ys)) >= 2
     return grid if wide and len(arms) >= _LEAST_FILLED * cells else None
@@ -140,7 +140,7 @@ def _stable(arm: Arm) -> float | None:
     return sum(run.state != "diverged" for run in ended) / len(ended) if ended else None
 
 
-def _at(record: StudyRecord, axis: comparison.Axis) -> tuple[str, str, Figure] | None:
+def _at(record: StudyRecord, axis: comparison.Resource) -> tuple[str, str, Figure] | None:
     point = comparison.common_point(record, axis)
     if point is None:
         return None
@@ -151,7 +151,7 @@ def _at(record: StudyRecord, axis: comparison.Axis) -> tuple[str, str, Figure] |
     return f"At equal {axis}: {number(point.x)}", "val_loss, nats per character", of
 
 
-def _heat_map(grid: Grid, title: str, label: str, figure: Figure) -> HeatMap | None:
+def _heat_map(grid: ArmGrid, title: str, label: str, figure: Figure) -> HeatMap | None:
     values = tuple(
         tuple(figure(grid.arms[x, y]) if (x, y) in grid.arms else None for x in grid.xs) for y in grid.ys
     )

@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogFormatter
 
 from service.report.figures.plots import SCALE, Axis, Chart, HeatMap, Panel, Plot, Series
+from service.text.quantities import shortened
 from service.text.tables import Table
 
 _MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D", "cross": "X"}
@@ -106,18 +107,10 @@ def _label(axis: Any, of: Axis) -> None:
         axis.set_major_formatter(_PlainLog())
         axis.set_minor_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
     elif not of.categories:
-        axis.set_major_formatter(FuncFormatter(lambda value, _: _shortened(value)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: shortened(value, digits=4, least=1e4)))
     if of.categories:
         axis.set_ticks(range(len(of.categories)), [_wrapped(name) for name in of.categories])
         axis.grid(visible=False)
-
-
-def _shortened(value: float) -> str:
-    """A tick's number, with k, M, G or T from 10,000."""
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= max(size, 1e4):
-            return f"{value / size:.4g} {unit}"
-    return f"{value:.6g}"
 
 
 def _chart(axes: Axes, chart: Chart) -> None:

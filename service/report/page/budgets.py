@@ -5,12 +5,11 @@ The budget is where the reference ends, so that its own loss is that of a whole 
 
 from collections.abc import Sequence
 
-from service.report.figures.plots import Axis as PlotAxis
-from service.report.figures.plots import Chart, Plot, Series, plot_of
+from service.report.figures.plots import Axis, Chart, Plot, Series, plot_of
 from service.report.figures.series import MOST_TRIALS, drawn_arms, field, lines
 from service.report.page.tables import LOSS, TUNED_ROWS, best_arms
 from service.report.record import comparison
-from service.report.record.comparison import AXES, Axis, Point
+from service.report.record.comparison import RESOURCES, Point, Resource
 from service.report.record.study_record import Arm, StudyRecord
 from service.statistics import differences, estimate, mean
 from service.text.numbers import NONE, interval, mean_and_sd, number
@@ -25,13 +24,13 @@ CONVENTION = (
     "of each with both. FLOPs are counted in closed form: matrix products alone, a backward pass as two forward ones, "
     "attention over its whole window. Seconds are those of training steps. Evaluations are not counted."
 )
-_UNITS: dict[Axis, str] = {
+_UNITS: dict[Resource, str] = {
     "tokens": "training tokens",
     "steps": "steps",
     "FLOPs": "FLOPs of training",
     "seconds": "seconds of training",
 }
-_DRAWN: tuple[Axis, ...] = ("tokens", "FLOPs", "seconds")
+_DRAWN: tuple[Resource, ...] = ("tokens", "FLOPs", "seconds")
 _OUTLINE = 6
 """The grey style, of what is no arm."""
 
@@ -45,10 +44,10 @@ def reference(record: StudyRecord) -> Arm | None:
 
 
 def tables(record: StudyRecord) -> list[Table]:
-    """Costs, and a leaderboard for each axis on which the arms do not end together."""
+    """Costs, and a leaderboard for each resource on which the arms do not end together."""
     if len(best_arms(record)) < 2:
         return []
-    return [_compute(record), *(table for axis in AXES if (table := at_equal(record, axis)))]
+    return [_compute(record), *(table for resource in RESOURCES if (table := at_equal(record, resource)))]
 
 
 def has(table: Table) -> bool:
@@ -56,36 +55,40 @@ def has(table: Table) -> bool:
     return table.id == _COMPUTE or table.id.startswith(_EQUAL)
 
 
-def at_equal(record: StudyRecord, axis: Axis) -> Table | None:
+def at_equal(record: StudyRecord, resource: Resource) -> Table | None:
     """The arms by their losses within the reference's budget, best first; of a search the first `TUNED_ROWS`.
 
     None where all arms end together: the table of costs then has their order.
     """
     arm = reference(record)
-    point = comparison.end_of(arm, axis) if arm else None
-    if arm is None or point is None or comparison.end_together(record, axis):
+    point = comparison.end_of(arm, resource) if arm else None
+    if arm is None or point is None or comparison.end_together(record, resource):
         return None
-    theirs = comparison.losses_within(arm, axis, point.x)
+    theirs = comparison.losses_within(arm, resource, point.x)
     ranked = _ranked(record, point)
     rows = [_row(each, point, theirs, of_reference=each is arm, tuned=record.tuned) for each in ranked]
     headings = [
         "arm",
-        f"its own end, {axis}",
+        f"its own end, {resource}",
         "val_loss there",
-        f"val_loss at equal {axis}",
+        f"val_loss at equal {resource}",
         f"minus {arm.name}",
     ]
     if not record.tuned:
         headings.append("95 % interval")
-    title = f"val_loss at equal {axis}: {_shown(axis, point.x)}"
+    title = f"val_loss at equal {resource}: {_shown(resource, point.x)}"
     return Table(
-        f"{_EQUAL}{axis.lower()}", title, tuple(headings), tuple(rows), tuple(_notes(ranked, point, record))
+        f"{_EQUAL}{resource.lower()}",
+        title,
+        tuple(headings),
+        tuple(rows),
+        tuple(_notes(ranked, point, record)),
     )
 
 
 def plot(record: StudyRecord) -> Plot | None:
     """Each arm's curve against tokens, operations and seconds, with the reference's budget."""
-    charts = (_chart(record, axis) for axis in _DRAWN)
+    charts = (_chart(record, resource) for resource in _DRAWN)
     best = f", of the best {MOST_TRIALS} trials and the baseline" if record.tuned else ""
     caption = (
         f"Validation loss at each rung, the mean over seeds with its 95 % interval{best}. Dashed: where the reference "
@@ -97,7 +100,7 @@ def plot(record: StudyRecord) -> Plot | None:
 def _compute(record: StudyRecord) -> Table:
     arms = best_arms(record)
     notes = [CONVENTION]
-    together = [axis for axis in AXES if comparison.end_together(record, axis)]
+    together = [resource for resource in RESOURCES if comparison.end_together(record, resource)]
     if together:
         notes.append(f"All arms end at the same {' and '.join(together)}: this is their order there.")
     if record.tuned and len(arms) > TUNED_ROWS:
@@ -135,12 +138,12 @@ def _ranked(record: StudyRecord, point: Point) -> list[Arm]:
 def _row(
     arm: Arm, point: Point, theirs: dict[int, float], *, of_reference: bool, tuned: bool
 ) -> tuple[str, ...]:
-    end = estimate(comparison.ends(arm, point.axis))
-    losses = comparison.losses_within(arm, point.axis, point.x)
+    end = estimate(comparison.ends(arm, point.resource))
+    losses = comparison.losses_within(arm, point.resource, point.x)
     against = None if of_reference else estimate(list(differences(losses, theirs).values()))
     cells = (
         arm.name,
-        _shown(point.axis, end.mean) if end else NONE,
+        _shown(point.resource, end.mean) if end else NONE,
         mean_and_sd(estimate(list(arm.values(LOSS).values()))),
         mean_and_sd(estimate(list(losses.values()))) + (_mark(arm, point) if losses else ""),
         mean_and_sd(against),
@@ -155,8 +158,8 @@ def _mark(arm: Arm, point: Point) -> str:
 
 def _notes(ranked: Sequence[Arm], point: Point, record: StudyRecord) -> list[str]:
     notes = [
-        f"The budget: {_shown(point.axis, point.x)} {_UNITS[point.axis]}, where {point.arm} ends. Losses are linear "
-        "between rungs."
+        f"The budget: {_shown(point.resource, point.x)} {_UNITS[point.resource]}, where {point.arm} ends. "
+        "Losses are linear between rungs."
     ]
     if any(comparison.is_unfinished(arm, point) for arm in ranked):
         notes.append(
@@ -166,26 +169,26 @@ def _notes(ranked: Sequence[Arm], point: Point, record: StudyRecord) -> list[str
     before = [arm.name for arm in ranked if comparison.ends_before(arm, point)]
     if before:
         notes.append(f"† Ended before, on less, and stands with its loss there: {', '.join(before)}.")
-    beyond = [arm.name for arm in ranked if not comparison.losses_within(arm, point.axis, point.x)]
+    beyond = [arm.name for arm in ranked if not comparison.losses_within(arm, point.resource, point.x)]
     if beyond:
         notes.append(f"{NONE}: not evaluated by then, its first rung lies beyond: {', '.join(beyond)}.")
     complete = len(best_arms(record))
     if len(ranked) < complete:
         notes.append(f"The best {len(ranked)} of {complete} complete trials, each with one seed.")
-    if point.axis == "seconds":
+    if point.resource == "seconds":
         notes.append("Seconds are of this machine, under the load of the other workers on it.")
     return notes
 
 
-def _chart(record: StudyRecord, axis: Axis) -> Chart | None:
+def _chart(record: StudyRecord, resource: Resource) -> Chart | None:
     series = lines(
         drawn_arms(record),
-        lambda run, row: comparison.position(run, row, axis),
+        lambda run, row: comparison.position(run, row, resource),
         field(LOSS),
         rows=lambda run: run.curve,
     )
     arm = reference(record)
-    point = comparison.end_of(arm, axis) if arm else None
+    point = comparison.end_of(arm, resource) if arm else None
     if not series or point is None:
         return None
     losses = [loss for one in series for loss in one.y]
@@ -195,23 +198,23 @@ def _chart(record: StudyRecord, axis: Axis) -> Chart | None:
     furthest = [max(one.x) for one in series]
     log = max(furthest) > 10 * min(furthest)
     return Chart(
-        PlotAxis(_UNITS[axis], log=log),
-        PlotAxis(f"{LOSS}, nats per character"),
+        Axis(_UNITS[resource], log=log),
+        Axis(f"{LOSS}, nats per character"),
         (*series, budget),
-        f"against {axis}",
+        f"against {resource}",
     )
 
 
 def _mean_within(arm: Arm, point: Point) -> float | None:
-    return mean(comparison.losses_within(arm, point.axis, point.x).values())
+    return mean(comparison.losses_within(arm, point.resource, point.x).values())
 
 
 def _mean(arm: Arm, metric: str) -> float | None:
     return mean(arm.values(metric).values())
 
 
-def _shown(axis: Axis, x: float) -> str:
-    return shown_operations(x) if axis == "FLOPs" else number(x)
+def _shown(resource: Resource, x: float) -> str:
+    return shown_operations(x) if resource == "FLOPs" else number(x)
 
 
 def _operations(count: float | None) -> str:

@@ -16,9 +16,8 @@ from service.report.page.html_page import Section
 from service.report.page.tables import best_arms
 from service.report.published import document as published
 from service.report.record import study_record
-from service.settings import ROOT, Settings
-from service.storage.artifact_stores import open_store
-from service.storage.corpus import load_corpus
+from service.settings import ROOT
+from service.storage.opened_study import OpenedStudy
 from service.storage.studies import COMMAND
 from service.study.definition import StudyDefinition
 
@@ -40,9 +39,7 @@ class Written:
 
 
 def write(
-    study: optuna.Study,
-    definition: StudyDefinition,
-    settings: Settings,
+    opened: OpenedStudy,
     *,
     folder: Path,
     result: Path | None = None,
@@ -50,9 +47,7 @@ def write(
     """Write the report of a study as it stands now.
 
     Args:
-        study: as loaded.
-        definition: as stored with it.
-        settings: where its artifacts and the cache are.
+        opened: the study.
         folder: for all files.
         result: where to write the JSON a second time, to be committed.
 
@@ -60,11 +55,13 @@ def write(
         ReportError: no trial is complete, the artifact store cannot be read, or a file cannot be written.
         ConfigError: the study's `published.yaml` has to be corrected.
     """
-    document = published_file(study, definition)
+    study, store = opened.study, opened.store
+    document = published_file(study, opened.definition)
     quoted = published.load(document) if document else None
-    store = open_store(settings.artifacts)
     try:
-        found = study_record.read(study, definition, store, baseline=quoted.baseline if quoted else None)
+        found = study_record.read(
+            study, opened.definition, store, baseline=quoted.baseline if quoted else None
+        )
     except OSError as error:
         raise ReportError(f"{store}: artifacts cannot be read: {error.strerror or error}") from None
     if not best_arms(found):
@@ -75,7 +72,7 @@ def write(
     content = contents.build(found, quoted)
     parts = sections.of_study(content, study, overview.build(found, quoted))
     model = next(i for i, part in enumerate(parts) if part.id == "model")
-    parts.insert(model, _tokenizer(content, study, settings))
+    parts.insert(model, _tokenizer(content, opened))
     try:
         return Written(content, tuple(_write(content, parts, folder, result)))
     except OSError as error:
@@ -101,9 +98,9 @@ def _file_of_command(study: optuna.Study) -> str | None:
     return str(path if path.suffix in (".yaml", ".yml") else path / "study.yaml")
 
 
-def _tokenizer(content: Content, study: optuna.Study, settings: Settings) -> Section:
+def _tokenizer(content: Content, opened: OpenedStudy) -> Section:
     try:
-        return sections.tokenizer(content.record, load_corpus(study, settings), settings)
+        return sections.tokenizer(content.record, opened.corpus, opened.settings)
     except CorpusError as error:  # the rest of the report does not need the corpus
         return Section("tokenizer", "Tokenizer", warnings=(f"Not measured: {error}",))
 

@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from service.report.figures import interactive
 from service.report.figures.plots import Plot
-from service.report.published.claims import CheckedClaim, Verdict
+from service.report.published.claims import CheckedClaim, Finding
 from service.text.tables import Table
 
-_MARKS: dict[Verdict, str] = {"confirmed": "✓", "refuted": "✗", "not shown here": "–"}
+_MARKS: dict[Finding, str] = {"confirmed": "✓", "refuted": "✗", "not shown here": "–"}
 _NUMBER = re.compile(r"[-+−–±(]?\s?\.?\d|[-–]?( \(|$)|nan$|inf$")
 _LONGEST_NUMBER = 32
 """Characters; a longer cell is prose, whatever it begins with."""

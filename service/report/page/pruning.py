@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution
 
 from service.report.page.html_page import Section
 from service.report.pruning import quality
-from service.report.pruning.quality import Curve, RankCorrelation, Share
+from service.report.pruning.quality import Proportion, RankCorrelation, TrialLosses
 from service.report.pruning.replay import Replay, candidates, orders_of, replay
 from service.report.record.study_record import StudyRecord
 from service.study.pruners import PrunerConfig
@@ -48,7 +48,7 @@ def section(found: Sequence[Table]) -> Section:
     return Section(PREFIX, "Pruning", texts=said, tables=shown)
 
 
-def curves_of(record: StudyRecord) -> tuple[Curve, ...]:
+def curves_of(record: StudyRecord) -> tuple[TrialLosses, ...]:
     """The study's trials in order, as far as they have been evaluated and did not fail."""
     space = record.definition.space
     categorical = {
@@ -61,7 +61,7 @@ def curves_of(record: StudyRecord) -> tuple[Curve, ...]:
         if run.state in _ENDS and run.curve:
             values = space.within(run.config) if categorical else {}
             found.append(
-                Curve(
+                TrialLosses(
                     trial=run.trial,
                     losses={int(row["rung_tokens"]): float(row["val_loss"]) for row in run.curve},
                     budget_tokens=run.config.get("training", {}).get("tokens") or record.budget_tokens,
@@ -73,7 +73,7 @@ def curves_of(record: StudyRecord) -> tuple[Curve, ...]:
     return tuple(found)
 
 
-def _savings(curves: Sequence[Curve]) -> Table | None:
+def _savings(curves: Sequence[TrialLosses]) -> Table | None:
     found = quality.savings(curves)
     if not found.trials:
         return None
@@ -97,7 +97,7 @@ def _savings(curves: Sequence[Curve]) -> Table | None:
     return Table(PREFIX, "What pruning saved", headings, (row,), (f"{said}.", note))
 
 
-def _audit(curves: Sequence[Curve], record: StudyRecord) -> Table | None:
+def _audit(curves: Sequence[TrialLosses], record: StudyRecord) -> Table | None:
     """How many of the audited trials were to be stopped wrongly; None where the pruner stopped nothing."""
     stopped = sum(curve.ended == "pruned" or curve.audit_tokens is not None for curve in curves)
     if not stopped:
@@ -142,12 +142,12 @@ def _audit(curves: Sequence[Curve], record: StudyRecord) -> Table | None:
     return Table(f"{PREFIX}-audit", "Stopped wrongly", headings, rows, (said, note))
 
 
-def _shares(share: Share) -> tuple[str, str]:
+def _shares(share: Proportion) -> tuple[str, str]:
     low, high = share.interval
     return f"{share.value:.1%}", f"{low:.1%} to {high:.1%}"
 
 
-def _ranks(curves: Sequence[Curve]) -> Table | None:
+def _ranks(curves: Sequence[TrialLosses]) -> Table | None:
     """The correlation of each rung's losses with the final ones, over all trials and for each kind of schedule."""
     groups = {"all trials": list(curves), **quality.by_setting(curves)}
     found = {name: quality.rank_correlations(group) for name, group in groups.items()}
@@ -194,7 +194,7 @@ def _warmup(name: str, found: Sequence[RankCorrelation]) -> str:
     return f"{name} none, prune nothing" if fraction is None else f"{name} {fraction:g}"
 
 
-def _replays(curves: Sequence[Curve], record: StudyRecord) -> Table | None:
+def _replays(curves: Sequence[TrialLosses], record: StudyRecord) -> Table | None:
     """What pruners would have done; None where one has, or where the trials are few."""
     complete = [curve for curve in curves if curve.ended == "complete"]
     if len(complete) < quality.FEWEST_TRIALS or any(curve.ended == "pruned" for curve in curves):

@@ -163,8 +163,8 @@ def _failed(record: StudyRecord) -> Section:
     continued = record.states.get("continued", ())
     if continued:
         texts.append(
-            f"Interrupted, and gone on with by another trial: {', '.join(map(str, continued))}. The trial that "
-            "goes on takes up the saved state, and is the one that is counted."
+            f"Interrupted, and resumed by another trial: {', '.join(map(str, continued))}. The trial that "
+            "resumes goes on from the saved state, and is the one that is counted."
         )
     return Section("failed", "Failed, diverged, pruned", texts=tuple(texts), tables=tables if rows else ())
 

@@ -37,7 +37,11 @@ def summary(record: StudyRecord) -> Table:
         arms = best_arms(record)[:TUNED_ROWS]
         notes.append(f"The best {len(arms)} of {len(record.arms)} configurations, each with one seed.")
     else:
-        together = [f"equal {axis}" for axis in comparison.AXES if comparison.end_together(record, axis)]
+        together = [
+            f"equal {resource}"
+            for resource in comparison.RESOURCES
+            if comparison.end_together(record, resource)
+        ]
         if together:
             notes.append(f"All arms end together, so that these are the losses at {' and '.join(together)}.")
     for arm in arms:

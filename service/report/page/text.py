@@ -11,9 +11,9 @@ from service.report.page.content import Content
 from service.report.page.tables import TUNED_ROWS, best_arms
 from service.report.record.metrics import FIGURES
 from service.report.record.study_record import Run
+from service.text.markdown import escaped
 from service.text.tables import Table
 
-_MARKDOWN = frozenset("\\`*[]<>|&")
 _NOT_IN_RESULT = ("runs", "definitions")
 """Tables whose content stands in the result under `arms`, or in this project's code."""
 DIGITS = 6
@@ -118,6 +118,4 @@ def _csv(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _line(text: str) -> str:
-    """`text` on one line, as Markdown that shows it as it is."""
-    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
-    return "".join(f"\\{c}" if c in _MARKDOWN else c for c in printable)
+    return escaped(text, readable=True)

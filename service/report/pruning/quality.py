@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from service.statistics import CONFIDENCE
+
 ENOUGH_AUDITS = 20
 """Audited trials below which the share stopped wrongly is not known: with none wrong among 20 it may still be 17 %."""
 FEWEST_TRIALS = 10
@@ -23,7 +24,7 @@ end in the better half are then in the worse half there: acos(r)/pi with r = 2 s
 
 
 @dataclass(frozen=True)
-class Curve:
+class TrialLosses:
     """One trial's losses, as far as it was trained."""
 
     trial: int
@@ -49,7 +50,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Share:
+class Proportion:
     """So many of so many."""
 
     count: int
@@ -72,9 +73,9 @@ class Share:
 class Wrong:
     """Trials that were to be stopped and were run to the end, against those that the pruner kept."""
 
-    winners: Share
+    winners: Proportion
     """Those that ended below the best one kept: the search would have lost its winner."""
-    better_half: Share
+    better_half: Proportion
     """Those that ended below the median of the ones kept."""
 
 
@@ -126,12 +127,12 @@ def wrong(stopped: Sequence[float], kept: Sequence[float]) -> Wrong | None:
     best, median = min(kept), float(np.median(kept))
     count = len(stopped)
     return Wrong(
-        Share(sum(loss < best for loss in stopped), count),
-        Share(sum(loss < median for loss in stopped), count),
+        Proportion(sum(loss < best for loss in stopped), count),
+        Proportion(sum(loss < median for loss in stopped), count),
     )
 
 
-def audited(curves: Sequence[Curve]) -> Wrong | None:
+def audited(curves: Sequence[TrialLosses]) -> Wrong | None:
     """What the audited trials say of all that were stopped; one that diverged afterwards was stopped rightly."""
     complete = [curve for curve in curves if curve.ended == "complete" and curve.audit_tokens is None]
     return wrong(
@@ -140,7 +141,7 @@ def audited(curves: Sequence[Curve]) -> Wrong | None:
     )
 
 
-def savings(curves: Sequence[Curve]) -> Savings:
+def savings(curves: Sequence[TrialLosses]) -> Savings:
     """What pruning saved, and what its audit cost."""
     counted = [curve for curve in curves if curve.ended != "diverged"]
     return Savings(
@@ -154,7 +155,7 @@ def savings(curves: Sequence[Curve]) -> Savings:
     )
 
 
-def rank_correlations(curves: Sequence[Curve]) -> tuple[RankCorrelation, ...]:
+def rank_correlations(curves: Sequence[TrialLosses]) -> tuple[RankCorrelation, ...]:
     """One a rung before the end, over the complete trials, which have one budget.
 
     Empty with fewer than `FEWEST_TRIALS`; without rungs at which all losses are equal.
@@ -188,9 +189,9 @@ def _interval(rho: float, n: int) -> tuple[float, float]:
     return math.tanh(z - half), math.tanh(z + half)
 
 
-def by_setting(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+def by_setting(curves: Sequence[TrialLosses]) -> dict[str, list[TrialLosses]]:
     """The curves of each value of each setting that differs between them, under `decay wsd`; settings sorted."""
-    found: dict[str, list[Curve]] = {}
+    found: dict[str, list[TrialLosses]] = {}
     for key in sorted({key for curve in curves for key in curve.settings}):
         values = sorted({curve.settings[key] for curve in curves if key in curve.settings})
         for value in values if len(values) > 1 else ():

@@ -13,7 +13,7 @@ from statistics import fmean
 import optuna
 from optuna.trial import TrialState
 
-from service.report.pruning.quality import Curve, Wrong, savings, wrong
+from service.report.pruning.quality import TrialLosses, Wrong, savings, wrong
 from service.study.pruners import (
     HyperbandConfig,
     MedianConfig,
@@ -47,8 +47,8 @@ class Replay:
 
 
 def pruned_curves(
-    curves: Sequence[Curve], pruner: PrunerConfig, *, study_name: str = "replay"
-) -> tuple[Curve, ...]:
+    curves: Sequence[TrialLosses], pruner: PrunerConfig, *, study_name: str = "replay"
+) -> tuple[TrialLosses, ...]:
     """The curves as the pruner would have left them, in the order given.
 
     Args:
@@ -65,7 +65,7 @@ def pruned_curves(
     return tuple(_shown(curve, study) for curve in curves)
 
 
-def _shown(curve: Curve, study: optuna.Study) -> Curve:
+def _shown(curve: TrialLosses, study: optuna.Study) -> TrialLosses:
     """The curve up to where the study's pruner stops it."""
     assert curve.ended != "pruned", "what a pruner has cut cannot be shown to another one"
     trial = study.ask()
@@ -96,7 +96,9 @@ def stopped_at(trial: optuna.Trial, losses: Iterable[tuple[int, float]], budget_
     return None
 
 
-def replay(orders: Sequence[Sequence[Curve]], pruner: PrunerConfig, *, study_name: str = "replay") -> Replay:
+def replay(
+    orders: Sequence[Sequence[TrialLosses]], pruner: PrunerConfig, *, study_name: str = "replay"
+) -> Replay:
     """What the pruner would have stopped, how much of it wrongly, what it would have saved and lost.
 
     Args:
@@ -130,7 +132,7 @@ def replay(orders: Sequence[Sequence[Curve]], pruner: PrunerConfig, *, study_nam
     )
 
 
-def orders_of(curves: Sequence[Curve]) -> list[Sequence[Curve]]:
+def orders_of(curves: Sequence[TrialLosses]) -> list[Sequence[TrialLosses]]:
     """The curves in their order and in four random ones, the same at every call."""
     return [curves, *(random.Random(seed).sample(curves, len(curves)) for seed in range(_SHUFFLES))]
 

@@ -29,10 +29,10 @@ from service.report.record.study_record import StudyRecord
 from service.statistics import CONFIDENCE, Estimate, correlation, differences, estimate
 from service.text.numbers import mean_and_sd, number, with_interval
 
-Verdict = Literal["confirmed", "refuted", "not shown here"]
-CONFIRMED: Verdict = "confirmed"
-REFUTED: Verdict = "refuted"
-NOT_SHOWN: Verdict = "not shown here"
+Finding = Literal["confirmed", "refuted", "not shown here"]
+CONFIRMED: Finding = "confirmed"
+REFUTED: Finding = "refuted"
+NOT_SHOWN: Finding = "not shown here"
 
 BySeed = Mapping[int, float]
 
@@ -43,7 +43,7 @@ class CheckedClaim:
 
     text: str
     source: str
-    verdict: Verdict
+    verdict: Finding
     shown: str
     """The number that says so, with its interval and seeds; or why there is none."""
 
@@ -63,14 +63,14 @@ def check(claim: Claim, record: StudyRecord) -> CheckedClaim:
     return CheckedClaim(claim.text, claim.source, verdict, "; ".join([shown, *ended_early]))
 
 
-def within(found: Estimate, low: float, high: float) -> Verdict:
+def within(found: Estimate, low: float, high: float) -> Finding:
     """Confirmed when the whole interval lies from `low` to `high`, refuted when all of it lies outside."""
     if low <= found.low and found.high <= high:
         return CONFIRMED
     return REFUTED if found.high < low or found.low > high else NOT_SHOWN
 
 
-def about(found: Estimate, published: float, tolerance: float | None) -> Verdict:
+def about(found: Estimate, published: float, tolerance: float | None) -> Finding:
     """Whether a measured value agrees with a published one.
 
     Confirmed when the measured mean lies within `tolerance` of the published value and the interval reaches at most
@@ -89,7 +89,7 @@ def about(found: Estimate, published: float, tolerance: float | None) -> Verdict
     return REFUTED if found.high < published - allowed or found.low > published + allowed else NOT_SHOWN
 
 
-def _tested(test: Test, record: StudyRecord) -> tuple[Verdict, str]:
+def _tested(test: Test, record: StudyRecord) -> tuple[Finding, str]:
     match test:
         case Unavailable():
             return NOT_SHOWN, test.why
@@ -111,7 +111,7 @@ def _tested(test: Test, record: StudyRecord) -> tuple[Verdict, str]:
             assert_never(test)
 
 
-def _lower(test: Lower, record: StudyRecord) -> tuple[Verdict, str]:
+def _lower(test: Lower, record: StudyRecord) -> tuple[Finding, str]:
     """Confirmed when the interval of the paired difference lies below 0, refuted when no part of it does."""
     values, others = (_values(record, name, test.metric) for name in (test.arm, test.than))
     found = _estimate(differences(values, others), test.metric)
@@ -119,7 +119,7 @@ def _lower(test: Lower, record: StudyRecord) -> tuple[Verdict, str]:
     return (CONFIRMED if found.high < 0 else REFUTED if found.low >= 0 else NOT_SHOWN), shown
 
 
-def _ratio(test: Ratio, record: StudyRecord) -> tuple[Verdict, str]:
+def _ratio(test: Ratio, record: StudyRecord) -> tuple[Finding, str]:
     """The mean of the ratios seed by seed."""
     values, others = (_values(record, name, test.metric) for name in (test.of, test.to))
     found = _estimate(_ratios(values, others), test.metric)
@@ -134,7 +134,7 @@ def _ratio(test: Ratio, record: StudyRecord) -> tuple[Verdict, str]:
     return within(found, float("-inf"), test.at_most), f"{shown}; claimed at most {number(test.at_most)}"
 
 
-def _share(test: Share, record: StudyRecord) -> tuple[Verdict, str]:
+def _share(test: Share, record: StudyRecord) -> tuple[Finding, str]:
     """The mean of the shares seed by seed."""
     a, b, c, d = (_values(record, name, test.metric) for name in (*test.part, *test.whole))
     found = _estimate(_ratios(differences(a, b), differences(c, d)), test.metric)
@@ -145,7 +145,7 @@ def _share(test: Share, record: StudyRecord) -> tuple[Verdict, str]:
     return about(found, test.about, test.tolerance), shown
 
 
-def _extreme(test: Extreme, record: StudyRecord) -> tuple[Verdict, str]:
+def _extreme(test: Extreme, record: StudyRecord) -> tuple[Finding, str]:
     """Whether an arm is ahead of all others.
 
     Confirmed when the interval of its paired difference to each of them lies on its side of 0. Refuted when that
@@ -177,7 +177,7 @@ def _extreme(test: Extreme, record: StudyRecord) -> tuple[Verdict, str]:
     return (CONFIRMED if confirmed else NOT_SHOWN), shown
 
 
-def _correlation(test: Correlation, record: StudyRecord) -> tuple[Verdict, str]:
+def _correlation(test: Correlation, record: StudyRecord) -> tuple[Finding, str]:
     """Pearson's r over the arms, seed by seed; the interval over seeds is taken of atanh r (Fisher's z)."""
     arms = [arm for arm in record.arms if test.among is None or arm.name in test.among]
     points = [(arm.values(test.x), arm.values(test.y)) for arm in arms]

@@ -54,7 +54,7 @@ def baseline_of_search(
 
     Args:
         trials: of the study.
-        configs: of those that have begun and that no other one goes on with, by number.
+        configs: of those that have begun and that no other one resumes, by number.
         study: a search with a baseline.
         definition: of the study.
     """

@@ -26,6 +26,7 @@ def figures(
     *,
     config: Record,
     curve: Sequence[Record],
+    noted: Record,
     steps: Sequence[Record],
     evaluations: Sequence[Record],
     parameters: int | None,
@@ -36,6 +37,7 @@ def figures(
     Args:
         config: of the run, nested as `train_config.yaml`; may be empty.
         curve: `Evaluation`'s fields at every rung reached.
+        noted: further numbers by name, known before those of the curve's last rung.
         steps: diagnostics of the measured steps, in order.
         evaluations: diagnostics of the evaluations, in order.
         parameters: of the model.
@@ -47,7 +49,7 @@ def figures(
     found |= {
         name: value for name, value in numbers(evaluations[-1] if evaluations else {}) if name in FIGURES
     }
-    found |= {name: value for name, value in numbers(last) if name in FIGURES}
+    found |= {name: value for name, value in numbers({**noted, **last}) if name in FIGURES}
     peaks = [row["peak_memory_bytes"] for row in curve if row.get("peak_memory_bytes") is not None]
     found["peak_memory_bytes"] = max(peaks, default=None)
     found["parameters"] = parameters

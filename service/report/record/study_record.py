@@ -1,34 +1,26 @@
 """A study as its report needs it: runs with their curves and figures, gathered into arms that share seeds."""
 
-import contextlib
-import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.artifacts import get_all_artifact_meta
-from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import FrozenTrial, TrialState
 
 from model.config.train_config import TokenizerConfig
-from model.measurement.evaluation_record import Evaluation
 from service.report.record import measured
 from service.report.record.arms import arms_of_trials, baseline_of_search
 from service.report.record.metrics import FIGURES
+from service.storage import measurements
 from service.storage.artifact_stores import Store
 from service.storage.ownership import generation_of, is_own
-from service.storage.studies import StudyError, corpus_facts
+from service.storage.studies import corpus_facts
 from service.study import audit
 from service.study.definition import StudyDefinition
 from service.study.design import BASELINE
 
 COMPLETE, DIVERGED, OUT_OF_MEMORY = "complete", "diverged", "out of memory"
-CURVE, DIAGNOSTICS = "curve.jsonl", "diagnostics.jsonl"
-"""Artifacts of a trial: an `Evaluation` a line; the diagnostics of a step or of an evaluation a line."""
-_FIELDS = [field.name for field in dataclasses.fields(Evaluation)]
 
 
 @dataclass(frozen=True)
@@ -225,20 +217,9 @@ def _run(
 ) -> Run:
     attributes = trial.user_attrs
     config = attributes.get("config", {})
-    files = _files(trial, study, store)
-    curve = files.get(CURVE) or tuple(
-        {"rung_tokens": tokens, "val_loss": loss}
-        for tokens, loss in sorted(trial.intermediate_values.items())
-    )
-    diagnostics = files.get(DIAGNOSTICS, ())
-    steps = tuple(record for record in diagnostics if record["kind"] == "step")
-    evaluations = tuple(record for record in diagnostics if record["kind"] == "evaluation")
-    seen = curve
-    if state == COMPLETE and CURVE not in files:
-        # the storage has the last evaluation's fields, among others; they go in place of the file's last line
-        stored = {**attributes, **(curve[-1] if curve else {})}
-        seen = (*curve[:-1], stored)
-        curve = (*curve[:-1], {name: stored[name] for name in _FIELDS if name in stored})
+    kept = measurements.read(trial, study, store)
+    steps = tuple(record for record in kept.diagnostics if record["kind"] == "step")
+    evaluations = tuple(record for record in kept.diagnostics if record["kind"] == "evaluation")
     parameters = attributes.get("parameters")
     return Run(
         trial=trial.number,
@@ -249,13 +230,14 @@ def _run(
         config=config,
         metrics=measured.figures(
             config=config,
-            curve=seen,
+            curve=kept.curve,
+            noted=kept.noted,
             steps=steps,
             evaluations=evaluations,
             parameters=parameters,
             train_tokens=_train_tokens(attributes, definition, facts),
         ),
-        curve=curve,
+        curve=kept.curve,
         steps=steps,
         evaluations=evaluations,
         parameters=parameters,
@@ -298,17 +280,3 @@ def _train_tokens(
         return noted
     own = TokenizerConfig.model_validate(attributes["config"]["tokenizer"])
     return facts["train_tokens"] if own == definition.base_config.tokenizer else None
-
-
-def _files(trial: FrozenTrial, study: optuna.Study, store: Store) -> dict[str, tuple[dict[str, Any], ...]]:
-    """The JSON lines of the trial's curve and diagnostics, as far as the store has them."""
-    found = {}
-    try:
-        for meta in get_all_artifact_meta(trial, storage=study._storage):
-            if meta.filename in (CURVE, DIAGNOSTICS):
-                with contextlib.suppress(ArtifactNotFound), store.open_reader(meta.artifact_id) as file:
-                    lines = file.read().decode().splitlines()
-                    found[meta.filename] = tuple(json.loads(line) for line in lines)
-    except OSError as error:
-        raise StudyError(f"{store}: curves cannot be read: {error.strerror or error}") from None
-    return found

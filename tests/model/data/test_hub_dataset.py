@@ -10,7 +10,7 @@ import pytest
 
 from model.config.train_config import HubConfig
 from model.data.hub_dataset import read_hub
-from model.data.hub_requests import HubUnreachableError, plain
+from model.data.hub_requests import HubUnreachableError
 from model.errors import CorpusError
 from tests.hub import TOKEN, Fault
 
@@ -345,18 +345,3 @@ def test_no_connection_is_told_apart_from_every_answer(read, monkeypatch, no_con
                 HubUnreachableError, match=r"timed out.*allowed without it: data\.source file"
             ):
                 read(read_seconds=0.2)
-
-
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        (
-            "for url 'https://u:p@ss@hub.example/x?sig=SECRET&a=1' (404)",
-            "for url 'https://***@hub.example/x' (404)",
-        ),
-        ("a\n  b", "a b"),
-        ("", "ValueError"),
-    ],
-)
-def test_addresses_are_told_without_passwords_and_signatures(said, expected):
-    assert plain(ValueError(said)) == expected

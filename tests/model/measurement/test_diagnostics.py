@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config.counts import flops_per_token
 from model.config.train_config import DiagnosticsConfig, TokenizerConfig, TrainConfig
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import Diverged
 from model.hardware.matrix_rate import matrix_rate
-from model.hardware.precision import Precision
 from model.measurement import diagnostics as module
 from model.measurement.diagnostics import as_lines
 from model.measurement.loss_spikes import WINDOW
@@ -160,25 +158,6 @@ def test_with_sam_the_gradient_is_the_one_that_is_applied(data):
         assert math.sqrt(squares) == pytest.approx(record["grad_norm"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["fp32", "bf16"])
-def test_the_yardstick_of_utilisation_is_timed_without_casts(name):
-    called = []
-
-    class Seen(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            called.append((str(function), [a.dtype for a in args if isinstance(a, torch.Tensor)]))
-            return function(*args, **(kwargs or {}))
-
-    with Seen():
-        rate = matrix_rate.__wrapped__(CPU, Precision(name, "", "cpu"))
-    assert rate > 0
-    products = [index for index, (function, _) in enumerate(called) if function.startswith("aten.mm")]
-    assert len(products) == 6
-    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
-    assert {dtype for function, dtypes in called[products[0] :] for dtype in dtypes} == {wanted}
-    assert all(function.startswith("aten.mm") for function, _ in called[products[0] :])
-
-
 @pytest.mark.parametrize("every", [1, 2])
 def test_records_after_a_resume_are_neither_lost_nor_doubled(data, tmp_path, every):
     config = {"steps": 7, "rungs": 3, "dropout": 0.3, "every": every}
@@ -255,15 +234,6 @@ def test_the_time_of_the_data_is_told_from_the_step_s(data):
     records = of_kind(run, "step")[1:]
     assert all(r["data_seconds"] >= SlowStream.seconds for r in records)
     assert min(r["step_seconds"] for r in records) < SlowStream.seconds
-
-
-def test_the_matrix_rate_is_measured_once_and_leaves_the_random_state(monkeypatch):
-    precision = Precision("fp32", "a test", "cpu")
-    generator = torch.get_rng_state()
-    first = matrix_rate(CPU, precision)
-    assert matrix_rate(CPU, precision) == first
-    assert torch.equal(torch.get_rng_state(), generator)
-    assert 1e8 < first < 1e14  # a CPU between a very slow and an impossible one
 
 
 def test_a_run_that_diverges_ends_with_a_record_that_says_so(data, tmp_path):

@@ -61,7 +61,7 @@ class Confirmation:
     def slots(self):
         storage = open_storage(self.tiny.settings)
         study = load_study(storage, NAME, self.tiny.settings)[0]
-        counts = Slots(storage.engine, key_of(study), owner="test", lease_seconds=60).counts()
+        counts = Slots(storage.engine, key_of(study)).counts()
         storage.engine.dispose()
         return counts
 

@@ -6,24 +6,12 @@ import scipy.stats
 
 from service.confirmation import verdict as verdicts
 from service.confirmation.elimination import MIN_SEEDS, worse
-from service.confirmation.page import sentence, tables
 from service.confirmation.verdict import cross_fitted, judge, picks, probabilities_best
 from service.study.design import BASELINE
+from tests.service.confirmation.conftest import SEEDS, losses
 
-SEEDS = (7, 8, 9)
 T2 = 4.302653  # t(0.975; 2)
 FEW_DRAWS = 0.0065  # four standard errors of a share of 100,000 draws
-
-
-def losses(**arms):
-    return {arm: dict(zip(SEEDS, values, strict=False)) for arm, values in arms.items()}
-
-
-@pytest.fixture
-def clear():
-    """`a` is better than the baseline by 1.0, 1.1 and 0.9."""
-    found = losses(baseline=[3.0, 3.2, 3.1], a=[2.0, 2.1, 2.2], b=[2.52, 2.6, 2.68])
-    return judge(found, SEEDS, {"a": 1.9, "b": 2.6})
 
 
 def test_means_and_paired_intervals_are_those_computed_by_hand(clear):
@@ -57,46 +45,6 @@ def test_the_winners_curse_is_of_the_seeds_before_any_was_dropped():
     a, b = (next(s for s in judge(found, seeds, {"a": 2.0, "b": 2.0}).standings if s.arm == x) for x in "ab")
     assert (a.curse.n, a.curse.mean) == pytest.approx((3, -0.1))
     assert (b.curse.n, b.curse.mean) == pytest.approx((3, -0.5))
-
-
-def test_what_is_clear_is_said_to_be_clear(clear):
-    assert clear.ties == ()
-    assert sentence(clear).startswith(
-        "a is the best over 3 seeds; -1.00 (95 % interval -1.25 to -0.75, 3 seeds)"
-    )
-    assert [row[-1] for row in next(iter(tables(clear).values())).rows] == ["best", "out", "out"]
-    assert clear.standings[-1].out == "worse than a, after 3 seeds"  # the baseline
-
-
-def test_a_tie_is_said_to_be_a_tie():
-    verdict = judge(losses(baseline=[3.0, 3.2, 3.1], a=[2.0, 2.2, 2.1], b=[2.1, 2.1, 2.2]), SEEDS, {})
-    assert verdict.best.arm == "a"
-    assert verdict.ties == ("b",)
-    assert sentence(verdict).startswith(
-        "a tie: a has the lowest mean over 3 seeds and cannot be told from b;"
-    )
-    assert [row[-1] for row in next(iter(tables(verdict).values())).rows] == [
-        "best of a tie", "tied with the best", "out",
-    ]  # fmt: skip
-
-
-def test_the_baseline_may_be_the_best():
-    verdict = judge(losses(baseline=[1.0, 1.1, 1.2], a=[2.0, 2.1, 2.2]), SEEDS, {})
-    assert (verdict.best.arm, verdict.gain) == (BASELINE, None)  # no finalist is left to have one
-    assert (
-        sentence(verdict)
-        == "baseline is the best over 3 seeds; no finalist has a lower mean than the baseline"
-    )
-    tied = judge(losses(baseline=[1.0, 1.1, 1.2], a=[1.1, 1.0, 1.5]), SEEDS, {})
-    assert sentence(tied).startswith(
-        "a tie: baseline has the lowest mean over 3 seeds and cannot be told from a; no finalist has a lower mean than "
-        "the baseline: 0.10 (95 % interval"
-    )
-
-
-def test_a_baseline_that_did_not_finish_is_said():
-    verdict = judge(losses(baseline=[3.0, math.inf], a=[2.0, 2.1, 2.2]), SEEDS, {})
-    assert sentence(verdict) == "a is the best over 3 seeds; the baseline did not finish on every seed"
 
 
 def test_the_gain_is_measured_on_seeds_that_it_was_not_picked_by():

@@ -271,7 +271,7 @@ def test_without_a_connection_the_same_command_goes_on_with_it(auto, no_connecti
     assert names(auto) == {"tiny-docstrings"}
     storage = open_storage(auto.settings)
     study, _ = load_study(storage, "tiny-docstrings", auto.settings)
-    assert Slots(storage.engine, key_of(study), owner="test", lease_seconds=60).counts()["open"] == 1
+    assert Slots(storage.engine, key_of(study)).counts()["open"] == 1
     storage.engine.dispose()
 
 

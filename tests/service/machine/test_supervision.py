@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from service.machine import supervisor
 from service.machine.places import Place
 from service.machine.supervisor import RESTARTS, Supervisor
+from service.storage.claims import Claims
 from service.storage.schema import StudyKey
 from service.storage.slots import SEEN_FAILURE, Slots
 from tests.conftest import make_two_studies
@@ -27,7 +29,8 @@ class Seen:
 
     lines: list = field(default_factory=list)
     broken: bool = False
-    said_at: dict = field(default_factory=dict)
+    answered: Path | None = None
+    """Is made when a signal is answered."""
 
     def __enter__(self):
         return self
@@ -41,7 +44,8 @@ class Seen:
 
     def say(self, line):
         self.lines.append(line)
-        self.said_at[line] = time.monotonic()
+        if self.answered and line.startswith("stopping: "):
+            self.answered.touch()
 
     def gone(self, index): ...
 
@@ -50,7 +54,7 @@ class Seen:
 def slots(tmp_path):
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'slots.db'}")
     make_two_studies(engine)
-    yield Slots(engine, StudyKey(1, "g"), owner="test", lease_seconds=60)
+    yield Slots(engine, StudyKey(1, "g"))
     engine.dispose()
 
 
@@ -113,7 +117,7 @@ c.execute(\\"{lease}\\", sys.argv[1:]); c.commit()" "$2"
 """
     status, _ = supervise(f"{python}\nexit 1", "exit 0")
     assert status == 0
-    slot = slots.claim()
+    slot = Claims(slots, owner="heir", lease_seconds=60).claim()
     assert slot is not None
     assert (slot.attempts, slot.lost) == (SEEN_FAILURE, "its worker was ended by a crash (status 1)")
 
@@ -136,8 +140,32 @@ def test_whatever_a_worker_writes_is_read_and_ends_nothing(supervise, broken):
     assert any("not UTF-8" in str(line) for line in seen.lines)
 
 
-WAIT = "touch ready$life\nfor i in $(seq 600); do sleep 0.05; done"
-SAVES = f"trap 'touch saved.$$; exit 0' TERM\n{WAIT}"
+# SIGTERM is blocked before the file that calls for it is there, so none is lost and none comes in between
+WAITS = r"""
+import pathlib, signal, sys, time
+life, terms, until, status = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+signal.alarm(300)
+pathlib.Path(f"ready{life}").touch()
+for number in range(terms):
+    signal.sigwait({signal.SIGTERM})
+    pathlib.Path(f"term{life}.{number}").touch()
+while until and not pathlib.Path(until).exists():
+    time.sleep(0.02)
+if status == 0:
+    pathlib.Path(f"saved{life}").touch()
+sys.exit(status)
+"""
+
+
+def waits(*, terms=1, until="", status=0):
+    """A life that is ready for SIGTERM, saves after so many of them and once the file `until` is there, and ends."""
+    # `supervise` gives the supervisor another executable
+    return f"exec '{sys.executable}' -S -I -c '{WAITS}' $life {terms} '{until}' {status}"
+
+
+def files(folder, pattern):
+    return sorted(path.name for path in folder.glob(pattern))
 
 
 def test_a_fault_of_the_supervisor_itself_lets_its_workers_save(supervise, tmp_path):
@@ -146,29 +174,29 @@ def test_a_fault_of_the_supervisor_itself_lets_its_workers_save(supervise, tmp_p
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        supervise("until [ -e ready1 ]; do sleep 0.05; done", SAVES, view=Faulty(), workers=2)
-    assert len(list(tmp_path.glob("saved.*"))) == 1
+        supervise("until [ -e ready1 ]; do sleep 0.05; done", waits(), view=Faulty(), workers=2)
+    assert files(tmp_path, "saved*") == ["saved1"]
 
 
 @pytest.fixture
 def send(tmp_path):
-    """Sends this process signals, 0.7 s apart, once its workers are ready; the times of sending."""
+    """Sends this process signals: the first when its workers are ready, each further one when all have had the last."""
     threads = []
 
     def start(*numbers, ready=1):
-        sent = []
-
         def act():
-            while len(list(tmp_path.glob("ready*"))) < ready:
-                time.sleep(0.02)
-            for number in numbers:
-                sent.append(time.monotonic())
+            wanted = "ready*"
+            for order, number in enumerate(numbers):
+                end = time.monotonic() + 120
+                while len(files(tmp_path, wanted)) < ready:
+                    assert time.monotonic() < end, (wanted, files(tmp_path, "*"))
+                    time.sleep(0.02)
                 os.kill(os.getpid(), number)
-                time.sleep(0.7)
+                wanted = f"term*.{order}"
+            (tmp_path / "sent").touch()
 
         threads.append(threading.Thread(target=act))
         threads[-1].start()
-        return sent
 
     yield start
     for thread in threads:
@@ -176,23 +204,22 @@ def send(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_answered_within_a_second_and_saves(supervise, send, tmp_path, number):
-    seen = Seen()
-    sent = send(number, ready=2)
-    status, _ = supervise(SAVES, view=seen, workers=2)
-    assert status == 130
-    assert len(list(tmp_path.glob("saved.*"))) == 2
-    answer = next(line for line in seen.lines if line.startswith("stopping: "))
-    assert seen.said_at[answer] - sent[0] < 1
-    assert seen.lines[-1] == "stopped: every trial's state is saved"
+def test_a_signal_is_answered_while_the_workers_still_save(supervise, send, tmp_path, number):
+    seen = Seen(answered=tmp_path / "answered")
+    send(number, ready=2)
+    status, owners = supervise(waits(until="answered"), view=seen, workers=2)
+    what = (seen.lines, files(tmp_path, "*"))
+    assert (status, len(owners)) == (130, 2), what
+    assert files(tmp_path, "saved*") == ["saved0", "saved1"], what
+    assert seen.lines[-1] == "stopped: every trial's state is saved", what
 
 
-def test_a_second_ctrl_c_kills_and_does_not_say_that_anything_was_saved(supervise, send):
+def test_a_second_ctrl_c_kills_and_does_not_say_that_anything_was_saved(supervise, send, tmp_path):
     seen = Seen()
-    sent = send(signal.SIGINT, signal.SIGINT)
-    status, _ = supervise(f"trap '' TERM\n{WAIT}", view=seen)
-    assert status == 130
-    assert seen.said_at[seen.lines[-1]] - sent[1] < 1
+    send(signal.SIGINT, signal.SIGINT)
+    status, _ = supervise(waits(until="never"), view=seen)
+    assert (status, files(tmp_path, "saved*")) == (130, [])
+    assert not [line for line in seen.lines if line.startswith("killing the workers that have not ended")]
     assert seen.lines[-1] == (
         "stopped: worker 0 ended without saving all; those trials resume from their last saved rung"
     )
@@ -201,22 +228,22 @@ def test_a_second_ctrl_c_kills_and_does_not_say_that_anything_was_saved(supervis
 def test_a_closing_terminal_may_say_so_twice(supervise, send, tmp_path):
     seen = Seen()
     send(signal.SIGHUP, signal.SIGHUP)
-    supervise(f"trap 'sleep 1; touch saved.$$; exit 0' TERM\n{WAIT}", view=seen)
-    assert len(list(tmp_path.glob("saved.*"))) == 1
+    supervise(waits(terms=2), view=seen)
+    assert files(tmp_path, "saved*") == ["saved0"], seen.lines
     assert seen.lines[-1] == "stopped: every trial's state is saved"
 
 
 def test_a_worker_that_could_not_save_is_named(supervise, send):
     seen = Seen()
     send(signal.SIGINT, ready=2)
-    supervise(f"trap 'exit 2' TERM\n{WAIT}", SAVES, view=seen, workers=2)
-    assert seen.lines[-1].startswith("stopped: worker 0 ended without saving all; ")
+    supervise(waits(status=2), waits(), view=seen, workers=2)
+    assert seen.lines[-1].startswith("stopped: worker 0 ended without saving all; "), seen.lines
 
 
 def test_under_nohup_a_dead_terminal_stops_nothing(supervise, send):
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         send(signal.SIGHUP)
-        assert supervise("touch ready0; sleep 1; exit 0")[0] == 0
+        assert supervise("touch ready0; until [ -e sent ]; do sleep 0.05; done; exit 0")[0] == 0
     finally:
         signal.signal(signal.SIGHUP, former)

@@ -57,6 +57,7 @@ def wait_until(condition):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_its_trial_gone_on_with(tiny, supervised):
     os.kill(children(supervised)[0], signal.SIGKILL)
     rest = list(events(supervised, None))
@@ -82,6 +83,7 @@ def test_a_signal_reaches_every_worker(tiny, supervised):
     assert [trial.user_attrs["ended"] for trial in tiny.trials()] == ["interrupted"] * 2
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_any_more_ends_nothing(tiny, supervised):
     supervised.stdout.close()
     assert supervised.wait(timeout=120) == 0

@@ -32,9 +32,9 @@ def test_a_storage_is_made_once_and_opened_by_others(tmp_path):
     for _ in range(2):
         storage = open_storage(settings, create=True)
     insert_study(storage.engine, "s", user_attributes={GENERATION: "g"}, system_attributes={})
-    Slots(storage.engine, StudyKey(1, "g"), owner="a", lease_seconds=60).total(2)
+    Slots(storage.engine, StudyKey(1, "g")).total(2)
     opened = open_storage(settings)
-    assert Slots(opened.engine, StudyKey(1, "g"), owner="b", lease_seconds=60).counts()["open"] == 2
+    assert Slots(opened.engine, StudyKey(1, "g")).counts()["open"] == 2
 
 
 def test_several_processes_may_write_a_sqlite_storage(tmp_path):

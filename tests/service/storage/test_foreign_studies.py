@@ -22,12 +22,13 @@ from service.report.record.study_record import read
 from service.settings import ROOT
 from service.storage import optuna_tables
 from service.storage.artifact_stores import open_store
+from service.storage.claims import Claims, LeaseLost
 from service.storage.database import open_storage
 from service.storage.optuna_tables import insert_study
 from service.storage.ownership import generation_of, key_of
 from service.storage.roster import Roster
 from service.storage.schema import GENERATION
-from service.storage.slots import LeaseLost, Slots
+from service.storage.slots import Slots
 from service.storage.studies import COMMAND, CORPUS, DEFINITION, StudyError, load_study
 from service.study import definition as study_config
 from tests.conftest import tiny_study
@@ -231,7 +232,7 @@ def test_who_comes_second_with_a_name_leaves_the_study_of_the_first_whole(tiny):
             thread.start()
         for thread in threads:
             thread.join()
-    assert refused == ["study 'tiny' has just been made by another process; the same command goes on with it"]
+    assert refused == ["study 'tiny' has just been made by another process; the same command resumes it"]
     tiny.create(None, total=1)
     assert tiny.slots()["open"] == 1
 
@@ -282,14 +283,14 @@ def test_slots_and_workers_die_with_their_study(tiny):
     tiny.create(4)
     with loaded(tiny) as (storage, study, _):
         before = key_of(study)
-        slots = Slots(storage.engine, before, owner="a", lease_seconds=60)
+        claims = Claims(Slots(storage.engine, before), owner="a", lease_seconds=60)
         roster = Roster(storage.engine, before, lease_seconds=60)
         numbers = [roster.register(owner, device="CPU") for owner in "ab"]
         assert numbers == [0, 1]
-        held = slots.claim()
-        slots.set_trial(held, 7, attempts=0)
+        held = claims.claim()
+        claims.set_trial(held, 7, attempts=0)
         delete(tiny)
-        assert not any(slots.counts().values())
+        assert not any(claims.slots.counts().values())
         assert roster.alive() == []
         tiny.create(2)
         with loaded(tiny) as (_, again, _):
@@ -298,8 +299,8 @@ def test_slots_and_workers_die_with_their_study(tiny):
             assert now.generation != before.generation
         assert tiny.slots() == {"open": 2, "leased": 0, "held": 0, "closed": 0}
         with pytest.raises(LeaseLost):
-            slots.close(held)
-        assert slots.claim() is None
+            claims.close(held)
+        assert claims.claim() is None
         assert tiny.slots()["open"] == 2
         assert Roster(storage.engine, now, lease_seconds=60).register("c", device="CPU") == 0
 
@@ -330,11 +331,11 @@ def test_a_copy_of_a_study_has_slots_of_its_own(tiny):
     )  # at the id of the one that is gone
     with loaded(tiny, "copy") as (storage, study, definition):
         assert definition.name == "copy"
-        slots = Slots(storage.engine, key_of(study), owner="test", lease_seconds=60)
+        slots = Slots(storage.engine, key_of(study))
         assert not any(slots.counts().values())
     tiny.create(None, total=4, name="copy")
     with loaded(tiny, "copy") as (storage, study, _):
-        slots = Slots(storage.engine, key_of(study), owner="test", lease_seconds=60)
+        slots = Slots(storage.engine, key_of(study))
         assert slots.counts()["open"] == 4
     assert tiny.slots()["open"] == 3
 
@@ -438,7 +439,7 @@ def test_of_an_old_database_only_what_is_left_of_a_deleted_study_goes(tiny):
     delete(tiny, "gone")
     tiny.create(4, name="new")  # at its id
     with loaded(tiny, "new") as (storage, study, _):
-        slots = Slots(storage.engine, key_of(study), owner="test", lease_seconds=60)
+        slots = Slots(storage.engine, key_of(study))
         assert slots.counts()["open"] == 4
     assert tiny.slots()["open"] == 3
 

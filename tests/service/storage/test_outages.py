@@ -1,5 +1,3 @@
-import inspect
-import re
 import sqlite3
 import threading
 
@@ -8,9 +6,8 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import structlog
-from optuna.storages import _cached_storage
 
-from service.storage.outages import PATIENT_METHODS, Patience, StorageAwayError, is_outage
+from service.storage.outages import Patience, StorageAwayError, is_outage
 
 
 def busy(tmp_path):
@@ -98,20 +95,6 @@ def test_patience_ends_with_its_time_or_with_a_stop(tmp_path, stopped):
     patience = Patience(3600 if stopped else 0.1, stopping=stopping, log=structlog.get_logger())
     with pytest.raises(StorageAwayError, match=r"^the storage is away \(database is locked\)"):
         patience(call)
-
-
-def test_every_call_of_optunas_cache_waits():
-    """Fails when a new version of Optuna calls its database in a way that would not be waited for."""
-    called = set(re.findall(r"self\._backend\.(\w+)", inspect.getsource(_cached_storage)))
-    by_nobody_here = {
-        "create_new_study",
-        "delete_study",
-        "record_heartbeat",
-        "_get_stale_trial_ids",
-        "get_heartbeat_interval",
-        "get_heartbeat_stale_trial_callback",
-    }
-    assert called - by_nobody_here == set(PATIENT_METHODS)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from model.config.train_config import TrainConfig
-from model.config.yaml_tree import validate
 from model.errors import ConfigError
 from service.machine import places
 from service.machine.estimate import measure_study
 from service.study import definition as study_config
+from service.study.base import Base
 from service.study.device_proof import prove_device
 from tests.conftest import SPACE
 
@@ -68,8 +67,8 @@ def test_the_base_files_own_precision_counts_where_a_trial_may_have_it(tiny):
     def with_base(body):
         tiny.write(body)
         given = study_config.load(tiny.file)
-        base = given.base.with_overrides({"training.precision": "fp16"})
-        return replace(given, base=base, base_config=validate(base, TrainConfig))
+        document = given.base.document.with_overrides({"training.precision": "fp16"})
+        return replace(given, base=Base.of(document))
 
     never = f"{SEARCHED.replace('fp16', 'bf16')}baseline: false\n"
     prove_device(with_base(never), "cpu")

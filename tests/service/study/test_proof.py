@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config.settings_without_effect import settings_without_effect
-from model.config.train_config import TrainConfig
-from model.config.yaml_tree import read, validate
+from model.config.yaml_tree import read
 from model.errors import ConfigError
+from service.study.base import Base
 from service.study.parameters import CategoricalParameter, FloatParameter, IntParameter
 from service.study.proof import MAX_COMBINATIONS, RANDOM_POINTS, prove_cells, prove_space
 from service.study.search_space import SearchSpace
 
-BASE = read(Path(__file__).resolve().parents[3] / "train_config.yaml")
+BASE = Base.of(read(Path(__file__).resolve().parents[3] / "train_config.yaml"))
 
 
 def choice(*choices, when=None):
@@ -222,7 +222,7 @@ def test_every_point_of_a_proven_space_is_valid_and_every_refused_space_has_a_ba
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     for _ in range(20):
         values = space.suggest(study.ask())
-        config = space.config_for(BASE, values)
+        config = BASE.config_for(values)
         assert not set(values) & settings_without_effect(config)
 
 
@@ -234,7 +234,7 @@ def test_cells_are_proven_and_must_differ(cell):
 
 
 def test_cells_that_only_look_different_are_the_same_configuration():
-    layers = validate(BASE, TrainConfig).model.n_layer
+    layers = BASE.config.model.n_layer
     with pytest.raises(ConfigError, match=r"^b: at model\.n_layer 4: the same configuration as at a$"):
         prove_cells([{}, {"model.n_layer": layers}], BASE, ["a", "b"])
 

@@ -5,6 +5,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
+from service.storage.claims import Claims
 from service.storage.roster import Roster
 from service.storage.schema import StudyKey
 from service.storage.slots import Slots
@@ -18,17 +19,20 @@ def test_the_shortest_lease_that_is_allowed_is_kept(tmp_path, lease_seconds):
     make_two_studies(engine)
     study = StudyKey(1, "g")
     own, other = (
-        Slots(engine, study, owner=owner, lease_seconds=lease_seconds) for owner in ("own", "other")
+        Claims(Slots(engine, study), owner=owner, lease_seconds=lease_seconds) for owner in ("own", "other")
     )
-    own.total(1)
+    own.slots.total(1)
     roster = Roster(engine, study, lease_seconds=lease_seconds)
     number = roster.register("own", device="cpu")
     slot = own.claim()
     assert slot is not None
     lease = Lease(
-        own, slot, roster=roster, number=number, lease_seconds=lease_seconds,
-        orphaned=lambda: False, stop=lambda: None, log=structlog.get_logger(),
-    )  # fmt: skip
+        own,
+        slot,
+        beat=lambda: None,
+        renew_worker=lambda: roster.renew(number),
+        log=structlog.get_logger(),
+    )
     until = time.monotonic() + 2.5 * lease_seconds
     with lease:
         while time.monotonic() < until:

@@ -10,21 +10,14 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from model.checkpoint import read_tensors, write_tensors
 from model.errors import CorpusError
 from model.hardware import device
 from model.hardware.device import Device
 from model.training import TrainingRun
 from service.storage.database import open_storage
 from service.storage.studies import load_study
-from tests.conftest import SPACE
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-@pytest.fixture(scope="session")
-def undisturbed_loss(finished):
-    return finished.trials()[0].value
 
 
 def finished_numbers(study):
@@ -58,163 +51,6 @@ def test_only_the_best_keep_weights_and_nobody_keeps_a_state(finished):
         if trial.user_attrs.get("checkpoint", {}).get("model.safetensors") in files
     ]
     assert with_weights == [trial.number for trial in trials[:2]]
-
-
-def test_a_pruned_trial_is_recorded_and_counts(tiny):
-    tiny.write(
-        """\
-space:
-  optimizer.lr: {type: float, low: 1.0e-9, high: 1.0e-3, log: true}
-sampler: {name: random}
-pruner: {name: threshold, upper: 0.5}
-"""
-    )  # no model of a random text is that good after a third of the budget
-    tiny.create(2)
-    tiny.worker().work()
-    assert states(tiny) == [TrialState.PRUNED] * 2
-    for trial in tiny.trials():
-        assert trial.user_attrs["ended"] == "pruned at rung 1 of 3"
-        assert len(trial.intermediate_values) == 1
-    assert tiny.slots()["closed"] == 2
-
-
-def test_a_diverging_configuration_is_pruned_and_the_study_goes_on(tiny):
-    tiny.write(
-        """\
-design:
-  list:
-    - {optimizer.name: sgd, optimizer.lr: 1.0e+6, optimizer.clip_norm: null}
-    - {optimizer.lr: 2.0e-3}
-baseline: false
-"""
-    )
-    tiny.create(2)
-    tiny.worker().work()
-    diverged, other = tiny.trials()
-    assert diverged.state == TrialState.PRUNED
-    assert diverged.user_attrs["ended"].startswith("diverged: ")
-    assert other.state == TrialState.COMPLETE
-
-
-def test_an_interrupted_trial_is_gone_on_with_and_ends_with_the_same_bits(tiny, at_step, undisturbed_loss):
-    tiny.create(1)
-    worker = tiny.worker()
-    at_step({30: worker.stop})  # 8 × 16 tokens a step: rungs after 24, 47 and 70 steps
-    worker.work()
-    assert states(tiny) == [TrialState.FAIL]
-    assert tiny.trials()[0].user_attrs["ended"] == "interrupted"
-    assert tiny.slots() == {"open": 1, "leased": 0, "held": 0, "closed": 0}
-
-    steps = at_step({})
-    tiny.worker().work()
-    first, second = tiny.trials()
-    assert steps[0] == 31
-    assert second.user_attrs["goes_on_with"] == first.number
-    assert second.params == first.params
-    assert second.state == TrialState.COMPLETE
-    assert second.value == undisturbed_loss
-    assert len(second.intermediate_values) == 3
-
-
-def test_a_state_that_is_refused_half_way_leaves_nothing_in_the_run(tiny, at_step, undisturbed_loss):
-    tiny.create(1)
-    worker = tiny.worker()
-    at_step({30: worker.stop})
-    worker.work()
-    state = Path(tiny.settings.artifacts) / tiny.trials()[0].user_attrs["states"][-1]
-    tensors, facts = read_tensors(state)
-    # as of a version in which two parameters change places: the weights fit, what Adam remembers does not
-    one, other = "optimizer.0.0.exp_avg", "optimizer.0.1.exp_avg"
-    tensors[one], tensors[other] = tensors[other], tensors[one]
-    write_tensors(state, tensors, facts)
-    steps = at_step({})
-    tiny.worker().work()
-    assert steps[0] == 1
-    assert tiny.trials()[-1].value == undisturbed_loss
-
-
-ARMS = """\
-design:
-  list:
-    - {arm: long, training.tokens: 3000}
-    - {arm: coarse, tokenizer.vocab_size: 260, training.epochs: 0.5, training.rungs: 2}
-    - {arm: counted, training.steps: 5, training.batch_size: 4}
-  seeds: [1, 2]
-"""
-
-
-def test_arms_have_their_names_their_seeds_and_their_budgets(tiny):
-    tiny.write(ARMS)
-    tiny.create()
-    tiny.worker().work()
-    trials = tiny.trials()
-    arms = [trial.user_attrs["arm"] for trial in trials]
-    assert arms == ["baseline", "long", "coarse", "counted"] * 2
-    assert [trial.user_attrs["config"]["seed"] for trial in trials] == [1] * 4 + [2] * 4
-    assert states(tiny) == [TrialState.COMPLETE] * 8
-    baseline, long, coarse, counted = (sorted(trial.intermediate_values) for trial in trials[:4])
-    assert baseline == [3000, 6000, 9000]
-    assert long == [1000, 2000, 3000]
-    assert counted[-1] == trials[3].user_attrs["tokens"] == 5 * 4 * 16
-    # half of the 900 titles, at three merges almost a token a letter, against 10,894 tokens at 300 entries
-    assert len(coarse) == 2
-    assert coarse[-1] == trials[2].user_attrs["config"]["training"]["tokens"] > 9000
-    assert [trial.user_attrs["train_tokens"] for trial in trials[:2]] == [10_894] * 2
-    assert round(0.5 * trials[2].user_attrs["train_tokens"]) == coarse[-1]  # of its own tokenizer
-
-
-def test_a_trial_that_is_taken_over_stays_in_its_arm(tiny, at_step):
-    tiny.write("design:\n  list: [{arm: A, optimizer.lr: 2.0e-3}]\nbaseline: false\n")
-    tiny.create(1)
-    worker = tiny.worker()
-    at_step({1: worker.stop})
-    worker.work()
-    tiny.worker().work()
-    assert states(tiny) == [TrialState.FAIL, TrialState.COMPLETE]
-    assert [trial.user_attrs["arm"] for trial in tiny.trials()] == ["A", "A"]
-
-
-def test_a_failure_is_tried_again_and_given_up_after_three_attempts(tiny, monkeypatch):
-    tiny.create(1)
-    train_step = TrainingRun._train_step
-
-    def broken(run):
-        train_step(run)
-        raise RuntimeError("broken")
-
-    monkeypatch.setattr(TrainingRun, "_train_step", broken)
-    tiny.worker().work()
-    assert states(tiny) == [TrialState.FAIL] * 3
-    reason = "RuntimeError: broken"
-    assert [trial.user_attrs["ended"] for trial in tiny.trials()] == [
-        reason,
-        reason,
-        f"{reason}; given up, having got no further in 3 failures (an end that nobody saw counts a third)",
-    ]
-    assert tiny.slots()["closed"] == 1
-
-
-def test_the_configuration_in_place_of_one_given_up_has_attempts_of_its_own(tiny, monkeypatch):
-    tiny.write(f"{SPACE}baseline: false\n")
-    tiny.create(1)
-    train_step, calls = TrainingRun._train_step, iter(range(1000))
-
-    def broken_at_first(run):
-        if next(calls) < 4:
-            raise RuntimeError("broken")
-        train_step(run)
-
-    monkeypatch.setattr(TrainingRun, "_train_step", broken_at_first)
-    tiny.worker().work()
-    assert states(tiny) == [TrialState.FAIL] * 4 + [TrialState.COMPLETE]
-    given_up, first_of_other, last = tiny.trials()[2:]
-    assert (
-        given_up.user_attrs["ended"]
-        == "RuntimeError: broken; given up, having got no further in 3 failures (an end that nobody saw counts a third)"
-    )
-    assert first_of_other.user_attrs["ended"] == "RuntimeError: broken"
-    assert last.user_attrs["goes_on_with"] == first_of_other.number
-    assert last.params == first_of_other.params != given_up.params
 
 
 class Sick(Device):

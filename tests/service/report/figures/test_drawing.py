@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from service.report.figures import interactive, static
-from service.report.figures.plots import SYMBOLS, Axis, Chart, HeatMap, Plot, Series, plot_of
+from service.report.figures.plots import SYMBOLS, Axis, Chart, HeatMap, Plot, Series
 from service.text.tables import Table
 
 HOSTILE = "<b>$x$</b> & 'q'"
@@ -142,17 +142,6 @@ def test_an_arm_has_one_colour_and_symbol_in_both():
         )
 
 
-def test_thirty_five_arms_look_different():
-    looks = {(s.colour, s.symbol) for s in (replace(CURVE, style=i) for i in range(35))}
-    assert len(looks) == 35
-
-
-def test_the_legend_names_each_series_once_in_order_and_not_those_that_are_not_in_it():
-    hidden = replace(CURVE, name="hidden", in_legend=False)
-    second = Chart(Axis("x"), Axis("y"), (hidden, PUBLISHED, CURVE))
-    assert [series.name for series in a_plot(LINES, second).legend] == ["arm", "published"]
-
-
 def test_markup_and_mathematics_in_names_are_text():
     chart = Chart(Axis(HOSTILE), Axis("", categories=(HOSTILE,)), (replace(CURVE, name=HOSTILE),), HOSTILE)
     figure = plotly_of(chart)
@@ -177,13 +166,3 @@ def test_files_are_a_picture_and_a_drawing_with_names_as_they_are(tmp_path):
 
 def test_a_name_in_another_script_is_no_warning(tmp_path):
     static.write(a_plot(replace(LINES, title="学習率 🚀")), tmp_path)
-
-
-def test_there_is_no_figure_of_nothing():
-    assert plot_of("id", "Title", "Caption.", [None, replace(LINES, series=())]) is None
-
-
-@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_only_numbers_are_drawn(broken):
-    with pytest.raises(AssertionError, match="only numbers"):
-        Series("arm", (1.0,), (broken,))

@@ -1,38 +1,16 @@
 """Figures show what the runs have measured: on a study written by hand, and on records of plain numbers."""
 
 import math
-from dataclasses import replace
 
 import pytest
 
-from service.report.figures import diagnostics, grids
 from service.report.figures import overview as figures
-from service.report.figures.plots import Chart, HeatMap
-from service.report.figures.series import dots, drawn_arms, published_values
-from service.report.published.document import Published
-from service.report.record.study_record import Arm
-from tests.service.report.conftest import evaluation, run_of
+from service.report.figures.plots import Chart
+from tests.service.report.figures.conftest import series_of
+from tests.service.report.figures.test_grids import grid_record, on_grid
 
 T_2 = 4.302652729911275
 """Student's t for 95 % with two degrees of freedom, from a table."""
-
-PUBLISHED = Published.model_validate_json(
-    """{"source": "a document",
-        "tables": [{"id": "t1", "title": "T", "source": "table 1",
-                    "columns": [{"name": "loss", "metric": "val_loss"}, {"name": "speed"}],
-                    "rows": [{"arm": "slow", "values": {"loss": 2.5, "speed": 9}},
-                             {"arm": "fast", "values": {"loss": null}}]}],
-        "curves": [{"arm": "fast", "metric": "val_loss_official", "x": "steps", "points": [[1, 9.0], [70, 1.25]]}]}"""
-)
-
-
-@pytest.fixture(scope="module")
-def drawn(record):
-    return {plot.id: plot for plot in figures.build(record, PUBLISHED)}
-
-
-def series_of(chart: Chart):
-    return {series.name: series for series in chart.series}
 
 
 def test_a_curve_is_the_mean_over_seeds_with_its_interval(drawn):
@@ -71,11 +49,6 @@ def test_the_final_comparison_has_the_published_value_beside_the_mean(drawn):
     half = T_2 * 0.1 / math.sqrt(3)
     assert named["fast"].low + named["fast"].high == pytest.approx((1.6 - half, 1.6 + half))
     assert (named["published"].x, named["published"].y, named["published"].dashed) == ((2.5,), (0.0,), True)
-
-
-def test_published_values_are_those_of_the_metrics_column():
-    assert published_values(PUBLISHED, "val_loss") == {"slow": 2.5}
-    assert published_values(PUBLISHED, "train_loss") == {}
 
 
 def test_an_arm_has_the_same_style_in_every_figure(drawn):
@@ -123,116 +96,3 @@ def test_a_setting_without_effect_is_no_difference(record):
     table = plots["stack"].table
     assert "momentum" not in table.headings, "AdamW has none"
     assert [row[table.headings.index("rho")] for row in table.rows] == ["–", "–", "0.1"]
-
-
-def test_stability_counts_diverged_runs_by_arm(drawn):
-    bars = next(
-        series for panel in drawn["stability"].panels for series in panel.series if series.draw == "bars"
-    )
-    assert bars.x == (1.0,)
-
-
-def test_the_gradient_norm_is_that_of_the_measured_steps_where_there_are_any(record):
-    wild = next(arm for arm in drawn_arms(record) if arm.name == "wild")
-    one_run = replace(wild, arm=Arm("wild", wild.arm.complete[:1]))
-    plots = {plot.id: plot for plot in diagnostics.build(record, [one_run])}
-    (norms,) = (s for s in plots["stability"].panels[0].series)
-    assert (norms.x, norms.y) == ((10.0, 20.0, 40.0), (1.0, 4.0, 2.0))  # step 30 had none
-
-
-def test_reliability_joins_the_bins_of_all_seeds_by_their_tokens(record):
-    def predicting(seed, share, accuracy):
-        bins = [
-            {"confidence": 0.25, "accuracy": accuracy, "share": share},
-            {"confidence": None, "accuracy": None, "share": 0.0},
-        ]
-        last = {"kind": "evaluation", "reliability": bins, "loss_by_position": [4.0 + seed, 2.0 + seed]}
-        figures = {"val_loss": 1.0, "ece": 0.1}
-        return run_of("slow", seed, figures, evaluations=({"kind": "evaluation"}, last))
-
-    arm = Arm("slow", (predicting(0, 0.75, 0.2), predicting(1, 0.25, 0.6)))
-    arms = drawn_arms(replace(record, arms=(arm,), baseline="slow"))
-    plots = {plot.id: plot for plot in diagnostics.build(record, arms)}
-    reliability = series_of(plots["calibration"].panels[0])
-    assert (reliability["slow"].x, reliability["slow"].y) == ((0.25,), pytest.approx((0.3,)))
-    assert (reliability["perfect"].x, reliability["perfect"].dashed) == (pytest.approx((0.0, 0.3)), True)
-    positions = series_of(plots["loss-by-position"].panels[0])["slow"]
-    assert (positions.x, positions.y) == ((1.0, 2.0), (4.5, 2.5))
-
-
-def test_loss_and_confidence_are_correlated_over_arms(record_of, record):
-    losses, confidences = {"a": 4.0, "b": 3.0, "c": 1.0}, {"a": 0.2, "b": 0.3, "c": 0.5}
-    arms = {
-        name: {"nats_per_token": [losses[name]], "confidence": [confidences[name]], "val_loss": [1.0]}
-        for name in losses
-    }
-    study = record_of(**arms)
-    plots = {plot.id: plot for plot in diagnostics.build(record, drawn_arms(study))}
-    assert "r = -1.000 over 3 arms" in plots["loss-and-confidence"].caption
-    two = record_of(**dict(list(arms.items())[:2]))
-    assert diagnostics.build(record, drawn_arms(two))[-1].id != "loss-and-confidence"
-
-
-def test_of_more_arms_than_fit_the_best_are_drawn_and_the_baseline(record_of):
-    study = record_of(**{f"arm {i}": {"val_loss": [100.0 - i]} for i in range(30)})
-    names = [arm.name for arm in drawn_arms(study)]
-    assert names == ["arm 0", *(f"arm {i}" for i in range(6, 30))]
-
-
-def test_times_are_drawn_from_the_lowest_run_to_the_highest(record_of):
-    study = record_of(a={"val_loss": [1.0, 1.0], "seconds": [2.0, 8.0]})
-    (dot,) = dots(drawn_arms(study), "seconds", of_runs=True).series
-    assert (dot.x, dot.low, dot.high) == ((5.0,), (2.0,), (8.0,))
-
-
-def test_dots_of_a_metric_that_no_arm_has_are_none(record_of):
-    study = record_of(a={"val_loss": [1.0]})
-    assert dots(drawn_arms(study), "accuracy") is None
-
-
-def on_grid(record, lr, batch, loss, *, seed=1, tokens=9000, **settings):
-    config = record.definition.config_for(
-        {"optimizer.lr": lr, "training.batch_size": batch, **settings}
-    ).with_tokens(tokens)
-    curve = tuple(evaluation(rung, loss + 1 - rung / tokens) for rung in (tokens // 2, tokens))
-    return run_of(
-        f"lr {lr} batch {batch}{settings or ''}", seed, {"val_loss": loss, "tokens_per_second": 100.0 * batch},
-        config=config.model_dump(mode="json"), curve=curve,
-    )  # fmt: skip
-
-
-def grid_record(record, *runs):
-    return replace(record, arms=tuple(Arm(run.arm, (run,)) for run in runs), baseline=runs[0].arm)
-
-
-def test_a_grid_is_found_among_other_arms_and_drawn_on_every_axis(record):
-    runs = [on_grid(record, lr, batch, 10 * batch + lr) for lr in (0.1, 0.2, 0.4) for batch in (4, 8)]
-    beside = on_grid(record, 0.1, 4, 1.0, **{"model.dropout": 0.3})
-    study = grid_record(record, *runs, beside)
-    grid = grids.find_grid(study)
-    assert (grid.x, grid.xs) == ("optimizer.lr", (0.1, 0.2, 0.4))
-    assert (grid.y, grid.ys) == ("training.batch_size", (4, 8))
-    losses, costs = grids.build(study)
-    assert [panel.title.split(":")[0] for panel in losses.panels] == [
-        "Final loss, each arm at its own end", "At equal tokens", "At equal steps", "At equal seconds",
-    ]  # fmt: skip
-    final = losses.panels[0]
-    assert isinstance(final, HeatMap)
-    assert (final.x.categories, final.y.categories) == (("0.1", "0.2", "0.4"), ("4", "8"))
-    assert final.values == ((40.1, 40.2, 40.4), (80.1, 80.2, 80.4))
-    assert [panel.title for panel in costs.panels] == ["Throughput"]
-    assert "Stability: runs that did not diverge: 1 everywhere." in costs.caption
-
-
-def test_a_cell_without_a_complete_run_is_empty(record):
-    runs = [on_grid(record, lr, batch, 1.0) for lr in (0.1, 0.2) for batch in (4, 8)]
-    runs[3] = replace(runs[3], state="diverged")
-    losses, costs = grids.build(grid_record(record, *runs))
-    assert losses.panels[0].values == ((1.0, 1.0), (1.0, None))
-    assert costs.panels[0].values == ((1.0, 1.0), (1.0, 0.0))
-
-
-def test_arms_that_differ_in_one_number_or_fill_no_grid_have_no_heat_map(record):
-    assert grids.build(record) == ()
-    diagonal = [on_grid(record, lr, batch, 1.0) for lr, batch in ((0.1, 4), (0.2, 8), (0.4, 16))]
-    assert grids.build(grid_record(record, *diagonal)) == ()

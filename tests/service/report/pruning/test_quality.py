@@ -15,9 +15,9 @@ from scipy import stats
 from service.report.pruning.quality import (
     FAITHFUL,
     FEWEST_TRIALS,
-    Curve,
+    Proportion,
     RankCorrelation,
-    Share,
+    TrialLosses,
     Wrong,
     audited,
     by_setting,
@@ -32,22 +32,26 @@ BUDGET = 400
 
 
 def curve(trial, *losses, ended="complete", **more):
-    return Curve(trial, {100 * i: loss for i, loss in enumerate(losses, start=1)}, BUDGET, ended, **more)
+    return TrialLosses(
+        trial, {100 * i: loss for i, loss in enumerate(losses, start=1)}, BUDGET, ended, **more
+    )
 
 
 def test_the_interval_of_a_share_is_clopper_and_pearsons():
-    assert Share(0, 20).interval == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
-    assert Share(5, 5).interval == pytest.approx((0.025 ** (1 / 5), 1))
+    assert Proportion(0, 20).interval == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
+    assert Proportion(5, 5).interval == pytest.approx((0.025 ** (1 / 5), 1))
     # the bounds are quantiles of beta distributions
     bounds = (stats.beta.ppf(0.025, 2, 9), stats.beta.ppf(0.975, 3, 8))
-    assert Share(2, 10).interval == pytest.approx(bounds)
-    assert Share(2, 10).value == 0.2
+    assert Proportion(2, 10).interval == pytest.approx(bounds)
+    assert Proportion(2, 10).value == 0.2
 
 
 def test_wrong_is_better_than_the_best_and_than_the_median_of_what_was_kept():
     found = wrong([1.0, 2.0, 3.0, math.inf], [1.5, 2.5, 3.5])
-    assert found == Wrong(Share(1, 4), Share(2, 4))
-    assert wrong([1.5, 2.5], [1.5, 2.5, 3.5]) == Wrong(Share(0, 2), Share(1, 2))  # as good is not better
+    assert found == Wrong(Proportion(1, 4), Proportion(2, 4))
+    assert wrong([1.5, 2.5], [1.5, 2.5, 3.5]) == Wrong(
+        Proportion(0, 2), Proportion(1, 2)
+    )  # as good is not better
     assert wrong([], [1.0]) is None
     assert wrong([1.0], []) is None
 
@@ -65,7 +69,7 @@ AUDITED = [
 
 
 def test_audited_trials_are_compared_with_those_that_the_pruner_let_run():
-    assert audited(AUDITED) == Wrong(Share(1, 3), Share(1, 3))
+    assert audited(AUDITED) == Wrong(Proportion(1, 3), Proportion(1, 3))
     assert audited(AUDITED[:4]) is None
     assert audited(AUDITED[4:6]) is None
 
@@ -114,7 +118,9 @@ def test_the_interval_of_a_rank_correlation_covers_as_often_as_the_docstring_say
     covered = 0
     for _ in range(repeats):
         early, final = generator.multivariate_normal([0, 0], [[1, rho], [rho, 1]], n).T
-        (found,) = rank_correlations([Curve(i, {1: early[i], 2: final[i]}, 2, "complete") for i in range(n)])
+        (found,) = rank_correlations(
+            [TrialLosses(i, {1: early[i], 2: final[i]}, 2, "complete") for i in range(n)]
+        )
         covered += found.interval[0] <= truth <= found.interval[1]
     assert covered / repeats == pytest.approx(share, abs=3 * math.sqrt(share * (1 - share) / repeats))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.report.pruning.quality import Curve
+from service.report.pruning.quality import TrialLosses
 from service.report.pruning.replay import candidates, orders_of, pruned_curves, replay
 from service.study.pruners import (
     HyperbandConfig,
@@ -90,7 +90,7 @@ LOSSES = st.lists(st.integers(1, 60), min_size=6, max_size=6)
 @given(st.lists(LOSSES, min_size=1, max_size=12), st.sampled_from([0.0, 0.3, 0.5, 0.8]), st.integers(1, 4))
 def test_the_median_rule_written_out_stops_the_same_trials_at_the_same_rungs(rows, warmup, startup):
     curves = [
-        Curve(i, dict(enumerate(map(float, row), start=1)), 6, "complete") for i, row in enumerate(rows)
+        TrialLosses(i, dict(enumerate(map(float, row), start=1)), 6, "complete") for i, row in enumerate(rows)
     ]
     section = MedianConfig(name="median", warmup_fraction=warmup, startup_trials=startup)
     finished, expected = [], []
@@ -120,7 +120,7 @@ def test_the_median_rule_written_out_stops_the_same_trials_at_the_same_rungs(row
 )
 def test_a_replay_is_consistent_and_comes_out_the_same_again(rows, section):
     curves = [
-        Curve(i, dict(enumerate(map(float, row), start=1)), 6, "complete") for i, row in enumerate(rows)
+        TrialLosses(i, dict(enumerate(map(float, row), start=1)), 6, "complete") for i, row in enumerate(rows)
     ]
     found, cut = replay([curves], section), pruned_curves(curves, section)
     assert found == replay([curves], section)

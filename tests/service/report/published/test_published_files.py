@@ -7,11 +7,11 @@ import pytest
 
 from model.config.counts import parameter_count
 from service.report.published.document import load
+from service.settings import ROOT
 from service.study import definition as study_config
-from service.study.file import REPOSITORY
 
 STUDIES = ("ladder", "epics", "ablations15", "lr-batch")
-FILES = {name: load(REPOSITORY / "studies" / name / "published.yaml") for name in STUDIES}
+FILES = {name: load(ROOT / "studies" / name / "published.yaml") for name in STUDIES}
 DEFINITIONS = {name: study_config.load(name) for name in STUDIES}
 
 SETTINGS = {
@@ -65,7 +65,7 @@ def setting(study, arm, key):
 
 
 def test_every_file_of_published_figures_is_tested_here():
-    assert {path.parent.name for path in REPOSITORY.glob("studies/*/published.yaml")} == set(STUDIES)
+    assert {path.parent.name for path in ROOT.glob("studies/*/published.yaml")} == set(STUDIES)
 
 
 @pytest.mark.parametrize("study", STUDIES)

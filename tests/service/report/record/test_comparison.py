@@ -117,7 +117,7 @@ def curves(draw):
     )
 
 
-@given(curves(), st.sampled_from(comparison.AXES), st.floats(0.0, 1.0))
+@given(curves(), st.sampled_from(comparison.RESOURCES), st.floats(0.0, 1.0))
 def test_a_loss_lies_between_those_of_the_rungs_around_it(found, axis, share):
     xs, losses = comparison.positions(found, axis), [row["val_loss"] for row in found.curve]
     x = xs[0] + share * (xs[-1] - xs[0])
@@ -131,7 +131,7 @@ def test_a_loss_lies_between_those_of_the_rungs_around_it(found, axis, share):
         assert loss == pytest.approx(float(expected), abs=1e-9)
 
 
-@given(curves(), st.sampled_from(comparison.AXES))
+@given(curves(), st.sampled_from(comparison.RESOURCES))
 def test_at_a_rung_the_loss_is_that_of_its_evaluation(found, axis):
     for x, row in zip(comparison.positions(found, axis), found.curve, strict=True):
         assert comparison.loss_within(found, axis, x) == row["val_loss"]

@@ -6,7 +6,9 @@ from service.report.record.metrics import FIGURES, metric
 
 
 def of_run(*, curve, steps):
-    return figures(config={}, curve=curve, steps=steps, evaluations=(), parameters=None, train_tokens=None)
+    return figures(
+        config={}, curve=curve, noted={}, steps=steps, evaluations=(), parameters=None, train_tokens=None
+    )
 
 
 def test_every_field_of_an_evaluation_is_a_metric():

@@ -1,0 +1,112 @@
+"""A study that has been opened: the study and all that is kept with it, for whoever reads it or works on it."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from model.config.train_config import TrainConfig
+from service.settings import Settings
+from service.storage.database import open_patiently, open_storage
+from service.storage.optuna_private import StudyStorage
+from service.storage.outages import Patience
+from service.storage.ownership import key_of
+from service.storage.roster import Roster
+from service.storage.schema import StudyKey
+from service.storage.slots import Slots
+from service.storage.studies import corpus_facts, load_study, made_as
+from service.study.definition import StudyDefinition
+
+if TYPE_CHECKING:
+    from model.data.corpus import Corpus
+    from service.storage.artifact_stores import Store
+
+
+@dataclass(frozen=True)
+class OpenedStudy:
+    """A study of this project in its storage."""
+
+    settings: Settings
+    storage: StudyStorage
+    study: optuna.Study
+    definition: StudyDefinition
+    """As stored."""
+
+    @property
+    def name(self) -> str:
+        """In the storage."""
+        return self.study.study_name
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Fingerprint, source, artifact id and notes of its corpus, and its token budget."""
+        return corpus_facts(self.study)
+
+    @cached_property
+    def base_config(self) -> TrainConfig:
+        """What the baseline trains, its budget in tokens."""
+        return self.definition.base_config.with_tokens(self.facts["budget_tokens"])
+
+    @cached_property
+    def key(self) -> StudyKey:
+        """What its slots and workers are known by."""
+        return key_of(self.study)
+
+    @cached_property
+    def slots(self) -> Slots:
+        """Its budget."""
+        return Slots(self.storage.engine, self.key)
+
+    @cached_property
+    def roster(self) -> Roster:
+        """Its workers."""
+        return Roster(self.storage.engine, self.key, lease_seconds=self.settings.lease_seconds)
+
+    @cached_property
+    def store(self) -> "Store":
+        """Where its artifacts are. Raises StoreError: not at such a location."""
+        from service.storage.artifact_stores import open_store  # brings boto3, which `status` has no use for
+
+        return open_store(self.settings.artifacts)
+
+    @cached_property
+    def corpus(self) -> "Corpus":
+        """Its corpus, from the cache or else from the artifact store. Raises CorpusError."""
+        from service.storage.corpus import load_corpus  # the same
+
+        return load_corpus(self.study, self.settings)
+
+    def other(self, name: str) -> "OpenedStudy":
+        """Another study of the same storage. Raises StudyError."""
+        study, definition = load_study(self.storage, name, self.settings)
+        return replace(self, study=study, definition=definition)
+
+    def close(self) -> None:
+        """End the connections to the storage."""
+        self.storage.engine.dispose()
+
+
+def open_study(
+    settings: Settings, name: str, *, or_fallback: bool = False, patience: Patience | None = None
+) -> OpenedStudy:
+    """A study that has been made.
+
+    Args:
+        settings: where storage, artifacts and cache are.
+        name: its name in the storage.
+        or_fallback: without one of this name, the one that was made in its place without a connection to the hub.
+        patience: how the storage is waited for, now and later.
+
+    Raises:
+        StorageError: the storage cannot be opened.
+        StudyError: there is no such study, or it is not this project's.
+    """
+    storage = open_storage(settings) if patience is None else open_patiently(settings, patience)
+    try:
+        name = made_as(storage, name) if or_fallback else name
+        study, definition = load_study(storage, name, settings)
+    except BaseException:
+        storage.engine.dispose()
+        raise
+    return OpenedStudy(settings, storage, study, definition)

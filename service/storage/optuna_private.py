@@ -1,0 +1,129 @@
+"""What of Optuna is used here and Optuna does not promise: private names, overridden methods, its tables.
+
+No other module uses such a name (`tests/test_private_names.py`). Its own test holds each against the Optuna that is
+installed, and the range in `pyproject.toml` has no version that it has not been held against.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial
+
+from service.storage.outages import Patience
+
+METADATA: sa.MetaData = models.BaseModel.metadata
+STUDIES: sa.Table = models.StudyModel.__table__
+DIRECTIONS: sa.Table = models.StudyDirectionModel.__table__
+USER_ATTRIBUTES: sa.Table = models.StudyUserAttributeModel.__table__
+SYSTEM_ATTRIBUTES: sa.Table = models.StudySystemAttributeModel.__table__
+
+FIXED = "fixed_params"
+"""System attribute of an enqueued trial: the values that its suggestions take."""
+METRIC_NAMES = "study:metric_names"
+"""System attribute of a study: what its values are called."""
+
+
+def artifact_key(artifact_id: str) -> str:
+    """System attribute of a trial under which an artifact of it is listed."""
+    return f"artifacts:{artifact_id}"
+
+
+def id_of(study: optuna.Study) -> int:
+    """The study's id in its storage."""
+    return study._study_id
+
+
+def storage_of(study: optuna.Study) -> BaseStorage:
+    """Where the study is, behind Optuna's cache."""
+    return study._storage
+
+
+def trial_id_of(trial: optuna.Trial | FrozenTrial) -> int:
+    """The trial's id in its storage; its number counts within the study."""
+    return trial._trial_id
+
+
+def running_trial(study: optuna.Study, trial_id: int) -> optuna.Trial:
+    """A running trial of the study, as `Study.ask` gives the one that it makes."""
+    # as there, so that the sampler sees what other workers have finished since the last trial
+    study._thread_local.cached_all_trials = None
+    return optuna.Trial(study, trial_id)
+
+
+PATIENT_METHODS = (
+    "_create_new_trial",
+    "_get_best_trial_id",
+    "_get_trials",
+    "_set_trial_param",
+    "get_all_studies",
+    "get_study_directions",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_system_attrs",
+    "get_study_user_attrs",
+    "get_trial",
+    "get_trial_id_from_study_id_trial_number",
+    "set_study_system_attr",
+    "set_study_user_attr",
+    "set_trial_intermediate_value",
+    "set_trial_state_values",
+    "set_trial_system_attr",
+    "set_trial_user_attr",
+)
+"""What Optuna's cache in front of the storage calls while trials run."""
+
+
+class PatientStorage(RDBStorage):
+    """Optuna's storage, whose calls wait for the database once it has been given a patience."""
+
+    patience: Patience | None = None
+
+
+def _patient(name: str) -> Callable[..., Any]:
+    method = getattr(RDBStorage, name)
+
+    @functools.wraps(method)
+    def call(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
+        if self.patience is None:
+            return method(self, *args, **kwargs)
+        return self.patience(lambda: method(self, *args, **kwargs))
+
+    return call
+
+
+for _name in PATIENT_METHODS:
+    setattr(PatientStorage, _name, _patient(_name))
+
+
+class StudyStorage(PatientStorage):
+    """What a process opens: its study's own space holds, whatever has been added to the study from elsewhere."""
+
+    seen: Callable[[FrozenTrial], FrozenTrial | None] | None = None
+    """How trials are read (`service.storage.added`); None where they are read as they are."""
+
+    def _get_trials(self, *arguments: Any, **named: Any) -> list[FrozenTrial]:
+        trials = super()._get_trials(*arguments, **named)
+        if self.seen is None:
+            return trials
+        seen = map(self.seen, trials)
+        return [trial for trial in seen if trial is not None]
+
+    def _set_trial_param_without_commit(
+        self,
+        session: Any,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None = None,  # noqa: ARG002 - is not looked at
+    ) -> None:
+        """Without Optuna's look at what another trial has: an added one may have a distribution of another kind."""
+        super()._set_trial_param_without_commit(
+            session, trial_id, param_name, param_value_internal, distribution, distribution
+        )

@@ -1,0 +1,155 @@
+import io
+import json
+
+import pytest
+import structlog
+from rich.console import Console
+
+from service.machine import progress
+from service.machine.progress import JsonLines, LiveTable
+
+BUDGET = {"budget_tokens": 9000}
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def view(*, terminal=False, trial_seconds=None, workers=1, trials=3):
+    console = Console(file=io.StringIO(), width=100, force_terminal=terminal, color_system=None)
+    return LiveTable(
+        "tiny", workers=workers, trials=trials, trial_seconds=trial_seconds, console=console
+    ), console
+
+
+def lines(console):
+    return console.file.getvalue().splitlines()
+
+
+def table(shown):
+    console = Console(file=io.StringIO(), width=100)
+    console.print(shown._table())
+    return console.file.getvalue()
+
+
+def started(trial=0):
+    return {"event": "trial started", "trial": trial, "params": {"optimizer.lr": 0.001}, **BUDGET}
+
+
+def rung(number, tokens, *, trial=0, rate=1000.0, loss=2.0):
+    return {
+        "event": "rung", "trial": trial, "rung": number, "rungs": 3, "val_loss": loss, "tokens": tokens,
+        "tokens_per_second": rate, **BUDGET,
+    }  # fmt: skip
+
+
+def ended(trial=0, *, state="COMPLETE", said="complete", loss=1.5):
+    return {"event": "trial ended", "trial": trial, "state": state, "ended": said, "val_loss": loss}
+
+
+def test_without_a_terminal_there_is_a_line_for_what_begins_every_rung_and_what_ends(clock):
+    shown, console = view()
+    for event in (started(), rung(1, 3000), {"event": "progress", "tokens": 4000, **BUDGET}, ended()):
+        shown.take(0, event)
+    assert lines(console) == [
+        "trial 0 started: lr 0.001",
+        "trial 0  rung 1/3  val_loss 2.0000  1,000 tokens/s  ",
+        "trial 0 complete  val_loss 1.5000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (ended(said="pruned at rung 2 of 3", state="PRUNED", loss=None), "trial 0 pruned at rung 2 of 3"),
+        (ended(said="interrupted", state="FAIL", loss=None), "trial 0 interrupted, its state is saved"),
+        (ended(said="out of memory", state="FAIL", loss=None), "trial 0 failed: out of memory"),
+        (
+            {"event": "audited", "trial": 4, "rung": 2},
+            "trial 4 to be pruned at rung 2, runs on for the audit",
+        ),
+        ({"event": "waiting", "level": "warning", "reason": "busy"}, "worker 7: waiting: busy"),
+        ({"event": "odd", "level": "error", "exception": "Traceback"}, "worker 7: odd\nTraceback"),
+        ("a line [that] is none", "worker 7: a line [that] is none"),
+    ],
+)
+def test_what_a_person_has_to_know_is_said(clock, event, line):
+    shown, console = view()
+    shown.take(7, event)
+    assert lines(console) == line.splitlines()
+
+
+@pytest.mark.parametrize("event", ["", "  ", {"event": "resumed", "level": "info"}])
+def test_and_nothing_else(clock, event):
+    shown, console = view()
+    shown.take(0, event)
+    assert lines(console) == []
+
+
+def test_time_left_follows_from_what_runs_and_from_what_a_trial_takes(clock):
+    shown, _ = view(trial_seconds=10.0, workers=2, trials=5)
+    shown.take(0, started(0))
+    shown.take(1, started(1))
+    shown.take(0, rung(1, 3000))
+    # worker 0 needs 6,000 tokens at 1,000 a second more; worker 1 a whole trial, as three that have not begun
+    assert shown._time_left() == "about 23 s left"
+    clock.now += 20  # and then by what trials have taken
+    shown.take(0, ended(0))
+    assert shown._time_left() == "about 40 s left"  # (3 + 1) trials of 20 s for two workers
+    assert "1 of 5 trials ended   best 1.5000 (trial 0)" in table(shown)
+
+
+def test_speed_between_rungs_is_that_of_the_last_progress(clock):
+    shown, _ = view(terminal=True)
+    shown.take(0, started())
+    for tokens in (0, 500):
+        shown.take(0, {"event": "progress", "tokens": tokens, **BUDGET})
+        clock.now += 2.0
+    row = next(line.replace("│", "").split() for line in table(shown).splitlines() if "250" in line)
+    assert row == ["0", "0", "–", "–", "250", "34", "s"]
+
+
+def test_a_worker_that_has_gone_has_no_row(clock):
+    shown, _ = view()
+    shown.take(3, started(8))
+    assert " 8 " in table(shown)
+    shown.gone(3)
+    assert " 8 " not in table(shown)
+
+
+def test_the_best_is_the_lowest_and_of_a_failed_trial_nothing_counts(clock):
+    shown, _ = view()
+    for trial, loss in ((0, 2.0), (1, 1.0), (2, 1.5)):
+        shown.take(0, ended(trial, loss=loss))
+    shown.take(0, ended(3, state="FAIL", said="interrupted", loss=None))
+    assert "3 of 3 trials ended   best 1.0000 (trial 1)" in table(shown)
+
+
+def test_in_a_container_lines_are_json_and_what_only_a_table_needs_is_left_out(capsys):
+    with structlog.testing.capture_logs() as logged:
+        shown = JsonLines(structlog.get_logger())
+        with shown:
+            shown.take(0, {"event": "rung", "level": "info", "val_loss": 2.0})
+            shown.take(0, {"event": "progress", "level": "debug"})
+            shown.take(1, "a line that is none")
+            shown.take(1, " ")
+            shown.say("stopping")
+            shown.gone(1)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"event": "rung", "level": "info", "val_loss": 2.0}
+    ]
+    assert logged == [
+        {"event": "output", "log_level": "warning", "process": 1, "line": "a line that is none"},
+        {"event": "stopping", "log_level": "info"},
+        {"event": "process ended", "log_level": "info", "process": 1},
+    ]

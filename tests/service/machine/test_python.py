@@ -1,0 +1,23 @@
+import subprocess
+
+from service.machine.python import python
+from tests.conftest import ROOT
+
+
+def test_children_take_no_module_from_the_current_folder(hostile):
+    asked = subprocess.run(
+        **python("-c", "import click, model, service, sqlalchemy; print(model.__file__)"),
+        cwd=hostile, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert asked.stdout.strip() == str(ROOT / "model" / "__init__.py")
+
+
+def test_every_python_of_ours_is_started_in_one_way():
+    starts = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in (ROOT / "service").rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "sys.executable" in line
+    ]
+    assert len(starts) == 1
+    assert starts[0].startswith("service/machine/python.py: ")

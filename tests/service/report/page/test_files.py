@@ -1,0 +1,71 @@
+"""A report's files, as the verb writes them."""
+
+import re
+import subprocess
+
+from tests.conftest import tiny_study
+from tests.service.report.page.conftest import read, report
+from tests.service.report.page.test_sections import TUNED_SECTIONS
+
+
+def test_figures_are_beside_the_page(tuned):
+    names = {path.name for path in (tuned[0] / "figures").iterdir()}
+    assert {"val-loss-curves.png", "val-loss-curves.svg", "history.png", "rank-frequency.svg"} <= names
+
+
+def test_every_path_is_printed_and_the_result_is_written_twice(tuned):
+    folder, output = tuned
+    printed = {line.removeprefix("written: ") for line in output.splitlines()}
+    files = {str(path) for path in folder.rglob("*") if path.is_file()}
+    assert printed == files
+    assert (folder / "kept" / "copy.json").read_text() == (folder / "result.json").read_text()
+
+
+def test_the_report_does_not_import_torch(finished, tmp_path):
+    code = (
+        "import sys; from service.__main__ import cli\n"
+        "try: cli(sys.argv[1:])\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    command = finished.command()
+    command["args"] = [command["args"][0], "-c", code, "report", "tiny", "--out", str(tmp_path)]
+    done = subprocess.run(**command, capture_output=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_study_that_does_not_exist_is_one_line(finished, tmp_path):
+    status, output = report(finished, "other", "--out", tmp_path)
+    assert status == 2
+    assert output.startswith("error: study 'other' is not in sqlite")
+    assert output.count("\n") == 1
+
+
+def test_a_study_without_a_complete_trial_is_one_line(tiny, tmp_path):
+    tiny.create(2)
+    status, output = report(tiny, "tiny", "--out", tmp_path)
+    assert (status, output) == (
+        2,
+        "error: study 'tiny' has no complete trial to report (none has begun)\n",
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(finished, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, output = report(finished, "tiny", "--out", tmp_path / "file" / "folder")
+    assert status == 2
+    assert re.fullmatch(
+        r"error: .*file.*: cannot be written: Not a directory; --out names another folder\n", output
+    )
+
+
+def test_a_lost_corpus_costs_the_report_its_tokenizer_alone(tmp_path):
+    tiny = tiny_study(tmp_path)
+    tiny.create(1)
+    tiny.worker().work()
+    for path in (*tiny.settings.cache.glob("corpus-*"), *(tmp_path / "artifacts").glob("corpus-*")):
+        path.unlink()
+    status, output = report(tiny, "tiny", "--out", tmp_path / "report")
+    assert status == 0, output
+    reader = read((tmp_path / "report" / "report.html").read_text())
+    assert reader.sections == [name for name in TUNED_SECTIONS if name != "budgets"]  # there is one trial
+    assert "Not measured: study 'tiny': the corpus is not there" in reader.text

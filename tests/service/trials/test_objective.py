@@ -1,0 +1,68 @@
+from optuna.trial import TrialState
+
+from tests.service.trials.test_worker import states
+
+ARMS = """\
+design:
+  list:
+    - {arm: long, training.tokens: 3000}
+    - {arm: coarse, tokenizer.vocab_size: 260, training.epochs: 0.5, training.rungs: 2}
+    - {arm: counted, training.steps: 5, training.batch_size: 4}
+  seeds: [1, 2]
+"""
+
+
+def test_a_pruned_trial_is_recorded_and_counts(tiny):
+    tiny.write(
+        """\
+space:
+  optimizer.lr: {type: float, low: 1.0e-9, high: 1.0e-3, log: true}
+sampler: {name: random}
+pruner: {name: threshold, upper: 0.5}
+"""
+    )  # no model of a random text is that good after a third of the budget
+    tiny.create(2)
+    tiny.worker().work()
+    assert states(tiny) == [TrialState.PRUNED] * 2
+    for trial in tiny.trials():
+        assert trial.user_attrs["ended"] == "pruned at rung 1 of 3"
+        assert len(trial.intermediate_values) == 1
+    assert tiny.slots()["closed"] == 2
+
+
+def test_a_diverging_configuration_is_pruned_and_the_study_goes_on(tiny):
+    tiny.write(
+        """\
+design:
+  list:
+    - {optimizer.name: sgd, optimizer.lr: 1.0e+6, optimizer.clip_norm: null}
+    - {optimizer.lr: 2.0e-3}
+baseline: false
+"""
+    )
+    tiny.create(2)
+    tiny.worker().work()
+    diverged, other = tiny.trials()
+    assert diverged.state == TrialState.PRUNED
+    assert diverged.user_attrs["ended"].startswith("diverged: ")
+    assert other.state == TrialState.COMPLETE
+
+
+def test_arms_have_their_names_their_seeds_and_their_budgets(tiny):
+    tiny.write(ARMS)
+    tiny.create()
+    tiny.worker().work()
+    trials = tiny.trials()
+    arms = [trial.user_attrs["arm"] for trial in trials]
+    assert arms == ["baseline", "long", "coarse", "counted"] * 2
+    assert [trial.user_attrs["config"]["seed"] for trial in trials] == [1] * 4 + [2] * 4
+    assert states(tiny) == [TrialState.COMPLETE] * 8
+    baseline, long, coarse, counted = (sorted(trial.intermediate_values) for trial in trials[:4])
+    assert baseline == [3000, 6000, 9000]
+    assert long == [1000, 2000, 3000]
+    assert counted[-1] == trials[3].user_attrs["tokens"] == 5 * 4 * 16
+    # half of the 900 titles, at three merges almost a token a letter, against 10,894 tokens at 300 entries
+    assert len(coarse) == 2
+    assert coarse[-1] == trials[2].user_attrs["config"]["training"]["tokens"] > 9000
+    assert [trial.user_attrs["train_tokens"] for trial in trials[:2]] == [10_894] * 2
+    assert round(0.5 * trials[2].user_attrs["train_tokens"]) == coarse[-1]  # of its own tokenizer
