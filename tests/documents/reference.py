@@ -162,9 +162,11 @@ it has none. Copy the file to `.env` and take the `#` away from what you change.
 
 def _commands() -> str:
     text = """What `--help` says. The project's own Python runs `python -m service`: `.venv/bin/python -m service`."""
-    usage, _, _ = (ROOT / "hptune.sh").read_text().partition("\nset -euo")
-    lines = (line.removeprefix("#").removeprefix(" ") for line in usage.splitlines()[1:])
-    parts = [_head("Commands", text), "\n## ./hptune.sh\n\n```text\n", "\n".join(lines), "\n```\n"]
+    script = (ROOT / "hptune.sh").read_text()
+    usage = re.search(r"^usage\(\) \{\n.*?<<'END'\n(.*?)\nEND\n", script, re.DOTALL | re.MULTILINE)
+    if usage is None:
+        head = re.sub(r"^# ?", "", script.partition("\nset -euo")[0].partition("\n")[2], flags=re.MULTILINE)
+    parts = [_head("Commands", text), f"\n## ./hptune.sh\n\n```text\n{usage[1] if usage else head}\n```\n"]
     parts.append(_help("python -m service", cli))
     for name, command in sorted(cli.commands.items()):
         if not command.hidden:
