@@ -40,6 +40,8 @@ def messages() -> list[str]:
         for node in ast.iter_child_nodes(statement)
         if isinstance(node, ast.Constant | ast.JoinedStr)
     ]
+    scripts = "".join(path.read_text() for path in (ROOT / "hptune.sh", *(ROOT / "docker").glob("*.sh")))
+    found += re.sub(r"\$\w+|\$\{\w+\}", HOLE, re.sub(r"[\"'] *\\\n *[\"']", " ", scripts)).splitlines()
     return [normal(text) for text in (*filter(None, found), *map(of_the_schema, WRONG))]
 
 
@@ -73,7 +75,7 @@ def pieces(text: str, pool: list[str]) -> list[str]:
         if not length:
             return []
         found.append(text[:length])
-        text = text[length:].lstrip(f"{HOLE} ")
+        text = text[length:].lstrip(f"{HOLE};: ")
     return found
 
 
