@@ -13,6 +13,7 @@ class SharpnessConfig(Section):
     """Sharpness-aware minimisation around the optimizer (two gradients a step)."""
 
     method: Literal["none", "sam", "asam"] = "none"
+    """SAM (Foret et al. 2021, arXiv 2010.01412), or its adaptive form ASAM (Kwon et al. 2021, arXiv 2102.11600)."""
     rho: float = Field(0.05, gt=0)
     """Radius of the ascent; published defaults are 0.05 for SAM and 0.5 to 2 for adaptive SAM."""
     same_dropout: bool = False
@@ -23,6 +24,7 @@ class OptimizerConfig(Section):
     """The update rule. `muon` updates the matrices of the blocks with Muon and the rest with AdamW."""
 
     name: Literal["sgd", "adam", "adamw", "muon"] = "adamw"
+    """Which update rule."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
     auxiliary_lr: float = Field(1e-3, gt=0)
@@ -34,9 +36,11 @@ class OptimizerConfig(Section):
     """Decoupled; for sgd and adam L2, which is added to the gradient."""
     weight_decay_on: Literal["matrices", "all", "not_biases"] = "matrices"
     """The matrices of linear layers, every parameter, or all but the biases of linear layers and norms (what
-    seed 004's filter by names came to). With muon the matrices alone decay at this rate."""
+    the filter by names of seed document 004 came to). With muon the matrices alone decay at this rate."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Of adam, adamw and muon's AdamW part: decays of the averages of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
+    """Of the same: added to the root of the second average."""
     momentum: float = Field(0.95, ge=0, lt=1)
     """Of sgd and muon."""
     orthogonalization: Orthogonalization = "newton_schulz"
@@ -64,6 +68,7 @@ class ScheduleConfig(Section):
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the budget over which the rate rises; the first update already has a rate above zero."""
     decay_fraction: float = Field(0.2, gt=0, le=1)
+    """Of wsd: share of the budget, at its end, over which the rate falls."""
     decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
     """Of wsd's decay; `sqrt` is 1 - sqrt(part of it done)."""
     floor_fraction: float = Field(0.1, ge=0, le=1)

@@ -30,7 +30,8 @@ class TrainingConfig(Section):
     """Windows in one forward pass, to save memory; null for the whole batch. The gradient is the same for
     the same dropout masks; but each pass draws its own, so that other ones fall with another number."""
     shuffle: bool = True
-    """Draw the windows in a new order every epoch; false reads them one after the other, as the seeds did."""
+    """Draw the windows in a new order every epoch; false reads them one after the other, as the code of
+    the seed documents did."""
     shuffle_titles: bool = False
     """Join the titles in a new order every epoch, so that none is always followed by the same one."""
     random_offset: bool = False
@@ -49,6 +50,7 @@ class TrainingConfig(Section):
     rungs: int = Field(8, ge=1, le=10_000)
     """Evaluations, evenly spaced over the budget; a trial may be pruned at each."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the matrix products; `auto` takes the fastest that the device computes in. fp16 needs a GPU."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainingConfig":
@@ -71,7 +73,9 @@ class EvaluationConfig(Section):
     """The exact pass over a split. The same for every trial of a study."""
 
     block_size: int = Field(64, ge=2)
+    """Tokens of context at most; at most `model.block_size`."""
     batch_size: int = Field(64, ge=1)
+    """Windows at once; changes speed and memory, not the loss."""
 
 
 class DiagnosticsConfig(Section):

@@ -53,6 +53,7 @@ class QmcConfig(Section):
 
     name: Literal["qmc"]
     sequence: Literal["sobol", "halton"] = "sobol"
+    """Which sequence."""
 
 
 class GridConfig(Section):
