@@ -25,6 +25,8 @@ class _Verbs(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
+        except (click.ClickException, click.exceptions.Exit):
+            raise  # `--help` and a wrong option need no storage to be told apart from its errors
         except Exception as error:
             from service.storage import database, outages  # import Optuna
 
