@@ -29,11 +29,12 @@ class Thaw:
 
     Attributes:
         startup: trials begun at points spread over the space before the model is asked.
-        cost_power: 0 asks for the most improvement whatever it costs, 1 for the most a token.
+        cost_power: 0 asks for the most improvement whatever it costs, 1 for the most a token. From 0 to 0.5 no
+            difference was seen on recorded runs; at 1 eight workers needed a sixth more.
     """
 
     startup: int = 4
-    cost_power: float = 0.5
+    cost_power: float = 0.25
 
     def decide(self, problem: Problem, begun: Sequence[Begun]) -> Decision | None:
         """As `Searcher.decide`; None where every configuration of a finite space has been begun and none waits."""
