@@ -1,4 +1,4 @@
-.PHONY: test integration check reference site bench bench-gpu transformers engines chaos lock
+.PHONY: test integration check reference site bench bench-gpu bench-search transformers engines chaos lock
 
 python := .venv/bin/python
 beside := /tmp/hptune-bench
@@ -47,6 +47,10 @@ engines:  # Ray and Kubernetes' schemas, in an environment of its own that sees 
 	  $(python) -c 'import site; print(site.getsitepackages()[0])' \
 	    >"$$($(engines)/bin/python -c 'import site; print(site.getsitepackages()[0])')/hptune.pth" && \
 	  touch $(engines)/installed; }
+
+bench-search:  ## tokens to a good configuration, replayed; SEARCH='--only thaw --seeds 8' and the like choose
+	./hptune.sh --prepare --with-tests
+	$(python) -m tests.benchmarks.search $(SEARCH)
 
 chaos:  ## sixty faults for three worker containers, as root; CHAOS='--minutes 15 --faults 60 --seed 1' and the like
 	./hptune.sh --prepare --with-tests
