@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from service.__main__ import run
+from service.verbs.running import run
 from tests.clones import call, checkout
 from tests.conftest import ROOT, tiny_study
 

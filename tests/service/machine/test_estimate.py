@@ -4,7 +4,7 @@ from model.data.corpus import Corpus
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.hardware import device
 from service.machine import estimate
-from service.machine.estimate import Estimate, measure
+from service.machine.estimate import TrialTime, measure
 from tests.conftest import sentences
 from tests.tiny_gpt import tiny_config
 
@@ -46,5 +46,5 @@ def test_seconds_are_those_of_all_steps_and_of_an_evaluation_at_each_rung(data, 
 
 def test_a_run_shorter_than_its_measurement_is_measured_to_its_end(data):
     found = measure(config(tokens=12 * 8 * 3), data, device=CPU, seconds=3600)
-    assert isinstance(found, Estimate)
+    assert isinstance(found, TrialTime)
     assert found.train_seconds > 0

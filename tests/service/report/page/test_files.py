@@ -6,6 +6,7 @@ import re
 import subprocess
 
 from model.config import yaml_tree
+from model.config.section import validate
 from model.config.train_config import TrainConfig
 from tests.conftest import tiny_study
 from tests.service.report.page.conftest import read, report
@@ -88,7 +89,7 @@ def test_a_search_begins_with_its_best_configuration_to_copy(tuned, finished):
         )
         for key, value in changed.items():
             assert f"\n  {key}: {value!r}" in written
-    config = yaml_tree.validate(yaml_tree.read(folder / "best.yaml"), TrainConfig)
+    config = validate(yaml_tree.read(folder / "best.yaml"), TrainConfig)
     assert config.model_dump(mode="json") == best.user_attrs["config"]
 
 
