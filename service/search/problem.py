@@ -63,6 +63,6 @@ class Searcher(Protocol):
     def decide(self, problem: Problem, begun: Sequence[Begun]) -> Decision | None:
         """What the next free worker is to do, with all trials of the study; None when nothing is left to be done now.
 
-        The numbers of the trials are 0, 1, 2, ... in the order in which they were begun.
+        The numbers of the trials differ and are at least 0.
         """
         ...

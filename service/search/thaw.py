@@ -29,8 +29,8 @@ class Thaw:
 
     Attributes:
         startup: trials begun at points spread over the space before the model is asked.
-        cost_power: 0 asks for the most improvement whatever it costs, 1 for the most a token. From 0 to 0.5 no
-            difference was seen on recorded runs; at 1 eight workers needed a sixth more.
+        cost_power: 0 asks for the most improvement whatever it costs, 1 for the most a token; on recorded runs
+            nothing from 0 to 0.5 could be told apart.
     """
 
     startup: int = 4
