@@ -1,23 +1,32 @@
-.PHONY: test integration check bench bench-gpu transformers chaos lock
+.PHONY: test integration check reference site bench bench-gpu transformers engines chaos lock
 
 python := .venv/bin/python
 beside := /tmp/hptune-bench
+engines := /tmp/hptune-engines
 
 test:  ## what needs no server, with the set-up it takes
 	./hptune.sh --prepare --with-tests
 	$(python) -m pytest -m 'not integration and not slow'
 
-integration:  ## the slow ones, and those with PostgreSQL, a Docker engine and a browser, which share one engine
+integration: engines  ## the slow ones, and those with PostgreSQL, engines and a browser, which share one Docker engine
 	./hptune.sh --prepare --with-tests
 	$(python) -m pytest -m 'integration or slow' -n 0
 
-check:  ## lint, types, import contracts, shell scripts
+check:  ## lint, types, import contracts, the site with its links, shell scripts
 	./hptune.sh --prepare --with-tests
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 	.venv/bin/lint-imports
-	shellcheck hptune.sh docker/run.sh docker/setting.sh docker/storage.sh .ci/run .ci/engine
+	.venv/bin/zensical build --strict --config-file mkdocs.yml
+	shellcheck hptune.sh docker/run.sh docker/setting.sh docker/storage.sh cluster/slurm.sh .ci/run .ci/engine
+
+reference:  ## docs/reference anew from the schemas and from `--help`
+	$(python) -m tests.documents.reference
+
+site:  ## docs/ as a site, at http://localhost:8000, made anew as pages change
+	./hptune.sh --prepare --with-tests
+	.venv/bin/zensical serve --config-file mkdocs.yml
 
 bench: transformers  ## speed of training on the CPU; BENCH='--parts speed --threads 2' and the like choose
 	$(python) -m tests.benchmarks.training --device cpu --transformers $(beside)/bin/python $(BENCH)
@@ -30,6 +39,14 @@ transformers:  # to compare with, in an environment of its own; without it the c
 	./hptune.sh --prepare --with-tests
 	-test -e $(beside)/installed || { rm -rf $(beside) && python3 -m venv $(beside) && \
 	  $(beside)/bin/pip install -q torch==2.13.0 transformers==5.23.0 && touch $(beside)/installed; }
+
+engines:  # Ray and Kubernetes' schemas, in an environment of its own that sees the other one's packages; its tests are skipped where there is none
+	./hptune.sh --prepare --with-tests
+	-test -e $(engines)/installed || { rm -rf $(engines) && python3 -m venv $(engines) && \
+	  $(engines)/bin/pip install -q -c requirements.lock 'ray[default]==2.60.0' kubernetes-validate==1.37.0 && \
+	  $(python) -c 'import site; print(site.getsitepackages()[0])' \
+	    >"$$($(engines)/bin/python -c 'import site; print(site.getsitepackages()[0])')/hptune.pth" && \
+	  touch $(engines)/installed; }
 
 chaos:  ## sixty faults for three worker containers, as root; CHAOS='--minutes 15 --faults 60 --seed 1' and the like
 	./hptune.sh --prepare --with-tests

@@ -4,12 +4,14 @@
 `HPTUNE_ARTIFACTS`    artifact store: a folder or `s3://bucket/prefix` (default: `runs/artifacts`)
 `HPTUNE_CACHE`        folder of corpora and token arrays that can be made again (default: `runs/cache`)
 `HPTUNE_CURVES`       folder of `tensorboard/` and `wandb/`, for studies that ask for them (default: `runs`)
-`HPTUNE_DEVICE`       `auto`, `cpu`, `cuda`, `cuda:0`, ... (default: `auto`)
+`HPTUNE_DEVICE`       what trains: `auto`, `cpu`, `cuda`, or one GPU such as `cuda:0` (default: `auto`)
 `HPTUNE_WORKERS_PER_GPU` worker processes that share a GPU (default: 1)
 `HPTUNE_CUDA_GRAPHS`  0 launches a GPU's kernels one by one; read in `model/hardware/device.py` (default: 1)
 `HPTUNE_LEASE_SECONDS` how long a silent worker keeps its trial (default: 60)
 `HPTUNE_PATIENCE_SECONDS` how long a worker waits for a storage that is away (default: 600)
 `HPTUNE_STORAGE_PASSWORD_FILE` file with the password of a storage whose URL has none
+`HPTUNE_METRICS`      1 adds `/metrics` to the dashboard; read in `service/dashboard/metrics.py` (default: 0)
+`HPTUNE_WEBHOOK`      where `notify` sends; read in `service/machine/notices.py`
 `HPTUNE_LOG`          what `workers` writes: `text` for people, `json` for machines (default: `text`)
 """
 

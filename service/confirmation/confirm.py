@@ -14,8 +14,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from model.config.train_config import LARGEST_SEED, TrainConfig, recorded
-from model.config.yaml_tree import Document, validate
+from model.config.data import LARGEST_SEED
+from model.config.section import validate
+from model.config.train_config import TrainConfig, recorded
+from model.config.yaml_tree import Document
 from model.errors import ConfigError
 from service.confirmation import elimination, verdict
 from service.confirmation.verdict import Verdict

@@ -15,20 +15,21 @@ import optuna_dashboard
 import sqlalchemy as sa
 import waitress
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna.storages import get_storage
 
 from model.errors import ConfigError, UserError
+from service.dashboard import metrics
 from service.dashboard.guard import USER, Application, Guard, is_loopback
 from service.dashboard.state import state_of, with_state
 from service.settings import Settings, read_secret
 from service.storage.artifact_stores import Store, open_store
 from service.storage.dashboard_private import amend_study_notes, look_up_notes
 from service.storage.database import open_storage
-from service.storage.optuna_private import StudyStorage, trial_id_of
+from service.storage.optuna_private import trial_id_of
 from service.storage.outages import StorageError
 from service.storage.schema import GENERATION, StudyKey
 from service.storage.slots import Slots
 from service.storage.studies import COMMAND, DEFINITION, refusal
+from service.storage.study_storage import StudyCache, StudyStorage
 
 PASSWORD = "HPTUNE_DASHBOARD_PASSWORD"
 """Environment variable of the password; with `_FILE` after it, of a file that holds it."""
@@ -128,7 +129,7 @@ def wsgi(
     store = open_store(settings.artifacts)
     opened = open_storage(settings) if wait_and_say is None else _wait_for_storage(settings, wait_and_say)
     # cached: the finished trials of a study are read once and not at every look
-    storage = get_storage(opened)
+    storage = StudyCache(opened)
 
     def is_there(study_id: int, trial_id: int | None) -> bool:
         try:
@@ -158,8 +159,11 @@ def wsgi(
         return note
 
     amend_study_notes(current)
+    application = optuna_dashboard.wsgi(storage, _Reader(store))
+    if metrics.is_on():
+        application = metrics.with_metrics(application, opened.engine)
     return Guard(
-        optuna_dashboard.wsgi(storage, _Reader(store)),
+        application,
         password,
         refused_note=refused_note,
         at_once=THREADS - 4,

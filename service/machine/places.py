@@ -1,6 +1,5 @@
 """What this machine, or this container, has for workers: GPUs and cores, and how they are shared out."""
 
-import contextlib
 import os
 import subprocess
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from service.machine.allocation import cores
 from service.machine.python import python
 from service.settings import Settings
 
@@ -19,7 +19,6 @@ SPIN_COUNT = 1000
 cores, threads that spin keep each other from working: on two cores at a load of 11 to 15, `quickstart` trained 960
 tokens/s on two threads as it was, 14,000 with this, and 11,000 on one thread, so that fewer threads would gain nothing
 beside it (medians of five runs in turn). On idle cores it costs 3 %."""
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,19 @@ class Place:
     """Workers on its GPU, itself included."""
 
 
-def places(settings: Settings, *, workers: int | None = None) -> list[Place]:
-    """A place for every worker: `workers` of them, or as many as suit the machine.
+def places(settings: Settings, *, workers: int | None = None, threads: int | None = None) -> list[Place]:
+    """A place for every worker: `workers` of them, or as many as suit the machine, each with `threads` or its share.
 
     Unless told otherwise that is `HPTUNE_WORKERS_PER_GPU` on every GPU seen or on the one that HPTUNE_DEVICE names, or
-    else one for every two cores.
+    else one for every two cores, or for as many as a worker is given threads.
     """
     gpus: list[str | None] = [*visible_gpus(settings.device)]
     if settings.device.startswith("cuda:"):
         gpus = [None]
-    count = workers or (len(gpus) * settings.workers_per_gpu if gpus else max(1, cores() // CORES_PER_WORKER))
-    threads = max(1, cores() // count)
+    count = workers or (
+        len(gpus) * settings.workers_per_gpu if gpus else max(1, cores() // (threads or CORES_PER_WORKER))
+    )
+    threads = threads or max(1, cores() // count)
     if not gpus:
         return [Place(None, threads)] * count
     sharing = -(-count // len(gpus))
@@ -91,21 +92,3 @@ def share_cores() -> None:
     """Have this process and those that it starts give way to others; to be called before torch is imported."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
-
-
-def cores() -> int:
-    """CPU cores that this process may use, a container's quota taken into account."""
-    allowed = len(os.sched_getaffinity(0))
-    quota = _quota(_CGROUPS)
-    return allowed if quota is None else max(1, min(allowed, int(quota)))
-
-
-def _quota(cgroups: Path) -> float | None:
-    """CPUs that the container may use, by cgroup v2 or v1; None: it has no quota."""
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (cgroups / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = ((cgroups / "cpu" / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
-        return None if int(quota) < 0 else int(quota) / int(period)
-    return None

@@ -32,7 +32,13 @@ from service.text.quantities import shown_seconds
 
 
 def work(
-    settings: Settings, study: str, *, workers: int | None, make: bool = False, trials: int | None = None
+    settings: Settings,
+    study: str,
+    *,
+    workers: int | None,
+    threads: int | None = None,
+    make: bool = False,
+    trials: int | None = None,
 ) -> int:
     """Run workers until the study's slots are closed; the exit status.
 
@@ -40,6 +46,7 @@ def work(
         settings: where things are, and whether to log JSON lines in place of lines for people.
         study: its name in the storage.
         workers: processes; what suits the machine unless given.
+        threads: CPU threads of each; an even share of the cores unless given.
         make: first make the study, or see that its file is what it was made from. One without a folder under
             `studies/`, such as a confirmation, is taken as it is.
         trials: with `make`, how many it shall have in all; those that it has unless given.
@@ -61,7 +68,7 @@ def work(
             raise UserError(f"{error}; nor is {study} a folder under studies/") from None
         raise
     study, slots = opened.name, opened.slots
-    places = machine.places(settings, workers=workers)
+    places = machine.places(settings, workers=workers, threads=threads)
     gpus = sorted({place.gpu for place in places if place.gpu is not None})
     view: View
     if settings.json_log:

@@ -18,7 +18,7 @@ from service.settings import Settings
 from service.storage.opened_study import open_study
 from service.storage.outages import first_line, is_outage
 from service.storage.ownership import own_trials
-from service.storage.ranking import count_states, ranked_trials
+from service.storage.ranking import counted, ranked_trials
 from service.storage.roster import AliveWorker
 from service.study import audit
 from service.text.quantities import shown_seconds
@@ -78,7 +78,7 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
         trials = study.get_trials(deepcopy=False)
         return Snapshot(
             study=study,
-            states=count_states(study),
+            states=counted(trials),
             slots=opened.slots.counts(),
             workers=opened.roster.alive(),
             running=[trial for trial in trials if trial.state == TrialState.RUNNING],
@@ -164,8 +164,10 @@ def _fitting(snapshot: Snapshot, console: Console) -> Group:
     return page(snapshot, best=0)
 
 
-def watch(take_snapshot: Callable[[], Snapshot], console: Console) -> None:
-    """Show the study until its trials are used up or nobody reads on, also while the storage is away for a time.
+def watch(
+    take_snapshot: Callable[[], Snapshot], console: Console, *, ended: Callable[[], bool] = lambda: False
+) -> None:
+    """Show the study until its trials are used up, `ended` says so or nobody reads on, also while the storage is away.
 
     On a terminal the page is kept up to date; elsewhere there is a line whenever something has changed.
     """
@@ -191,6 +193,8 @@ def watch(take_snapshot: Callable[[], Snapshot], console: Console) -> None:
                     shown = line
                 if not snapshot.left:
                     break
+            if ended():
+                break
             if output.failure():
                 return
             time.sleep(REFRESH_SECONDS)

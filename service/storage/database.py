@@ -15,7 +15,6 @@ import sqlalchemy as sa
 
 from service.addresses import without_secrets
 from service.settings import Settings, unwritable_cache
-from service.storage.optuna_private import StudyStorage
 from service.storage.outages import (
     Patience,
     StorageAwayError,
@@ -24,6 +23,7 @@ from service.storage.outages import (
     is_outage,
 )
 from service.storage.schema import create_tables, missing, upgrade
+from service.storage.study_storage import StudyStorage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

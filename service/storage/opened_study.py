@@ -9,13 +9,13 @@ import optuna
 from model.config.train_config import TrainConfig
 from service.settings import Settings
 from service.storage.database import open_patiently, open_storage
-from service.storage.optuna_private import StudyStorage
 from service.storage.outages import Patience
 from service.storage.ownership import key_of
 from service.storage.roster import Roster
 from service.storage.schema import StudyKey
 from service.storage.slots import Slots
 from service.storage.studies import corpus_facts, load_study, made_as
+from service.storage.study_storage import StudyStorage
 from service.study.definition import StudyDefinition
 
 if TYPE_CHECKING:

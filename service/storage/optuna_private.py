@@ -10,8 +10,8 @@ from typing import Any
 
 import optuna
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 
@@ -22,6 +22,19 @@ STUDIES: sa.Table = models.StudyModel.__table__
 DIRECTIONS: sa.Table = models.StudyDirectionModel.__table__
 USER_ATTRIBUTES: sa.Table = models.StudyUserAttributeModel.__table__
 SYSTEM_ATTRIBUTES: sa.Table = models.StudySystemAttributeModel.__table__
+TRIALS: sa.Table = models.TrialModel.__table__
+TRIAL_PARAMS: sa.Table = models.TrialParamModel.__table__
+TRIAL_VALUES: sa.Table = models.TrialValueModel.__table__
+TRIAL_LOSSES: sa.Table = models.TrialIntermediateValueModel.__table__
+TRIAL_USER_ATTRIBUTES: sa.Table = models.TrialUserAttributeModel.__table__
+TRIAL_SYSTEM_ATTRIBUTES: sa.Table = models.TrialSystemAttributeModel.__table__
+
+stored_loss = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
+"""A reported value, as it is stored: the number, and what kind of one it is."""
+CachedStorage = _CachedStorage
+"""Optuna's cache of finished trials in front of a storage."""
+StudyInfo = _StudyInfo
+"""What it keeps of a study."""
 
 FIXED = "fixed_params"
 """System attribute of an enqueued trial: the values that its suggestions take."""
@@ -99,31 +112,3 @@ def _patient(name: str) -> Callable[..., Any]:
 
 for _name in PATIENT_METHODS:
     setattr(PatientStorage, _name, _patient(_name))
-
-
-class StudyStorage(PatientStorage):
-    """What a process opens: its study's own space holds, whatever has been added to the study from elsewhere."""
-
-    seen: Callable[[FrozenTrial], FrozenTrial | None] | None = None
-    """How trials are read (`service.storage.added`); None where they are read as they are."""
-
-    def _get_trials(self, *arguments: Any, **named: Any) -> list[FrozenTrial]:
-        trials = super()._get_trials(*arguments, **named)
-        if self.seen is None:
-            return trials
-        seen = map(self.seen, trials)
-        return [trial for trial in seen if trial is not None]
-
-    def _set_trial_param_without_commit(
-        self,
-        session: Any,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-        previous_distribution: BaseDistribution | None = None,  # noqa: ARG002 - is not looked at
-    ) -> None:
-        """Without Optuna's look at what another trial has: an added one may have a distribution of another kind."""
-        super()._set_trial_param_without_commit(
-            session, trial_id, param_name, param_value_internal, distribution, distribution
-        )

@@ -30,7 +30,11 @@ def _ranked(trials: Sequence[optuna.trial.FrozenTrial]) -> list[optuna.trial.Fro
 
 def count_states(study: optuna.Study) -> str:
     """`6 complete, 2 pruned`, states without a trial left out."""
-    trials = study.get_trials(deepcopy=False)
+    return counted(study.get_trials(deepcopy=False))
+
+
+def counted(trials: Sequence[optuna.trial.FrozenTrial]) -> str:
+    """The same of trials that have been read."""
     counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     return (
         ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count) or "no trials"

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
 
 from model.errors import ConfigError, UserError
 from service.settings import Settings
@@ -15,6 +14,7 @@ from service.storage.dashboard_private import note_attributes
 from service.storage.optuna_private import METRIC_NAMES
 from service.storage.optuna_tables import insert_study
 from service.storage.schema import GENERATION
+from service.storage.study_storage import StudyCache, StudyStorage
 from service.study.definition import StudyDefinition
 
 DEFINITION, CORPUS, COMMAND = "definition", "corpus", "command"
@@ -30,7 +30,7 @@ class StudyError(UserError):
 
 
 def create_study(
-    storage: RDBStorage,
+    storage: StudyStorage,
     definition: StudyDefinition,
     corpus_facts: dict[str, Any],
     *,
@@ -68,17 +68,17 @@ def create_study(
         raise StudyError(
             f"study {definition.name!r} has just been made by another process; the same command resumes it"
         ) from None
-    return optuna.load_study(study_name=definition.name, storage=storage)
+    return optuna.load_study(study_name=definition.name, storage=StudyCache(storage))
 
 
-def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudyDefinition] | None:
+def find_study(storage: StudyStorage, name: str) -> tuple[optuna.Study, StudyDefinition] | None:
     """The study called `name` and its definition as stored, or None where there is no study of this name.
 
     Raises:
         StudyError: there is one, and it is not this project's, or what it was made from cannot be read.
     """
     try:
-        study = optuna.load_study(study_name=name, storage=storage)
+        study = optuna.load_study(study_name=name, storage=StudyCache(storage))
     except KeyError:
         return None
     attributes = study.user_attrs
@@ -99,7 +99,7 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudyDefin
     return study, dataclasses.replace(definition, name=name)
 
 
-def load_study(storage: RDBStorage, name: str, settings: Settings) -> tuple[optuna.Study, StudyDefinition]:
+def load_study(storage: StudyStorage, name: str, settings: Settings) -> tuple[optuna.Study, StudyDefinition]:
     """A study that has been made, and its definition as stored.
 
     Raises:
@@ -151,7 +151,7 @@ def _check_facts(facts: Any) -> None:
         raise ValueError(f"corpus: {', '.join(wrong) or 'documents'}")
 
 
-def made_as(storage: RDBStorage, name: str) -> str:
+def made_as(storage: StudyStorage, name: str) -> str:
     """The name of the study that a command made: `name`, or the one without a connection to the hub."""
     if find_study(storage, name) is None and find_study(storage, f"{name}{FALLBACK}") is not None:
         return f"{name}{FALLBACK}"

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.config.section import validate
 from model.config.train_config import TrainConfig, recorded
-from model.config.yaml_tree import Document, KeyPath, read, validate
+from model.config.yaml_tree import Document, KeyPath, read
 from model.errors import ConfigError, UserError
 from service.settings import ROOT
 from service.study import pruners, samplers

@@ -23,6 +23,7 @@ from model.training import TrainingRun
 from service.storage import artifacts, measurements
 from service.storage.artifact_stores import Store, fetch
 from service.storage.ranking import is_among_best
+from service.storage.study_storage import together
 from service.study import audit
 from service.trials import provenance, trial_page
 from service.trials.failures import Interrupted, Unsaved
@@ -65,19 +66,20 @@ class TrialRunner:
         data = TokenizedCorpus.prepare(self.corpus, config.tokenizer, cache=self.cache)
         run = self._begun(trial, config, data)
         config = run.config
-        trial.set_user_attr("config", config.model_dump(mode="json"))
-        trial.set_user_attr("train_tokens", data.split("train").n_tokens)
-        trial.set_user_attr("parameters", parameter_count(config))
-        trial.set_user_attr("passes_per_token", passes_per_token(config))
-        trial.set_user_attr("flops_per_token", flops_per_token(config))
         facts = provenance.collect(
             device=self.device.description,
             corpus_fingerprint=self.corpus.fingerprint,
             precision=run.precision.name,
         )
-        trial.set_user_attr("provenance", facts)
-        for evaluation in run.evaluations:  # of the trials that it resumes
-            trial.report(evaluation.val_loss, evaluation.rung_tokens)
+        with together(trial):
+            trial.set_user_attr("config", config.model_dump(mode="json"))
+            trial.set_user_attr("train_tokens", data.split("train").n_tokens)
+            trial.set_user_attr("parameters", parameter_count(config))
+            trial.set_user_attr("passes_per_token", passes_per_token(config))
+            trial.set_user_attr("flops_per_token", flops_per_token(config))
+            trial.set_user_attr("provenance", facts)
+            for evaluation in run.evaluations:  # of the trials that it resumes
+                trial.report(evaluation.val_loss, evaluation.rung_tokens)
         return run
 
     def train(self, trial: optuna.Trial, run: TrainingRun, lease: Lease, *, audited: bool) -> Outcome:
@@ -214,8 +216,9 @@ class TrialRunner:
         return True
 
     def _record(self, trial: optuna.Trial, run: TrainingRun, ended: str, *, with_weights: bool) -> None:
-        measurements.note_last(trial, run.evaluations[-1], run.diagnostics[-1] if run.diagnostics else {})
-        trial.set_user_attr("ended", ended)
+        with together(trial):
+            measurements.note_last(trial, run.evaluations[-1], run.diagnostics[-1] if run.diagnostics else {})
+            trial.set_user_attr("ended", ended)
         texts = {
             "config.json": json.dumps(run.config.model_dump(mode="json"), indent=1),
             measurements.CURVE: measurements.curve_lines(run.evaluations),

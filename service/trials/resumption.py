@@ -17,6 +17,7 @@ from service.storage.optuna_private import FIXED, id_of, running_trial, storage_
 from service.storage.ownership import SLOT, own_trials, slot_mark, slot_of
 from service.storage.slots import SEEN_FAILURE
 from service.storage.studies import CONFIRMS
+from service.storage.study_storage import together
 from service.study import audit
 from service.study.definition import StudyDefinition
 from service.trials import objective
@@ -172,7 +173,8 @@ class Lineages:
         """What the trial trains; the sampler is asked here. Raises ConfigError."""
         values = self._definition.fixed_values(slot.index)
         if values is None:
-            values = self._definition.space.suggest(trial)
+            with together(trial):
+                values = self._definition.space.suggest(trial)
         config = self._definition.config_for(values)
         return config if self._definition.own_budgets else config.with_tokens(self._budget_tokens)
 
@@ -200,6 +202,7 @@ class Lineages:
 
     def _enqueue_again(self, trial: optuna.trial.FrozenTrial) -> None:
         """What somebody has asked for is not lost with the worker that took it."""
+        trial = self.frozen(trial.number)  # of a running one not all has been read
         refused = slot_of(trial, self._generation) == NO_SLOT
         if FIXED in trial.system_attrs and not refused and "goes_on_with" not in trial.user_attrs:
             attributes = {key: value for key, value in trial.user_attrs.items() if key != SLOT}

@@ -24,6 +24,7 @@ from service.storage.artifact_stores import open_store
 from service.storage.claims import Claims, LeaseLost, Slot
 from service.storage.opened_study import open_study
 from service.storage.outages import Patience, StorageAwayError
+from service.storage.ownership import SLOT
 from service.storage.slots import SEEN_FAILURE
 from service.study import audit
 from service.study.device_proof import prove_device
@@ -80,6 +81,7 @@ class Worker:
         prove_device(self._definition, where.torch_device.type)
         corpus = opened.corpus
         opened.storage.seen = added.as_seen(self._definition.space, opened.key.generation)
+        opened.storage.attributes_of_running = (SLOT,)
         self._roster = opened.roster
         self._number: int = patience(lambda: self._roster.register(owner, device=where.description))
         self.log = log.bind(worker=self._number)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import optuna
 
-from model.config.train_config import TokenizerConfig
+from model.config.data import TokenizerConfig
 from model.data.corpus import Corpus
 from model.data.tokenized_corpus import TokenizedCorpus
 from service.report.figures.plots import Plot

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from model.config.train_config import TokenizerConfig
+from model.config.data import TokenizerConfig
 from service.report.record import measured
 from service.report.record.arms import arms_of_trials, baseline_of_search, values_of
 from service.report.record.metrics import FIGURES

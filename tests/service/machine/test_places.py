@@ -20,6 +20,13 @@ def test_one_worker_for_two_cores_unless_a_number_is_given(four_cores):
     assert places(settings(device="cpu"), workers=8) == [Place(None, 1)] * 8
 
 
+def test_threads_of_a_worker_may_be_given(four_cores):
+    assert places(settings(device="cpu"), threads=1) == [Place(None, 1)] * 4
+    assert places(settings(device="cpu"), threads=3) == [Place(None, 3)]
+    assert places(settings(device="cpu"), threads=8) == [Place(None, 8)]
+    assert places(settings(device="cpu"), workers=1, threads=2) == [Place(None, 2)]
+
+
 def test_workers_are_pinned_to_gpus_in_turn(four_cores, monkeypatch):
     monkeypatch.setattr(machine, "visible_gpus", lambda device: ["0", "1"])
     assert places(settings()) == [Place("0", 2), Place("1", 2)]
@@ -59,24 +66,3 @@ def test_gpus_are_told_apart_as_cuda_visible_devices_names_them(given, found, en
 def test_no_gpu_is_shared_out_where_the_device_is_named(monkeypatch):
     assert visible_gpus("cpu") == []
     assert visible_gpus("cuda:1") == []
-
-
-@pytest.mark.parametrize(
-    ("quota", "expected"),
-    [("max 100000", 4), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 4), ("nonsense", 4)],
-)
-def test_a_containers_quota_counts(tmp_path, monkeypatch, quota, expected):
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(4)))
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
-    (tmp_path / "cpu.max").write_text(quota + "\n")
-    assert machine.cores() == expected
-
-
-@pytest.mark.parametrize(("quota", "expected"), [("-1", 4), ("200000", 2), ("50000", 1), ("900000", 4)])
-def test_so_does_one_of_cgroup_v1(tmp_path, monkeypatch, quota, expected):
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(4)))
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota + "\n")
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert machine.cores() == expected

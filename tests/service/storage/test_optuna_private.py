@@ -15,13 +15,13 @@ from optuna.trial import TrialState
 from service.storage import optuna_private
 from service.storage.optuna_private import (
     PATIENT_METHODS,
-    StudyStorage,
     id_of,
     running_trial,
     storage_of,
     trial_id_of,
 )
 from service.storage.outages import Patience
+from service.storage.study_storage import StudyStorage
 from service.study.samplers import experimental
 
 FLOAT = optuna.distributions.FloatDistribution(0, 1)
@@ -90,7 +90,7 @@ def test_a_call_waits_once_the_storage_has_a_patience(study):
             self.calls += 1
             return super().__call__(work)
 
-    storage = optuna_private.StudyStorage("sqlite://", engine_kwargs={"poolclass": sa.StaticPool})
+    storage = StudyStorage("sqlite://", engine_kwargs={"poolclass": sa.StaticPool})
     study_id = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "x")
     storage.patience = Counting(60, stopping=threading.Event(), log=structlog.get_logger())
     assert storage.get_study_name_from_id(study_id) == "x"

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config.counts import parameter_count
+from model.config.section import validate
 from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import TrainConfig
-from model.config.yaml_tree import read, validate
+from model.config.yaml_tree import read
 from model.errors import ConfigError, UserError
 from service.study.definition import StudyDefinition, load
 from service.study.samplers import build_sampler

@@ -1,0 +1,32 @@
+"""What tests of engines need of processes."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PYTHON = Path(os.environ.get("HPTUNE_ENGINES_PYTHON") or "/tmp/hptune-engines/bin/python")
+"""Of an environment that has Ray and Kubernetes' schemas beside what this one has; `make engines` makes it."""
+with_engines = pytest.mark.skipif(not PYTHON.exists(), reason=f"{PYTHON} is not there (make engines)")
+
+
+def wait_until(what: str, found: Callable[[], Any], *, seconds: float = 240) -> Any:
+    """What `found` gives as soon as it is something. The limit is there for what never comes."""
+    end = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}"
+        time.sleep(0.5)
+    return result
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Its children, of whichever thread, and theirs."""
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, children.read_text().split()):
+                yield child
+                yield from descendants(child)
