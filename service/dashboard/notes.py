@@ -11,8 +11,14 @@ from typing import Any
 import yaml
 
 from model.measurement.evaluation_record import Evaluation
+from service.dashboard.state import BEGIN, END
 from service.study.definition import StudyDefinition
+from service.text.commands import verb
 from service.text.markdown import escaped, fenced
+from service.text.quantities import shown_params
+
+INTERRUPTED = "interrupted"
+RESUMABLE = "interrupted, its state is saved: another trial resumes it, which counts in its place. No failure"
 
 
 def study_note(definition: StudyDefinition, facts: Mapping[str, Any], *, command: str) -> str:
@@ -41,10 +47,10 @@ def study_note(definition: StudyDefinition, facts: Mapping[str, Any], *, command
     else:
         rows["sampler"] = _settings(definition.sampler.model_dump(mode="json"))
     rows["pruner"] = _settings(definition.pruner.model_dump(mode="json"))
-    in_containers = "--docker" in command.split()
-    evaluate = "docker compose run --rm evaluator" if in_containers else "python evaluate.py"
-    commands = f"{command}\n{evaluate} --study {definition.name}   # the best on held-out titles"
-    return f"**{escaped(definition.question)}**\n\n{_table(rows)}\n{fenced(commands, 'sh')}"
+    evaluate = verb("evaluate", "--study", definition.name, containers="--docker" in command.split())
+    commands = f"{command}\n{evaluate}   # the best on held-out titles"
+    state = f"{BEGIN}\n\n**State:** made, no trial has begun. **Next:**\n\n{fenced(commands, 'sh')}\n{END}"
+    return f"**{escaped(definition.question)}**\n\n{state}\n\n{_table(rows)}"
 
 
 def trial_note(
@@ -53,6 +59,7 @@ def trial_note(
     config: Mapping[str, Any],
     last: Evaluation | None,
     facts: Mapping[str, str],
+    changes: Mapping[str, Any] | None = None,
     titles: Sequence[str] = (),
     curve: str | None = None,
 ) -> str:
@@ -62,11 +69,16 @@ def trial_note(
         ended: why it ended, for people.
         config: what it trained.
         last: its last evaluation; None where it came to none.
+        changes: what it has other than the base file of its study, where that is known.
         facts: further rows of its table: device, memory and the like.
         titles: drawn from the trained model.
         curve: the address of its curve as an image of the dashboard's own.
     """
-    rows = {"ended": escaped(ended)}
+    rows = {"ended": escaped(RESUMABLE if ended == INTERRUPTED else ended)}
+    if changes is not None:
+        rows["changes"] = (
+            escaped(shown_params(changes)) if changes else "nothing: it is the base file as it is"
+        )
     if last:
         rows |= _figures(last)
     rows |= {key: escaped(value) for key, value in facts.items()}
@@ -76,6 +88,7 @@ def trial_note(
     if titles:
         lines = "".join(f"- {escaped(title)}\n" for title in titles)
         parts.append(f"Titles drawn from the model, temperature 0.8:\n\n{lines}")
+    parts.append("The whole configuration:\n")
     parts.append(fenced(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), "yaml"))
     return "\n".join(parts)
 

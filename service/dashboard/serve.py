@@ -19,13 +19,16 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from model.errors import ConfigError, UserError
 from service.dashboard import metrics
 from service.dashboard.guard import USER, Application, Guard, is_loopback
+from service.dashboard.state import state_of, with_state
 from service.settings import Settings, read_secret
 from service.storage.artifact_stores import Store, open_store
-from service.storage.dashboard_private import look_up_notes
+from service.storage.dashboard_private import amend_study_notes, look_up_notes
 from service.storage.database import open_storage
 from service.storage.optuna_private import trial_id_of
 from service.storage.outages import StorageError
-from service.storage.studies import refusal
+from service.storage.schema import GENERATION, StudyKey
+from service.storage.slots import Slots
+from service.storage.studies import COMMAND, DEFINITION, refusal
 from service.storage.study_storage import StudyCache, StudyStorage
 
 PASSWORD = "HPTUNE_DASHBOARD_PASSWORD"
@@ -138,6 +141,24 @@ def wsgi(
     def refused_note(study_id: int) -> str | None:
         return refusal(storage.get_study_name_from_id(study_id), storage.get_study_user_attrs(study_id))
 
+    def current(study_id: int, note: str) -> str:
+        # the note is worth seeing without its state, where the storage is away or a study was made by hand
+        with contextlib.suppress(sa.exc.SQLAlchemyError, LookupError, TypeError, ValueError, AttributeError):
+            attributes = storage.get_study_user_attrs(study_id)
+            generation = attributes.get(GENERATION)
+            counts = Slots(opened.engine, StudyKey(study_id, generation)).counts()
+            state = state_of(
+                storage.get_study_name_from_id(study_id),
+                storage.get_all_trials(study_id, deepcopy=False),
+                generation=generation,
+                left=counts["open"] + counts["leased"],
+                has_baseline=attributes[DEFINITION]["study"].get("baseline", True),
+                command=attributes[COMMAND],
+            )
+            return with_state(note, state)
+        return note
+
+    amend_study_notes(current)
     application = optuna_dashboard.wsgi(storage, _Reader(store))
     if metrics.is_on():
         application = metrics.with_metrics(application, opened.engine)

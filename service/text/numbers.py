@@ -3,6 +3,7 @@
 import math
 
 from service.statistics import Estimate
+from service.text.quantities import decimals_of_difference, shown_difference
 
 NONE = "–"
 """In place of a number that there is not."""
@@ -10,8 +11,6 @@ NONE = "–"
 
 LOSS = 4
 """Decimals of a loss, in nats per character, everywhere: what runs of one configuration agree in ends there."""
-_DIFFERENCE = 3
-"""Significant digits of a difference of losses."""
 
 
 def number(value: float | None, *, spread: float | None = None, decimals: int | None = None) -> str:
@@ -40,14 +39,12 @@ def of_difference(value: Estimate | float | None) -> int:
     """Decimals with which a difference has three significant digits; where its spread is larger, that has them."""
     if isinstance(value, Estimate):
         value = max(abs(value.mean), value.sd or 0.0)
-    if not value or not math.isfinite(value):
-        return _DIFFERENCE
-    return min(max(_DIFFERENCE - 1 - math.floor(math.log10(abs(value))), 0), 9)
+    return decimals_of_difference(value or 0.0)
 
 
 def difference(value: float | None) -> str:
     """A difference of losses with three significant digits, `-0.0160`."""
-    return number(value, decimals=of_difference(value))
+    return NONE if value is None else shown_difference(value)
 
 
 def mean_and_sd(estimate: Estimate | None, *, decimals: int | None = None) -> str:

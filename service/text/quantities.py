@@ -1,5 +1,6 @@
 """How numbers, durations and parameters are written for people."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,22 @@ def shortened(value: float, *, digits: int = 3, least: float = 1e3) -> str:
         if abs(value) >= max(size, least):
             return f"{value / size:.{digits}g} {unit}"
     return f"{value:.6g}"
+
+
+DIFFERENCE = 3
+"""Significant digits of a difference of losses."""
+
+
+def decimals_of_difference(value: float) -> int:
+    """Decimals with which the value has `DIFFERENCE` significant digits."""
+    if not value or not math.isfinite(value):
+        return DIFFERENCE
+    return min(max(DIFFERENCE - 1 - math.floor(math.log10(abs(value))), 0), 9)
+
+
+def shown_difference(value: float) -> str:
+    """A difference of losses, `-0.0160`."""
+    return f"{value:,.{decimals_of_difference(value)}f}"
 
 
 def shown_operations(count: float) -> str:

@@ -5,7 +5,7 @@ It is decoration: written once, at the trial's end, and a fault in it costs the 
 
 import contextlib
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ from service.storage import artifacts
 from service.storage.artifact_stores import Store
 from service.storage.dashboard_private import note_attributes
 from service.storage.optuna_private import trial_id_of
+from service.storage.studies import DEFINITION
 from service.storage.study_storage import set_study_attributes
+from service.study.parameters import same
+from service.study.search_space import leaves
 from service.text.quantities import shown_operations
 
 
@@ -74,6 +77,7 @@ def show(
             config=config.model_dump(mode="json"),
             last=evaluations[-1] if evaluations else None,
             facts=rows,
+            changes=_changes(trial.study.user_attrs, config.model_dump(mode="json")),
             titles=generate_titles(run.evaluated_model, run.tokenizer, TITLES) if run and with_titles else (),
             curve=curve,
         )
@@ -87,6 +91,20 @@ def show(
     curve = tried("curve", write_curve, log) if evaluations else None
     tried("note", lambda: write_note(curve), log)
     tried("log", write_log, log)
+
+
+_BUDGET_AND_SEED = ("training.tokens", "training.epochs", "training.steps", "seed")
+"""The budget is stored in tokens, whatever the base file names; of the seed the arm speaks."""
+
+
+def _changes(study: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration has other than the study's base, by dotted key."""
+    base = dict(leaves(study[DEFINITION]["base"]))
+    return {
+        key: value
+        for key, value in leaves(config)
+        if key not in _BUDGET_AND_SEED and key in base and not same(value, base[key])
+    }
 
 
 def _save_note(trial: optuna.Trial, note: str) -> None:

@@ -119,7 +119,8 @@ def test_the_note_of_a_study(browser, look, address):
             "Does it work?",
             "file corpus.txt",
             "9,000 training tokens",
-            "python evaluate.py --study tiny",
+            "3 trials finished",
+            "python3 evaluate.py --study tiny",
         ],
     )
     assert faults(browser) == []

@@ -454,3 +454,16 @@ def test_what_cannot_be_served_is_said_in_one_line(tiny, finished):
         done.stderr
         == f"error: --host 127.0.0.1 --port {port}: cannot be listened at: Address already in use\n"
     )
+
+
+def test_the_note_of_a_study_says_how_it_stands_now(finished):
+    best = min(finished.trials(), key=lambda trial: trial.value)
+    with served(finished) as port:
+        status, _, content = request(port, "/api/studies/1")
+    note = json.loads(content)["note"]["body"]
+    assert status == 200
+    assert note.startswith("**Does it work?**")
+    assert "**State:** 3 trials finished, 0 running, 0 to begin." in note
+    assert f"**Best:** trial {best.number}, val\\_loss {best.value:.4f}" in note
+    assert "python3 evaluate.py --study tiny" in note
+    assert "9,000 training tokens" in note

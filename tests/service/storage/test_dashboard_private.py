@@ -9,7 +9,7 @@ from optuna_dashboard.artifact import _backend
 
 from service.storage import dashboard_private
 from service.storage.dashboard_private import artifact_prefix, look_up_notes, note_attributes
-from service.storage.optuna_private import id_of, trial_id_of
+from service.storage.optuna_private import id_of, storage_of, trial_id_of
 
 LONG = "é" * 5000  # a note is stored in parts of 2,045 characters
 
@@ -92,3 +92,16 @@ def test_a_note_that_is_no_text_ends_there(trial, monkeypatch):
     key = trial_id_of(trial)
     attributes = {**note_attributes(LONG, key), f"dashboard:{key}:note_str:1": 7}
     assert _note.get_note_from_system_attrs(attributes, key)["body"] == LONG[: _note.SYSTEM_ATTR_MAX_LENGTH]
+
+
+def test_a_study_note_is_shown_as_it_is_amended_the_last_time(monkeypatch):
+    def serialize_study_detail(study, *_):
+        return {"note": {"version": 1, "body": "stored"}}
+
+    assert "return serialize_study_detail(" in inspect.getsource(_app)
+    monkeypatch.setattr(_app, "serialize_study_detail", serialize_study_detail)
+    study = optuna.create_study()
+    frozen = storage_of(study).get_all_studies()[0]
+    for word in ("first", "last"):
+        dashboard_private.amend_study_notes(lambda study_id, note, word=word: f"{word} {study_id} {note}")
+    assert _app.serialize_study_detail(frozen)["note"]["body"] == f"last {id_of(study)} stored"
