@@ -164,9 +164,8 @@ def _commands() -> str:
     text = """What `--help` says. The project's own Python runs `python -m service`: `.venv/bin/python -m service`."""
     script = (ROOT / "hptune.sh").read_text()
     usage = re.search(r"^usage\(\) \{\n.*?<<'END'\n(.*?)\nEND\n", script, re.DOTALL | re.MULTILINE)
-    if usage is None:
-        head = re.sub(r"^# ?", "", script.partition("\nset -euo")[0].partition("\n")[2], flags=re.MULTILINE)
-    parts = [_head("Commands", text), f"\n## ./hptune.sh\n\n```text\n{usage[1] if usage else head}\n```\n"]
+    assert usage, "hptune.sh says how it is used"
+    parts = [_head("Commands", text), f"\n## ./hptune.sh\n\n```text\n{usage[1]}\n```\n"]
     parts.append(_help("python -m service", cli))
     for name, command in sorted(cli.commands.items()):
         if not command.hidden:
