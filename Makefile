@@ -1,4 +1,4 @@
-.PHONY: test integration check bench bench-gpu transformers engines chaos lock
+.PHONY: test integration check reference site bench bench-gpu transformers engines chaos lock
 
 python := .venv/bin/python
 beside := /tmp/hptune-bench
@@ -12,13 +12,21 @@ integration: engines  ## the slow ones, and those with PostgreSQL, engines and a
 	./hptune.sh --prepare --with-tests
 	$(python) -m pytest -m 'integration or slow' -n 0
 
-check:  ## lint, types, import contracts, shell scripts
+check:  ## lint, types, import contracts, the site with its links, shell scripts
 	./hptune.sh --prepare --with-tests
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 	.venv/bin/lint-imports
+	.venv/bin/zensical build --strict --config-file mkdocs.yml
 	shellcheck hptune.sh docker/run.sh docker/setting.sh docker/storage.sh cluster/slurm.sh .ci/run .ci/engine
+
+reference:  ## docs/reference anew from the schemas and from `--help`
+	$(python) -m tests.documents.reference
+
+site:  ## docs/ as a site, at http://localhost:8000, made anew as pages change
+	./hptune.sh --prepare --with-tests
+	.venv/bin/zensical serve --config-file mkdocs.yml
 
 bench: transformers  ## speed of training on the CPU; BENCH='--parts speed --threads 2' and the like choose
 	$(python) -m tests.benchmarks.training --device cpu --transformers $(beside)/bin/python $(BENCH)

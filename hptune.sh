@@ -1,21 +1,42 @@
 #!/usr/bin/env bash
 # Finishes N more trials of a study on this machine, or all it has left, from nothing: environment, corpus, study,
-# workers, result.
-#
-#   ./hptune.sh 50                          fifty trials of studies/hn
-#   ./hptune.sh 6 --study quickstart        six small ones, offline, in minutes
-#   ./hptune.sh --study ladder --scale cpu  a whole design at the size that its file has for two cores
-#   ./hptune.sh 8 --workers 2 --set data.source=file --set data.path=titles.txt
-#   ./hptune.sh 50 --docker                 the same in containers; needs Docker and nothing else
-#   ./hptune.sh --prepare [--with-tests]    the environment alone
-#
-# Ctrl-C saves every running trial and says which command finishes the rest of the N.
+# workers, result. `usage` below says how.
 set -euo pipefail
 
 root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 venv=$root/.venv
 export PYTHONSAFEPATH=1 # nothing that lies in the current folder is taken for a module
 
+usage() {
+  cat <<'END'
+usage: ./hptune.sh [N] [--study STUDY] [--scale NAME] [--name NAME] [--workers W] [--set KEY=VALUE]... [--docker]
+       ./hptune.sh --prepare [--with-tests]
+
+Finishes N more trials of a study and shows the best; without N, all that the study has left. The first call installs
+the environment .venv, which takes some minutes. Ctrl-C saves every running trial and says which command finishes the
+rest; a second one kills.
+
+  --study STUDY     a folder under studies/, or a study file  [default: hn]
+  --scale NAME      one of the sizes that the study file has
+  --name NAME       what to call it in the storage
+  --workers W       processes; one a GPU, or one for two cores, unless given
+  --set KEY=VALUE   change a key of train_config.yaml for the whole study; may be given again
+  --docker          the same in containers; needs Docker with Compose v2 and nothing else
+  --prepare         the environment alone; --with-tests: and the test tools
+  -h, --help        this
+
+  ./hptune.sh 6 --study quickstart          six small trials, offline once installed, in minutes
+  ./hptune.sh 50                            fifty of studies/hn
+  ./hptune.sh --study ladder --scale cpu    a whole design at the size that its file has for two cores
+  ./hptune.sh 8 --set data.source=file --set data.path=titles.txt
+
+Other verbs (status, report, confirm, dashboard): .venv/bin/python -m service --help
+END
+}
+
+for argument in "$@"; do
+  case $argument in -h | --help) usage && exit ;; esac
+done
 for argument in "$@"; do
   if [ "$argument" = --docker ]; then exec "$root/docker/run.sh" "$@"; fi
 done
@@ -47,11 +68,15 @@ prepare() {
       echo "making the environment .venv"
       "$(find_python)" -m venv "$venv" || fail "no virtual environment can be made (on Debian: apt install python3-venv)"
     fi
-    echo "installing $* (some minutes, once)"
-    local lock arguments=()
+    echo "installing $* (some minutes, once); what is large is named"
+    local lock arguments=() log=$venv/install.log
     for lock in "$@"; do arguments+=(-r "$root/$lock"); done
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}" ||
-      fail "the dependencies could not be installed; the lines above say why"
+    "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "${arguments[@]}" 2>&1 |
+      tee "$log" | sed -un 's/^ *Downloading \(.*\/\)*\([^-]*\)-.*(\([0-9.]* [MG]B\)).*/  fetching \2, \3/p
+        s/^Installing collected packages.*/  unpacking/p' || {
+      grep -E '(ERROR|rror):' "$log" >&2 || tail -3 "$log" >&2
+      fail "the dependencies could not be installed; the lines above say why, $log has all"
+    }
     echo "$wanted" >"$stamp"
   ) 9>"$root/.venv.lock"
 }

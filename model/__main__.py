@@ -8,6 +8,7 @@ import click
 from model.command_line import faults_in_one_line
 from model.config import yaml_tree
 from model.config.counts import parameter_count
+from model.config.section import validate
 from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import DiagnosticsConfig, TrainConfig
 from model.data import corpus
@@ -40,7 +41,7 @@ def main(path: str, pairs: tuple[str, ...], device_name: str, cache: str, out: s
 def train(path: str, pairs: tuple[str, ...], device_name: str, cache: Path, out: Path | None) -> None:
     """Train the run in the file `path`. Raises UserError, and Diverged."""
     overrides = yaml_tree.parse_overrides(pairs)
-    config = yaml_tree.validate(yaml_tree.read(path).with_overrides(overrides), TrainConfig)
+    config = validate(yaml_tree.read(path).with_overrides(overrides), TrainConfig)
     for key in overrides:
         if key in settings_without_effect(config):
             raise ConfigError(f"--set {key}: has no effect in this run")

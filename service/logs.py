@@ -48,6 +48,17 @@ def of_trial(number: int) -> str:
     return _trial_lines.of(number)
 
 
+def _for_people(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Losses with four decimals, other fractions with four digits."""
+
+    def shown(key: str, value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return f"{value:.4f}" if "loss" in key else f"{value:.4g}"
+
+    return {key: shown(key, value) for key, value in event.items()}
+
+
 def configure(*, json_lines: bool, **context: Any) -> structlog.stdlib.BoundLogger:
     """A logger whose lines carry `context`. JSON goes to standard output, text to standard error."""
     processors: list[Any] = [
@@ -60,6 +71,7 @@ def configure(*, json_lines: bool, **context: Any) -> structlog.stdlib.BoundLogg
         processors.append(structlog.processors.JSONRenderer())
     else:
         processors += [
+            _for_people,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             structlog.dev.ConsoleRenderer(),
         ]

@@ -4,7 +4,7 @@
 `HPTUNE_ARTIFACTS`    artifact store: a folder or `s3://bucket/prefix` (default: `runs/artifacts`)
 `HPTUNE_CACHE`        folder of corpora and token arrays that can be made again (default: `runs/cache`)
 `HPTUNE_CURVES`       folder of `tensorboard/` and `wandb/`, for studies that ask for them (default: `runs`)
-`HPTUNE_DEVICE`       `auto`, `cpu`, `cuda`, `cuda:0`, ... (default: `auto`)
+`HPTUNE_DEVICE`       what trains: `auto`, `cpu`, `cuda`, or one GPU such as `cuda:0` (default: `auto`)
 `HPTUNE_WORKERS_PER_GPU` worker processes that share a GPU (default: 1)
 `HPTUNE_CUDA_GRAPHS`  0 launches a GPU's kernels one by one; read in `model/hardware/device.py` (default: 1)
 `HPTUNE_LEASE_SECONDS` how long a silent worker keeps its trial (default: 60)

@@ -4,15 +4,18 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from model.config.yaml_tree import Section
+from model.config.section import Section
 
 
 class ModelConfig(Section):
-    """Shape and parts of the GPT; the defaults are the seed documents' baseline."""
+    """Shape and parts of the GPT."""
 
     n_layer: int = Field(4, ge=1)
+    """Blocks, each of attention and an MLP."""
     n_head: int = Field(3, ge=1)
+    """Heads of attention, which share the width; divides `d_model`."""
     d_model: int = Field(192, ge=1)
+    """Width of the residual stream: of a token's vector from block to block."""
     d_ff: int | None = Field(None, ge=1)
     """Width of the MLP; null is 4 `d_model`."""
     block_size: int = Field(64, ge=2)

@@ -10,150 +10,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from model.config.architecture import ModelConfig
-from model.config.yaml_tree import Section
-
-LARGEST_SEED = 2**64 - 1
-"""That torch takes."""
-
-
-class HubConfig(Section):
-    """A dataset on the Hugging Face hub."""
-
-    id: str = "julien040/hacker-news-posts"
-    """Repository of the dataset, or a local folder of data files."""
-    subset: str | None = None
-    """One of the datasets in that repository (the library's `name`), such as wikitext-2-v1."""
-    revision: str | None = None
-    """Commit, tag or branch; null is the newest, and the commit it came to is stored with the study."""
-    split: str = "train"
-    """Split of that dataset which holds the documents."""
-    column: str = "title"
-    """Column with the text."""
-    first_rows: int | None = Field(None, ge=10)
-    """Only so many rows from the beginning of the split, without fetching the rest; null is all of them."""
-
-
-class DataConfig(Section):
-    """Where the documents come from and how they are split."""
-
-    source: Literal["auto", "hub", "file", "docstrings"] = "auto"
-    """`auto` is the hub or, where there is no connection to it at all, `docstrings`; then the study's name says so."""
-    path: str | None = None
-    """File for `source: file`: .txt (one document a line), .csv, .jsonl or .parquet."""
-    column: str | None = None
-    """Column of that file with the text; may be left out where there is only one."""
-    hub: HubConfig = HubConfig()
-    num_documents: int = Field(100_000, ge=10)
-    """Documents for training and validation together."""
-    validation_fraction: float = Field(0.10, gt=0, lt=1)
-    """Share of `num_documents` that goes to the validation split."""
-    held_out_documents: int = Field(20_000, ge=1)
-    """Documents after those, read by `evaluate.py` alone."""
-    seed: int = Field(1337, ge=0, le=LARGEST_SEED)
-    """Of the shuffle before splitting."""
-
-    @model_validator(mode="after")
-    def _file_needs_path(self) -> "DataConfig":
-        if self.source == "file" and not self.path:
-            raise ValueError("source file needs data.path, given null")
-        return self
-
-
-class TokenizerConfig(Section):
-    """A byte-level tokenizer, trained on the train split alone unless `pretrained` names one."""
-
-    model: Literal["bpe", "unigram"] = "bpe"
-    """Byte-pair encoding (Sennrich et al. 2016) or the unigram language model (Kudo 2018, arXiv 1804.10959)."""
-    vocab_size: int = Field(4_000, ge=257, le=65_536)
-    """Entries with the 256 bytes and `<eos>`, rows of the embedding. At most 65,536: two bytes a token.
-
-    Of a tokenizer trained elsewhere: at least its own entries, the bytes it lacks, and `<eos>`.
-    """
-    leading_space: bool = True
-    """Encode every document behind a space, which decoding takes away again, so that its first word is the same token
-    as inside a document (the library's `add_prefix_space`). A tokenizer trained elsewhere says so itself."""
-    trained_on: Literal["train", "train_and_validation"] = "train"
-    """`train_and_validation` has seen the titles that the loss is measured on, as published figures often have: only
-    for studies that say `rebuilds_published: true`."""
-    pretrained: str | None = None
-    """One trained elsewhere: a repository of the hub that holds a tokenizer.json, with @ and a commit, tag or branch
-    behind it where that is not the newest, or the path of a .json. The commit it came to is stored with the study."""
-
-
-Orthogonalization = Literal["newton_schulz", "polar_express_4", "polar_express_3"]
-
-
-class SharpnessConfig(Section):
-    """Sharpness-aware minimisation around the optimizer (two gradients a step)."""
-
-    method: Literal["none", "sam", "asam"] = "none"
-    rho: float = Field(0.05, gt=0)
-    """Radius of the ascent; published defaults are 0.05 for SAM and 0.5 to 2 for adaptive SAM."""
-    same_dropout: bool = False
-    """Use the first pass's dropout masks in the second one."""
-
-
-class OptimizerConfig(Section):
-    """The update rule. `muon` updates the matrices of the blocks with Muon and the rest with AdamW."""
-
-    name: Literal["sgd", "adam", "adamw", "muon"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    """Peak learning rate."""
-    auxiliary_lr: float = Field(1e-3, gt=0)
-    """Peak learning rate of muon's AdamW part."""
-    auxiliary_weight_decay: float = Field(0.0, ge=0)
-    """Decoupled, on all of muon's AdamW part: embeddings, head, norms and biases; LayerScale's vectors and the
-    value residual's scalars never decay."""
-    weight_decay: float = Field(0.1, ge=0)
-    """Decoupled; for sgd and adam L2, which is added to the gradient."""
-    weight_decay_on: Literal["matrices", "all", "not_biases"] = "matrices"
-    """The matrices of linear layers, every parameter, or all but the biases of linear layers and norms (what
-    seed 004's filter by names came to). With muon the matrices alone decay at this rate."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.95, ge=0, lt=1)
-    """Of sgd and muon."""
-    orthogonalization: Orthogonalization = "newton_schulz"
-    """How muon makes an update orthogonal (`model/optimization/muon.py`): by the five polynomials it was published
-    with, or by four or three better ones, which cost less."""
-    split_qkv: bool = False
-    """Muon makes the updates of query, key and value orthogonal each by itself; otherwise as one matrix, in which
-    the largest of the three hides the others, at sqrt(3) times the rate."""
-    clip_norm: float | None = Field(1.0, gt=0)
-    """Largest global L2 norm of a gradient; null for no clipping."""
-    sharpness: SharpnessConfig = SharpnessConfig()
-
-    @model_validator(mode="after")
-    def _betas_in_range(self) -> "OptimizerConfig":
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be at least 0 and below 1, given {list(self.betas)}")
-        return self
-
-
-class ScheduleConfig(Section):
-    """Learning rate over the token budget: linear warm-up, then a decay to a floor."""
-
-    decay: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
-    """`wsd` stays at the peak and decays over the last `decay_fraction`."""
-    warmup_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the budget over which the rate rises; the first update already has a rate above zero."""
-    decay_fraction: float = Field(0.2, gt=0, le=1)
-    decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
-    """Of wsd's decay; `sqrt` is 1 - sqrt(part of it done)."""
-    floor_fraction: float = Field(0.1, ge=0, le=1)
-    """Lowest rate as a share of the peak."""
-    floor_lr: float | None = Field(None, ge=0)
-    """Lowest rate as a number; takes the place of `floor_fraction`. It is that of the first group: muon's AdamW part
-    ends at the same share of its own peak."""
-
-    @model_validator(mode="after")
-    def _phases_fit(self) -> "ScheduleConfig":
-        if self.decay == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
-            raise ValueError(
-                "warmup_fraction + decay_fraction must be at most 1, given "
-                f"{self.warmup_fraction} + {self.decay_fraction}"
-            )
-        return self
+from model.config.data import LARGEST_SEED, DataConfig, TokenizerConfig
+from model.config.optimization import OptimizerConfig, ScheduleConfig
+from model.config.section import Section
 
 
 class TrainingConfig(Section):
@@ -171,7 +30,8 @@ class TrainingConfig(Section):
     """Windows in one forward pass, to save memory; null for the whole batch. The gradient is the same for
     the same dropout masks; but each pass draws its own, so that other ones fall with another number."""
     shuffle: bool = True
-    """Draw the windows in a new order every epoch; false reads them one after the other, as the seeds did."""
+    """Draw the windows in a new order every epoch; false reads them one after the other, as the code of
+    the seed documents did."""
     shuffle_titles: bool = False
     """Join the titles in a new order every epoch, so that none is always followed by the same one."""
     random_offset: bool = False
@@ -190,6 +50,7 @@ class TrainingConfig(Section):
     rungs: int = Field(8, ge=1, le=10_000)
     """Evaluations, evenly spaced over the budget; a trial may be pruned at each."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the matrix products; `auto` takes the fastest that the device computes in. fp16 needs a GPU."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "TrainingConfig":
@@ -212,7 +73,9 @@ class EvaluationConfig(Section):
     """The exact pass over a split. The same for every trial of a study."""
 
     block_size: int = Field(64, ge=2)
+    """Tokens of context at most; at most `model.block_size`."""
     batch_size: int = Field(64, ge=1)
+    """Windows at once; changes speed and memory, not the loss."""
 
 
 class DiagnosticsConfig(Section):

@@ -5,36 +5,22 @@ anchors and aliases are refused. The tree keeps the place of every key, so that 
 reads `file:line: key.path: what is wrong, given ..., allowed ...`.
 """
 
-import difflib
-import json
 import re
-import types
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import pydantic
 import yaml
 
 from model.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
-Schema = TypeVar("Schema", bound=pydantic.BaseModel)
 
 _NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
 _INT = re.compile(r"[-+]?[0-9]{1,1000}\Z")  # int() itself refuses more than 4300 digits
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
-
-
-class Section(pydantic.BaseModel):
-    """A frozen, strict part of a configuration: unknown keys and wrong or non-finite values are errors."""
-
-    model_config = pydantic.ConfigDict(
-        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
-    )
 
 
 @dataclass(frozen=True)
@@ -164,12 +150,10 @@ def _construct(node: yaml.Node, path: KeyPath, name: str, places: dict[KeyPath, 
             key_line = key_node.start_mark.line + 1
             key = key_node.value
             if not isinstance(key, str):
-                raise ConfigError(f"{name}:{key_line}: {_dotted(path)}: a key must be a plain word")
+                raise ConfigError(f"{name}:{key_line}: {dotted(path)}: a key must be a plain word")
             if key in result:
                 first = places[(*path, key)]
-                raise ConfigError(
-                    f"{name}:{key_line}: {_dotted((*path, key))}: given twice, first at {first}"
-                )
+                raise ConfigError(f"{name}:{key_line}: {dotted((*path, key))}: given twice, first at {first}")
             places[(*path, key)] = f"{name}:{key_line}"
             result[key] = _construct(value_node, (*path, key), name, places)
         return result
@@ -191,117 +175,9 @@ def _scalar(node: yaml.Node) -> Any:
     return text
 
 
-def validate(document: Document, schema: type[Schema]) -> Schema:
-    """The tree as an instance of `schema`.
-
-    The tree goes in as JSON: pydantic's strict mode then takes lists for tuples and integers for floats,
-    and still refuses `true` for a number and `1.5` for an integer.
-
-    Raises:
-        ConfigError: one line for the first fault, with the number of further ones.
-    """
-    try:
-        return schema.model_validate_json(json.dumps(document.tree))
-    except pydantic.ValidationError as error:
-        faults = error.errors(include_url=False)
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise ConfigError(_describe(faults[0], document, schema) + more) from None
-
-
-def _describe(fault: Any, document: Document, schema: type[pydantic.BaseModel]) -> str:
-    path = _path_in_tree(fault["loc"], document.tree, fault["type"])
-    kind, given, context = fault["type"], _shown(fault["input"]), fault.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = sorted(_keys_at(schema, path[:-1], document.tree))
-        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
-        what = "unknown key" + (f", did you mean {near[0]!r}?" if near else f", allowed: {', '.join(known)}")
-    elif kind == "missing":
-        what = "missing key"
-    elif kind == "literal_error":
-        what = f"given {given}, allowed: {context['expected'].replace(' or ', ', ')}"
-    elif kind == "union_tag_invalid":
-        tag = _shown(context["tag"])
-        key = context["discriminator"].strip("'")
-        what = f"{key}: given {tag}, allowed: {context['expected_tags']}"
-    elif kind == "union_tag_not_found":
-        what = f"missing key {context['discriminator']}, given {given}"
-    elif kind == "value_error":
-        what = str(context["error"])
-    else:
-        message = (
-            fault["msg"]
-            .replace("Input should be", "must be")
-            .replace("a valid ", "a ")
-            .replace("a integer", "an integer")
-        )
-        what = f"{message}, given {given}"
-    return f"{document.place(path)}: {_dotted(path)}: {what}"
-
-
-def _path_in_tree(location: tuple[str | int, ...], tree: Any, kind: str) -> KeyPath:
-    """`location` without the names that pydantic adds for the branches of a union."""
-    path: list[str | int] = []
-    node = tree
-    for i, part in enumerate(location):
-        in_list = isinstance(node, list) and isinstance(part, int) and part < len(node)
-        if in_list or (isinstance(node, dict) and part in node):
-            node = node[part]
-        elif not (kind == "missing" and i == len(location) - 1):
-            continue
-        path.append(part)
-    return tuple(path)
-
-
-def _keys_at(schema: Any, path: KeyPath, tree: Any) -> set[str]:
-    """The keys that `schema` allows at `path`, in the branch of a union that `tree` has chosen."""
-    annotations = [schema]
-    for part in path:
-        annotations = [found for each in annotations for found in _below(each, part, tree)]
-        tree = tree[part]
-    models = [model for each in annotations for model in _models(each, tree)]
-    return {info.alias or key for model in models for key, info in model.model_fields.items()}
-
-
-def _below(annotation: Any, part: str | int, tree: Any) -> Iterator[Any]:
-    """The annotations of what lies under key or index `part` of a value of type `annotation`."""
-    for model in _models(annotation, tree):
-        yield from (f.annotation for key, f in model.model_fields.items() if (f.alias or key) == part)
-    for branch in _branches(annotation):
-        if typing.get_origin(branch) in (dict, list, tuple):
-            yield typing.get_args(branch)[1 if typing.get_origin(branch) is dict else 0]
-
-
-def _models(annotation: Any, tree: Any) -> Iterator[type[pydantic.BaseModel]]:
-    """The sections that `annotation` allows, less those whose literal fields contradict `tree`."""
-    for branch in _branches(annotation):
-        if isinstance(tree, dict) and isinstance(branch, type) and issubclass(branch, pydantic.BaseModel):
-            literals = {
-                info.alias or key: typing.get_args(info.annotation)
-                for key, info in branch.model_fields.items()
-                if typing.get_origin(info.annotation) is typing.Literal
-            }
-            if all(tree.get(key, allowed[0]) in allowed for key, allowed in literals.items()):
-                yield branch
-
-
-def _branches(annotation: Any) -> Iterator[Any]:
-    """The members of a union, without what `Annotated` adds; of anything else, itself."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        yield from _branches(typing.get_args(annotation)[0])
-    elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        for argument in typing.get_args(annotation):
-            yield from _branches(argument)
-    else:
-        yield annotation
-
-
-def _dotted(path: KeyPath) -> str:
+def dotted(path: KeyPath) -> str:
+    """A path as it is written in messages and overrides."""
     return ".".join(map(str, path)) or "(top level)"
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _kind(value: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Literal, assert_never
 import numpy as np
 import pydantic
 
-from model.config.train_config import DataConfig
+from model.config.data import DataConfig
 from model.data import docstrings, pretrained
 from model.data.documents import read_file
 from model.data.files import write_corpus_file

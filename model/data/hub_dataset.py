@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.config.train_config import HubConfig
+from model.config.data import HubConfig
 from model.data import hub_parts
 from model.data.documents import choose_column, is_text
 from model.data.hub import Repository, Snapshot

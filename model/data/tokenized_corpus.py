@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from model.config.train_config import TokenizerConfig
+from model.config.data import TokenizerConfig
 from model.data.corpus import Corpus
 from model.data.files import write_corpus_file
 from model.data.tokenizer import Tokenizer

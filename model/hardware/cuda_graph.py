@@ -59,6 +59,7 @@ class RecordedGradient:
         recording = self._recordings[shape]
         if recording is None:
             return self._add_gradient(inputs_BT, targets_BT)
+        # a graph reads and writes the memory that it was recorded with, whatever tensors it is called with
         recording.inputs.copy_(inputs_BT)
         recording.targets.copy_(targets_BT)
         self._put_buffers_in_place()
@@ -71,6 +72,7 @@ class RecordedGradient:
             (parameter, buffer) for parameter, buffer in self._buffers.items() if parameter.grad is not buffer
         ]
         if others:
+            # the graph adds to what is there
             foreach.zero_([buffer for _, buffer in others])
         for parameter, buffer in others:
             if parameter.grad is not None:
@@ -104,19 +106,21 @@ class RecordedGradient:
     ) -> _Recording:
         for parameter in self._parameters:
             parameter.grad = None
+        # without a graph: what the replay is held against. `.grad` shows which parameters get a gradient at all
         loss = self._add_gradient(inputs_BT, targets_BT)
         computed = {parameter: parameter.grad for parameter in self._parameters if parameter.grad is not None}
         for parameter, gradient in computed.items():
             parameter.grad = self._buffers.setdefault(parameter, torch.empty_like(gradient))
         replay, replayed_loss = self._device.capture(lambda: self._add_gradient(inputs_BT, targets_BT))
         replayed = [self._buffers[parameter] for parameter in computed]
-        foreach.zero_(replayed)
-        generator.set_state(state)
+        foreach.zero_(replayed)  # the warm-up's calls have added to them
+        generator.set_state(state)  # the same dropout masks as without a graph
         replay()
+        # ‖replayed - computed‖ ÷ ‖computed‖ over all parameters together: one that is small may be all rounding
         off = torch.nn.utils.get_total_norm(foreach.sub(replayed, list(computed.values())))
         off /= torch.nn.utils.get_total_norm(list(computed.values()))
         off_by = torch.maximum(off, (replayed_loss / loss - 1).abs()).item()
-        if not off_by <= _TOLERANCE:
+        if not off_by <= _TOLERANCE:  # nor is it within where it is NaN
             raise RuntimeError(f"a replay is off by {off_by:.2g} of the gradient or the loss")
         return _Recording(inputs_BT, targets_BT, replay, replayed_loss)
 

@@ -6,6 +6,8 @@ among them. Values that are not finite are written as NaN. Both libraries are op
 """
 
 import math
+import shlex
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -119,7 +121,8 @@ class WeightsAndBiases:
 
 
 def _not_installed(key: str, given: str, package: str) -> ConfigError:
-    return ConfigError(f"{key}: given {given}, which needs a package that is not here: pip install {package}")
+    install = f"{shlex.quote(sys.executable)} -m pip install {package}"
+    return ConfigError(f"{key}: given {given}, which needs a package that is not here: {install}")
 
 
 class Curves:

@@ -23,6 +23,7 @@ class ValueMixture(nn.Module):
 
     def forward(self, first_BHTK: Tensor, own_BHTK: Tensor) -> Tensor:
         """The mixture, in the precision of the values."""
+        # V'ₙ = λ₁ V₁ + λ₂ Vₙ; under AMP the values are shorter floats than the scalars
         shares = self.shares.to(own_BHTK.dtype)
         return shares[0] * first_BHTK + shares[1] * own_BHTK
 
@@ -62,6 +63,7 @@ class Attention(nn.Module):
         Queries and keys are as they are compared: normalised and rotated, where they are.
         """
         B, T, D = x_BTD.shape
+        # one product in place of three; who has to know the three goes by `PARTS`
         qkv = self.query_key_value(x_BTD).view(B, T, 3, self.n_head, D // self.n_head)
         q_BHTK, k_BHTK, v_BHTK = qkv.permute(2, 0, 3, 1, 4)
         if self.query_norm is not None and self.key_norm is not None:
@@ -97,6 +99,7 @@ class Attention(nn.Module):
         mix = _plain_attention if x_BTD.device.type == "cpu" else _fused_attention
         y_BHTK = mix(q_BHTK, k_BHTK, v_BHTK, mask_B1TT, weights_dropout)
         if self.output_gate is not None:
+            # y ← σ(x W) y, a scalar for each head and position, before the projection
             gate_BTH = torch.sigmoid(self.output_gate(x_BTD))
             y_BHTK = y_BHTK * gate_BTH.transpose(1, 2)[..., None]
         y_BTD = y_BHTK.transpose(1, 2).reshape(x_BTD.shape)
@@ -131,8 +134,10 @@ def _plain_attention(
         mask_B1TT = torch.ones(1, 1, T, T, dtype=torch.bool, device=q_BHTK.device).tril()
     bias = torch.zeros(mask_B1TT.shape, dtype=q_BHTK.dtype, device=q_BHTK.device)
     bias = bias.masked_fill_(~mask_B1TT, -math.inf)
-    if len(bias) > 1:
+    if len(bias) > 1:  # a mask of titles differs from window to window; the causal one is the same for all
         bias = bias.expand(B, H, T, T).reshape(B * H, T, T)
+    # softmax(q kᵀ / √K + bias) v with a bias of 0 or -∞ (Vaswani et al. 2017, equation 1), scaled and
+    # masked within the product
     scores = torch.baddbmm(
         bias.view(-1, T, T), q_BHTK.reshape(shape), k_BHTK.reshape(shape).mT, alpha=1 / math.sqrt(K)
     )
@@ -168,6 +173,7 @@ def rotate(x_BHTK: Tensor, rotation_2TK: Tensor) -> Tensor:
     """
     cos_TK, sin_TK = rotation_2TK
     wide_BHTK = x_BHTK.to(rotation_2TK.dtype)
+    # (x, y) ← (x cos - y sin, y cos + x sin): every entry times its cosine, plus its partner times the signed sine
     partners_BHTK = wide_BHTK.roll(x_BHTK.shape[-1] // 2, dims=-1)
     return torch.addcmul(wide_BHTK * cos_TK, partners_BHTK, sin_TK).to(x_BHTK.dtype)
 

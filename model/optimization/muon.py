@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.config.counts import IN_GRAM_AT_ONCE, gram_pays
-from model.config.train_config import Orthogonalization
+from model.config.optimization import Orthogonalization
 from model.hardware import foreach
 
 _Quintic = tuple[float, float, float]
@@ -81,8 +81,9 @@ class Muon(torch.optim.Optimizer):
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         momenta = [self.state[p]["momentum_buffer"] for p in parameters]
-        foreach.lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = foreach.lerp(gradients, momenta, group["momentum"])
+        foreach.lerp_(momenta, gradients, 1 - group["momentum"])  # m ← μ m + (1 - μ) g
+        updates = foreach.lerp(gradients, momenta, group["momentum"])  # Nesterov's: μ m + (1 - μ) g
+        # w ← (1 - η λ) w, by the group's rate and not by that of the matrix's shape
         foreach.mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         pairs = [
             pair
@@ -91,6 +92,8 @@ class Muon(torch.optim.Optimizer):
         ]
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for part, update in pairs:
+            # a tall matrix goes with the wide ones of its shape, transposed: its singular values stay, and of its two
+            # Gram matrices the smaller is taken
             by_shape.setdefault(tuple(sorted(part.shape)), []).append((part, update))
         for (rows, columns), members in by_shape.items():
             stacked_NMK = torch.empty(
@@ -99,6 +102,8 @@ class Muon(torch.optim.Optimizer):
             foreach.copy_(stacked_NMK.unbind(), [_wide(update) for _, update in members])
             found_NMK = orthogonalize(stacked_NMK, self._orthogonalization)
             for (part, _), found in zip(members, found_NMK, strict=True):
+                # the entries of what was found have an RMS of 1 / √(longer side): with this it is 1 / √columns, tall
+                # or wide
                 rate = group["lr"] * math.sqrt(max(1.0, part.shape[0] / part.shape[1]))
                 _wide(part).add_(found, alpha=-rate)
 
@@ -116,6 +121,7 @@ def orthogonalize(matrices_NMK: Tensor, method: Orthogonalization) -> Tensor:
     """
     if method == "newton_schulz":
         x_NMK = matrices_NMK / _norms(matrices_NMK, smallest=_SMALLEST_NORM)
+        # X ← a X + (b G + c G²) X with G = X Xᵀ: each singular value s becomes a s + b s³ + c s⁵, and U and V stay
         for a, b, c in NEWTON_SCHULZ:
             gram_NMM = x_NMK @ x_NMK.mT
             step_NMM = torch.baddbmm(gram_NMM, gram_NMM, gram_NMM, beta=b, alpha=c)
@@ -123,6 +129,7 @@ def orthogonalize(matrices_NMK: Tensor, method: Orthogonalization) -> Tensor:
         return x_NMK
     quintics, x_NMK = POLAR_EXPRESS[method], matrices_NMK
     rows, columns = x_NMK.shape[1:]
+    # in G, which is the smaller, several polynomials cost less; in bf16 its error grows with each
     at_once = IN_GRAM_AT_ONCE if gram_pays(rows, columns, len(quintics)) else 1
     for first in range(0, len(quintics), at_once):
         gram_NMM = x_NMK @ x_NMK.mT
@@ -138,7 +145,7 @@ def orthogonalize(matrices_NMK: Tensor, method: Orthogonalization) -> Tensor:
             gram_NMM = factor_NMM @ gram_NMM @ factor_NMM
             factor_NMM = _factor(gram_NMM, quintic)
             product_NMM = factor_NMM @ product_NMM
-        if first == 0:
+        if first == 0:  # G was divided, and X was not: P(X / √d) = (P / √d) X
             product_NMM = product_NMM * (scale * bound).rsqrt()
         x_NMK = product_NMM @ x_NMK
     return x_NMK

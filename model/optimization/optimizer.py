@@ -11,7 +11,7 @@ from typing import Any, Literal, assert_never, get_args
 import torch
 from torch import Tensor, nn
 
-from model.config.train_config import OptimizerConfig
+from model.config.optimization import OptimizerConfig
 from model.errors import CheckpointError
 from model.hardware import foreach
 from model.hardware.precision import has_bf16

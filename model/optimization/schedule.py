@@ -7,7 +7,7 @@ does to the parameter groups is the business of `optimizer.py`.
 import math
 from typing import Literal, assert_never
 
-from model.config.train_config import ScheduleConfig
+from model.config.optimization import ScheduleConfig
 
 
 def learning_rate_factor(step: int, total_steps: int, schedule: ScheduleConfig, *, peak_lr: float) -> float:

@@ -7,7 +7,6 @@ the search's base file as it is, whether or not the search has run it. What the 
 
 import contextlib
 import itertools
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,8 +14,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from model.config.train_config import LARGEST_SEED, TrainConfig, recorded
-from model.config.yaml_tree import Document, validate
+from model.config.data import LARGEST_SEED
+from model.config.section import validate
+from model.config.train_config import TrainConfig, recorded
+from model.config.yaml_tree import Document
 from model.errors import ConfigError
 from service.confirmation import elimination, verdict
 from service.confirmation.verdict import Verdict
@@ -32,6 +33,7 @@ from service.study.definition import StudyDefinition
 from service.study.file import checked_name
 from service.study.parameters import same
 from service.study.search_space import Values, leaves
+from service.text.commands import verb
 
 CONFIRMED = "confirmed"
 """Attribute of the search: its confirmation, the confirmed winner there and what ties with it."""
@@ -275,7 +277,7 @@ def _fresh_seeds(definition: StudyDefinition) -> list[int]:
 
 
 def _command(study: str, top: int | None, seeds: int, name: str | None) -> str:
-    words = ["python", "-m", "service", "confirm", study, "--seeds", str(seeds)]
+    words = ["confirm", study, "--seeds", str(seeds)]
     words += ["--top", str(top)] if top is not None else []
     words += ["--name", name] if name is not None else []
-    return shlex.join(words)
+    return verb(*words)

@@ -1,6 +1,5 @@
 """What `evaluate.py` does: a study's best checkpoints, or its confirmed winner and the baseline, on held-out titles."""
 
-import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from service.settings import Settings
 from service.storage.opened_study import open_study
 from service.storage.ownership import generation_of
 from service.storage.studies import CONFIRMS, StudyError, corpus_facts
+from service.text.commands import verb
 
 
 def score_best(settings: Settings, study: str, *, top: int, folder: Path, console: Console) -> None:
@@ -102,12 +102,12 @@ def _advice(study: optuna.Study) -> str | None:
     if CONFIRMED not in study.user_attrs:
         return f"the winner of study {name} is not confirmed, and may be a lucky one: {_confirm(name)}"
     winner = study.user_attrs[CONFIRMED]["arm"]
-    command = f"python evaluate.py --study {shlex.quote(name)} --confirmed"
+    command = verb("evaluate", "--study", name, "--confirmed")
     return f"confirmed winner: {winner}; against the baseline, over seeds: {command}"
 
 
 def _confirm(study: str) -> str:
-    return f"python -m service confirm {shlex.quote(study)}"
+    return verb("confirm", study)
 
 
 def _times_read(study: optuna.Study) -> str:

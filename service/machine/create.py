@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from model.config.train_config import TokenizerConfig
+from model.config.data import TokenizerConfig
 from model.data import corpus as corpora
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CorpusError

@@ -30,7 +30,7 @@ def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
                 _shown("{:,.0f}".format, facts, "tokens_per_second"),
             )
         )
-    return Grid(headings, tuple(rows), tuple(map(_configuration, trials)))
+    return Grid(headings, tuple(rows), tuple(map(configuration, trials)))
 
 
 def _shown(form: Callable[..., str], facts: Mapping[str, Any], *names: str) -> str:
@@ -48,10 +48,14 @@ def _sum(train_seconds: float, evaluation_seconds: float) -> str:
     return shown_seconds(train_seconds + evaluation_seconds)
 
 
-def _configuration(trial: optuna.trial.FrozenTrial) -> str:
-    """Of a design the arm, which stands for its values."""
-    arm = trial.user_attrs.get("arm")
+def configuration(trial: optuna.trial.FrozenTrial) -> str:
+    """What a trial was given, for people."""
+    return shown_configuration(trial.user_attrs.get("arm"), trial.params)
+
+
+def shown_configuration(arm: Any, params: Mapping[str, Any]) -> str:
+    """Of a design the arm, which stands for its values, and its seed; of a search the parameters."""
     if not isinstance(arm, str):
-        return shown_params(trial.params)
-    seed = trial.params.get("seed")
+        return shown_params(params)
+    seed = params.get("seed")
     return arm if seed is None else f"{arm}, seed {seed}"

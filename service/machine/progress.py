@@ -12,7 +12,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from service.text.quantities import shown_params, shown_seconds
+from service.machine.leaderboard import shown_configuration
+from service.text.quantities import shown_seconds
 from service.text.terminal import FittingTable
 
 Event = dict[str, Any]
@@ -108,6 +109,11 @@ class _Worker:
             return None
         return max(0, self.budget_tokens - self.tokens) / self.tokens_per_second
 
+    @property
+    def whole_seconds(self) -> float | None:
+        """A whole trial at the speed of this one."""
+        return self.budget_tokens / self.tokens_per_second if self.tokens_per_second else None
+
 
 class LiveTable:
     """A table that is kept up to date where there is a terminal; elsewhere a line for every rung.
@@ -128,7 +134,7 @@ class LiveTable:
         self._trials = trials
         self._trial_seconds = trial_seconds
         self._console = console
-        self._views: dict[int, _Worker] = {}
+        self._views = {index: _Worker() for index in range(workers)}
         self._ended = 0
         self._durations: list[float] = []
         self._started: dict[int, float] = {}
@@ -146,8 +152,8 @@ class LiveTable:
         self._live.stop()
 
     def gone(self, index: int) -> None:
-        """Its row goes."""
-        self._views.pop(index, None)
+        """Its row stays: it may be started again."""
+        self._views[index] = _Worker(rung="ended")
 
     def say(self, line: str) -> None:
         """Above the table."""
@@ -163,7 +169,9 @@ class LiveTable:
         name = event["event"]
         if name == "trial started":
             self._started[index] = time.monotonic()
-            self.say(f"trial {event['trial']} started: {shown_params(event['params'])}")
+            self.say(
+                f"trial {event['trial']} started: {shown_configuration(event.get('arm'), event['params'])}"
+            )
         elif name == "rung" and not self._console.is_terminal:
             self.say(
                 f"trial {event['trial']}  rung {event['rung']}/{event['rungs']}  "
@@ -210,10 +218,19 @@ class LiveTable:
         return Group(table, Text(f"{self._ended} of {self._trials} trials ended{best}   {self._time_left()}"))
 
     def _time_left(self) -> str:
-        typical = sum(self._durations) / len(self._durations) if self._durations else self._trial_seconds
+        if self._ended >= self._trials:
+            return ""
+        typical = self._typical_seconds()
         if typical is None:
             return ""
-        running = [view.seconds_left or typical for view in self._views.values() if view.trial is not None]
+        running = [view.seconds_left for view in self._views.values() if view.trial is not None]
         waiting = max(0, self._trials - self._ended - len(running))
-        left = (waiting * typical + sum(min(seconds, typical) for seconds in running)) / max(1, self._workers)
-        return f"about {shown_seconds(left)} left"
+        left = waiting * typical + sum(typical if seconds is None else seconds for seconds in running)
+        return f"about {shown_seconds(left / max(1, self._workers))} left"
+
+    def _typical_seconds(self) -> float | None:
+        """What a trial takes: as those that ended did; before, at the speed measured now; before that, beforehand."""
+        if self._durations:
+            return sum(self._durations) / len(self._durations)
+        measured = [seconds for view in self._views.values() if (seconds := view.whole_seconds)]
+        return sum(measured) / len(measured) if measured else self._trial_seconds

@@ -27,6 +27,7 @@ from service.storage.ranking import count_states, ranked_trials
 from service.storage.slots import Slots
 from service.study.file import checked_name
 from service.text import terminal
+from service.text.commands import verb
 from service.text.quantities import shown_seconds
 
 
@@ -131,7 +132,8 @@ def run(
     )
     if best:
         console.print(leaderboard(best).as_rich("best trials, val_loss in nats per character"))
-        console.print(f"evaluate the best on held-out titles: python evaluate.py --study {study_name}")
+        _say(console, f"evaluate the best on held-out titles: {verb('evaluate', '--study', study_name)}")
+        _say(console, f"all of it as a page: {verb('report', study_name)}")
 
 
 def confirm(
@@ -175,7 +177,8 @@ def confirm(
     _say(console, f"\n{page.sentence(verdict)}")
     for path in page.write(verdict, definition, confirms, folder):
         _say(console, f"written: {path}")
-    _say(console, f"winner and baseline on held-out titles: python evaluate.py --study {study} --confirmed")
+    evaluate = verb("evaluate", "--study", study, "--confirmed")
+    _say(console, f"winner and baseline on held-out titles: {evaluate}")
 
 
 def _finish(
@@ -203,6 +206,7 @@ def _finish(
     if len(places) > to_run:
         places = machine.places(settings, workers=to_run)
     workers = len(places)
+    _say(console, "measuring how fast this machine trains: some seconds of training, and one evaluation")
     measured = _measure(name, places[0].threads)
     seconds = measured["train_seconds"] + measured["evaluation_seconds"]
     _say(

@@ -1,6 +1,7 @@
 """How a study stands: workers alive, trials by state, best so far, rate and time left, from the storage alone."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
@@ -12,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from service import output
-from service.machine.leaderboard import leaderboard
+from service.machine.leaderboard import configuration, leaderboard
 from service.settings import Settings
 from service.storage.opened_study import open_study
 from service.storage.outages import first_line, is_outage
@@ -20,7 +21,7 @@ from service.storage.ownership import own_trials
 from service.storage.ranking import counted, ranked_trials
 from service.storage.roster import AliveWorker
 from service.study import audit
-from service.text.quantities import shown_params, shown_seconds
+from service.text.quantities import shown_seconds
 from service.text.terminal import FittingTable
 
 REFRESH_SECONDS = 2.0
@@ -82,7 +83,7 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
             workers=opened.roster.alive(),
             running=[trial for trial in trials if trial.state == TrialState.RUNNING],
             rungs=list(rungs),
-            best=ranked_trials(study)[:10],
+            best=ranked_trials(study)[:SHOWN_BEST],
             trials_per_hour=_rate(own_trials(study, *FINISHED), datetime.now(UTC)),
         )
 
@@ -110,8 +111,12 @@ def _instant(trial: optuna.trial.FrozenTrial, clock: datetime) -> datetime:
     )
 
 
-def page(snapshot: Snapshot) -> Group:
-    """The snapshot for a terminal."""
+SHOWN_BEST = 10
+"""Of the best trials."""
+
+
+def page(snapshot: Snapshot, *, best: int = SHOWN_BEST) -> Group:
+    """The snapshot for a terminal, with so many of the best trials."""
     parts: list[Text | FittingTable | Group] = [
         Text(f"study {snapshot.study.study_name}: {snapshot.states}"),
         Text(snapshot.summary),
@@ -128,16 +133,17 @@ def page(snapshot: Snapshot) -> Group:
                 f"{len(reports)}/{rungs}" + (" audited" if audit.MARK in trial.user_attrs else ""),
                 f"{reports[-1][1]:.4f}" if reports else "–",
                 shown_seconds(since),
-                shown_params(trial.params),
+                configuration(trial),
             )
             running.append(row)
         headings = ("trial", "rung", "val_loss", "since", "configuration")
-        parts.append(FittingTable("running trials", headings, running))
+        parts.append(FittingTable("running trials", headings, running, wordy=True))
     if snapshot.workers:
-        alive = [(str(worker.number), worker.device, worker.owner) for worker in snapshot.workers]
-        parts.append(FittingTable("workers alive", ("worker", "device", "process"), alive))
-    if snapshot.best:
-        parts.append(leaderboard(snapshot.best).as_rich("best trials, val_loss in nats per character"))
+        devices = Counter(worker.device for worker in snapshot.workers)
+        parts.append(Text("workers alive: " + ", ".join(f"{n} on {device}" for device, n in devices.items())))
+    if snapshot.best[:best]:
+        table = leaderboard(snapshot.best[:best])
+        parts.append(table.as_rich("best trials, val_loss in nats per character"))
     return Group(*parts)
 
 
@@ -147,6 +153,15 @@ def _rungs(trial: optuna.trial.FrozenTrial) -> int | None:
         return int(trial.user_attrs["config"]["training"]["rungs"])
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _fitting(snapshot: Snapshot, console: Console) -> Group:
+    """The page with as many of the best trials as the terminal has lines for: what lies below them would be cut."""
+    for best in range(SHOWN_BEST, 0, -1):
+        found = page(snapshot, best=best)
+        if len(console.render_lines(found)) < console.height:
+            return found
+    return page(snapshot, best=0)
 
 
 def watch(
@@ -170,7 +185,7 @@ def watch(
                 live.update(Text(f"waiting for the storage: {first_line(error)}"), refresh=True)
             else:
                 if console.is_terminal:
-                    live.update(page(snapshot), refresh=True)
+                    live.update(_fitting(snapshot, console), refresh=True)
                 else:
                     line = f"{snapshot.slots['closed']}/{len(snapshot.running)}/{len(snapshot.workers)}"
                     if line != shown:

@@ -9,7 +9,7 @@ median pruner milder: where they are 5 % of the complete trials, it prunes what 
 import numpy as np
 from pydantic import Field
 
-from model.config.yaml_tree import Section
+from model.config.section import Section
 
 MARK = "audit"
 """Trial attribute: the pruner's first verdict that was not carried out, with `rung` (from 1) of `rungs`, `tokens` and
@@ -19,9 +19,9 @@ MARK = "audit"
 class AuditedSection(Section):
     """What every pruner's section has."""
 
+    # left out of a dump where it is 0, so that studies made before there were audits can be resumed
     audit: float = Field(0.0, ge=0, le=1, exclude_if=lambda share: share == 0)
-    """Share of the trials it stops that run to the end all the same. Left out of a dump where it is 0, so that
-    studies made before there were audits can be resumed."""
+    """Share of the trials it stops that run to the end all the same."""
 
 
 def is_drawn(share: float, *, study_seed: int, slot: int) -> bool:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from model.config.section import validate
 from model.config.train_config import TrainConfig
-from model.config.yaml_tree import Document, validate
+from model.config.yaml_tree import Document
 from model.errors import ConfigError
 from service.study.search_space import leaves
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.config.section import validate
 from model.config.train_config import TrainConfig, recorded
-from model.config.yaml_tree import Document, KeyPath, read, validate
+from model.config.yaml_tree import Document, KeyPath, read
 from model.errors import ConfigError, UserError
 from service.settings import ROOT
 from service.study import pruners, samplers
@@ -21,7 +22,7 @@ from service.study.cells import built_cells, file_space
 from service.study.design import Cell, space_of
 from service.study.file import StudyConfig, checked_name, from_here, place_of, study_file
 from service.study.proof import prove_cells, prove_space
-from service.study.search_space import SearchSpace, Values
+from service.study.search_space import SearchSpace, Values, leaves
 
 
 @dataclass(frozen=True)
@@ -156,11 +157,14 @@ def load(
         file, for_all = _resized(study, document, file, scale)
     given = dict(overrides or {})
     for_all |= dict.fromkeys(given, "command line")
+    _refuse_varied(study, fixed, for_all)  # first: what such a value breaks is not what is wrong
     base = Base.of(file.with_overrides(given, for_all))
     cells = built_cells(study, document, base, study.scales[scale] if scale else None)
     made_from = {"scale": scale, "overrides": given, "file": place_of(path, root)}
     definition = _definition(name, study, document, base, cells, **made_from)
-    _refuse_varied(definition, fixed, for_all, searched=study.space is not None)
+    for edit, place in fixed.items():
+        if definition.cells and all(edit in cell for cell in definition.cells):
+            raise ConfigError(f"{place}: {edit}: has no effect, each configuration of the design has its own")
     if not study.rebuilds_published:
         _refuse_seen_validation(definition)
     without_effect = _prove(definition, study, document, cells)
@@ -192,26 +196,26 @@ def _resized(
     return resized_file, setting if study.design else setting | mapping
 
 
-def _refuse_varied(
-    definition: StudyDefinition, fixed: dict[str, str], for_all: dict[str, str], *, searched: bool
-) -> None:
-    """Refuse values for all trials that some replace, or all replace; by key with their places.
+def _refuse_varied(study: StudyConfig, fixed: dict[str, str], for_all: dict[str, str]) -> None:
+    """Refuse values for all trials that some replace; by key with their places.
 
     A design's `fixed` is what its configurations start from: there some may.
     """
+    searched = study.space is not None
 
     def overlap(one: str, other: str) -> bool:
         return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
-    varied = {*definition.space.parameters, *(key for cell in definition.cells for key in cell)}
+    varied = set(study.space or ())
+    if study.design is not None:
+        varied |= {key for cell in study.design.cells() for key in cell.values}
+        varied |= {"seed"} if study.design.seeds else set()
     for edit, place in (fixed | for_all if searched else for_all).items():
         for key in sorted(varied):
             if overlap(edit, key):
                 what = "varied by the study, cannot be set for all trials"
-                raise ConfigError(f"{place}: {edit}: {what}; {key} stands in its space or design")
-    for edit, place in fixed.items():
-        if definition.cells and all(edit in cell for cell in definition.cells):
-            raise ConfigError(f"{place}: {edit}: has no effect, each configuration of the design has its own")
+                there = f"{key} stands in its {'space' if searched else 'design'}, take it out there to set it here"
+                raise ConfigError(f"{place}: {edit}: {what}; {there}")
 
 
 def _refuse_seen_validation(definition: StudyDefinition) -> None:
@@ -254,10 +258,11 @@ def _prove(
         values = definition.fixed_values(0) or {}
         for key in definition.space.parameters:
             if key not in values and key not in definition.space.conditional:
-                learner = f"{definition.sampler.name} learns from the baseline"
-                way_out = "widen it, give another value under `fixed`, or `baseline: false`"
+                of_base = json.dumps(dict(leaves(definition.base_config.model_dump(mode="json")))[key])
                 raise definition.space.fault(
-                    key, f"the base file's value is outside, and {learner}; {way_out}"
+                    key,
+                    f"the base file's value, {of_base}, is outside, and {definition.sampler.name} learns from the "
+                    "baseline; take it into the range or the choices, or set `baseline: false`",
                 )
     return proof.without_effect
 

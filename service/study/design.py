@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from model.config.yaml_tree import KeyPath, Section
+from model.config.section import Section
+from model.config.yaml_tree import KeyPath
 from service.study.parameters import CategoricalParameter, same
 from service.study.search_space import SearchSpace, Values
 

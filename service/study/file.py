@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from model.config.yaml_tree import Section
+from model.config.section import Section
 from model.errors import UserError
 from service.settings import MOST_TRIALS
 from service.study import pruners, samplers

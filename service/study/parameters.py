@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, model_validator
 
-from model.config.yaml_tree import Section
+from model.config.section import Section
 
 Condition = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
 """Values by key of a categorical parameter; a parameter exists where all its parents have one of theirs."""
@@ -18,12 +18,15 @@ class FloatParameter(Section):
 
     type: Literal["float"]
     low: float
+    """Lowest value."""
     high: float
+    """Highest value, above `low`."""
     step: float | None = Field(None, gt=0)
     """Distance of the values, counted from `low`; null for all of them."""
     log: bool = False
     """Search the logarithm: right for a quantity whose factors matter, such as a learning rate."""
     when: Condition = Field(default_factory=dict)
+    """Values by key of categorical parameters: this one exists in trials whose other values are among them."""
 
     @model_validator(mode="after")
     def _range_holds(self) -> "FloatParameter":
@@ -78,12 +81,15 @@ class IntParameter(Section):
 
     type: Literal["int"]
     low: int
+    """Lowest value."""
     high: int
+    """Highest value, above `low`."""
     step: int = Field(1, ge=1)
     """Distance of the values, counted from `low`."""
     log: bool = False
     """Search the logarithm."""
     when: Condition = Field(default_factory=dict)
+    """Values by key of categorical parameters: this one exists in trials whose other values are among them."""
 
     @model_validator(mode="after")
     def _range_holds(self) -> "IntParameter":
@@ -133,7 +139,9 @@ class CategoricalParameter(Section):
 
     type: Literal["categorical"]
     choices: tuple[Any, ...]
+    """The values, two or more, all different."""
     when: Condition = Field(default_factory=dict)
+    """Values by key of categorical parameters: this one exists in trials whose other values are among them."""
 
     @model_validator(mode="after")
     def _choices_differ(self) -> "CategoricalParameter":

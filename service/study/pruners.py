@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, assert_never
 import optuna
 from pydantic import Field, model_validator
 
-from model.config.yaml_tree import Section
+from model.config.section import Section
 from service.study.audit import AuditedSection
 from service.study.samplers import SamplerConfig, experimental
 
@@ -46,7 +46,8 @@ class MedianConfig(AuditedSection):
 
     name: Literal["median"]
     warmup_fraction: _Warmup = None
-    """Share of the budget before which nothing is pruned; null: by the schedules in the study (`with_warmup`)."""
+    """Share of the budget before which nothing is pruned; null is a half, or three quarters where a schedule of the
+    study is wsd (`with_warmup`)."""
     startup_trials: int = Field(5, ge=0)
     """Complete trials before which nothing is pruned; pruned ones do not count."""
 
@@ -58,7 +59,9 @@ class PercentileConfig(AuditedSection):
     percentile: float = Field(25.0, gt=0, lt=100)
     """Share of trials kept, in percent; 50 is the median."""
     warmup_fraction: _Warmup = None
+    """As of `median`."""
     startup_trials: int = Field(5, ge=0)
+    """As of `median`."""
 
 
 class PatientConfig(AuditedSection):
@@ -94,6 +97,7 @@ class SuccessiveHalvingConfig(AuditedSection):
 
     name: Literal["successive_halving"]
     reduction_factor: int = Field(4, ge=2)
+    """One of so many goes on from each rung at which it is asked."""
 
 
 class HyperbandConfig(AuditedSection):
@@ -101,6 +105,7 @@ class HyperbandConfig(AuditedSection):
 
     name: Literal["hyperband"]
     reduction_factor: int = Field(3, ge=2)
+    """As of `successive_halving`."""
 
 
 PrunerConfig = Annotated[

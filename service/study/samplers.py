@@ -10,7 +10,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from pydantic import Field
 
-from model.config.yaml_tree import Section
+from model.config.section import Section
 from service.study.search_space import Distribution
 
 
@@ -53,6 +53,7 @@ class QmcConfig(Section):
 
     name: Literal["qmc"]
     sequence: Literal["sobol", "halton"] = "sobol"
+    """Which sequence."""
 
 
 class GridConfig(Section):

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from model.config.yaml_tree import KeyPath, Section, parse_value
+from model.config.section import Section
+from model.config.yaml_tree import KeyPath, parse_value
 from model.errors import ConfigError
 from service.study.design import shown_value
 from service.study.parameters import same

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from rich import box
 from rich.console import Group
 from rich.text import Text
 
@@ -20,7 +19,7 @@ class Grid:
 
     def as_rich(self, title: str) -> Group:
         """For a terminal."""
-        table = FittingTable(title, self.headings, self.rows, box=box.SIMPLE_HEAD, padding=0)
+        table = FittingTable(title, self.headings, self.rows)
         names = (f"{self.headings[0]} {row[0]}: " for row in self.rows)
         lines = (Text(name + shown) for name, shown in zip(names, self.configurations, strict=False))
         return Group(table, *lines)

@@ -1,11 +1,20 @@
 """How numbers, durations and parameters are written for people."""
 
+from collections.abc import Mapping
 from typing import Any
 
+_SAYS_NOTHING_ALONE = ("name", "method", "model")
 
-def shown_params(params: dict[str, Any]) -> str:
-    """Parameters as `lr 0.0012, batch_size 64`: the last part of each key."""
-    return ", ".join(f"{key.split('.')[-1]} {shown_number(value)}" for key, value in params.items()) or "–"
+
+def shown_params(params: Mapping[str, Any]) -> str:
+    """Parameters as `lr 0.0012, batch_size 64`: the short form of each key, and its value."""
+    return ", ".join(f"{short_key(key)} {shown_number(value)}" for key, value in params.items()) or "–"
+
+
+def short_key(key: str) -> str:
+    """The last part of a dotted key, `lr`; where that says nothing alone, the one before: `optimizer.name`."""
+    *before, last = key.split(".")
+    return before[-1] if before and last in _SAYS_NOTHING_ALONE else last
 
 
 def shown_number(value: Any) -> str:

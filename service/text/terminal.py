@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
@@ -24,31 +25,53 @@ def console() -> Console:
     return Console(highlight=False, width=NARROWEST if narrow else None)
 
 
+ROOM_FOR_WORDS = 24
+"""Columns that a cell of several words has at least; below, it stands under its row."""
+
+
 class FittingTable:
-    """A table where it fits; where it does not, each row as its headings with their values.
+    """A table where it fits; where it does not, each row as its headings with their values. No word is ever broken.
 
     Args:
         title: above it.
         headings: of the columns.
         rows: a cell for each heading.
+        wordy: cells of the last column are several words, and go over to further lines between them.
         options: of rich's Table.
     """
 
     def __init__(
-        self, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], **options: Any
+        self,
+        title: str,
+        headings: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        wordy: bool = False,
+        **options: Any,
     ) -> None:
         self._title = title
         self._headings = headings
         self._rows = rows
-        self._table = Table(title=Text(title, style="table.title"), title_justify="left", **options)
-        for heading in headings:
-            self._table.add_column(heading, justify="right")
+        plain: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "title_justify": "left"}
+        self._table = Table(title=Text(title, style="table.title"), **plain | options)
+        last = len(headings) - 1 if wordy else len(headings)
+        words = [word for row in rows for cell in row[last:] for word in cell.split()]
+        self._least = max(map(len, [*words, *headings[last:], " " * ROOM_FOR_WORDS])) if wordy else 0
+        for i, heading in enumerate(headings):
+            if i < last:
+                self._table.add_column(heading, justify="right")
+            else:
+                self._table.add_column(heading, min_width=self._least)
         for row in rows:
-            self._table.add_row(*(Text(cell, no_wrap=True) for cell in row))
+            self._table.add_row(*(Text(cell, no_wrap=i < last) for i, cell in enumerate(row)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wanted = Measurement.get(console, options.update(max_width=10**6), self._table)
-        if wanted.maximum <= options.max_width:
+        wide = options.update(max_width=10**6)
+        wanted = Measurement.get(console, wide, self._table).maximum
+        if self._least:
+            longest = max((len(row[-1]) for row in self._rows), default=0)
+            wanted -= max(longest, self._least) - self._least
+        if wanted <= options.max_width:
             yield self._table
             return
         yield Text(self._title)

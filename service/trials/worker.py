@@ -195,7 +195,8 @@ class Worker:
         failure: Failure | None = None
         try:
             config = self._lineages.config_for(trial, lease.slot)
-            log.info("trial started", params=trial.params, slot=lease.slot.index)
+            named = {"arm": arm} if (arm := trial.user_attrs.get("arm")) else {}
+            log.info("trial started", **named, params=trial.params, slot=lease.slot.index)
             run = runner.build(trial, config)
             self._watch(run, lease)
             outcome = runner.train(trial, run, lease, audited=self._is_audited(lease.slot))

@@ -1,4 +1,4 @@
-"""What a stack goes through in its life: the README's own commands, on volumes of an earlier version, and who gets in.
+"""What a stack goes through in its life: `docs/operating.md`, volumes of an earlier version, and who gets in.
 
 The tests go through one project's life in the order they are written in.
 """
@@ -21,11 +21,10 @@ FORMER_PASSWORD = "hptune"
 
 
 def commands(title):
-    """The block of the README's upkeep section under the paragraph that begins with `title`."""
-    section = (ROOT / "README.md").read_text().partition("\n### Upkeep\n")[2].partition("\n## ")[0]
-    (block,) = re.findall(
-        rf"^{title}\b[^`]*(?:`[^`\n]+`[^`]*)*:\n\n```\n(.*?)```", section, re.DOTALL | re.MULTILINE
-    )
+    """The commands under a heading of `docs/operating.md`."""
+    _, heading, section = (ROOT / "docs" / "operating.md").read_text().partition(f"\n### {title}\n")
+    assert heading, title
+    (block,) = re.findall(r"^```\n(.*?)^```$", section.partition("\n#")[0], re.DOTALL | re.MULTILINE)
     return block
 
 
@@ -214,7 +213,7 @@ def test_a_backup_is_restored(life):
 def test_another_password_takes_effect_and_the_former_ends(life):
     former = life.environment["HPTUNE_STORAGE_PASSWORD"]
     life.environment["HPTUNE_STORAGE_PASSWORD"] = "qu'ote\"d $(pa) ss\\w0rd %@:/"
-    run(life, commands("Another password"))
+    run(life, commands("Passwords"))
     assert connect_as(life, "hptune", life.environment["HPTUNE_STORAGE_PASSWORD"]) is None
     assert "authentication failed" in connect_as(life, "hptune", former)
     life.container("workers").wait(timeout=120)

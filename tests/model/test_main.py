@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from model.__main__ import main
-from model.config.train_config import LARGEST_SEED
+from model.config.data import LARGEST_SEED
 from tests.conftest import TINY, sentences
 
 SETTINGS = {"data.source": "file", **TINY, "training.tokens": 4_096, "training.rungs": 2}

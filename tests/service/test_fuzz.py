@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from click.testing import CliRunner
 
-from model.config.train_config import DataConfig
-from model.config.yaml_tree import Document, validate
+from model.config.data import DataConfig
+from model.config.section import validate
+from model.config.yaml_tree import Document
 from model.data import corpus
 from model.errors import UserError
 from service import addresses

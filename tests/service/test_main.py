@@ -1,6 +1,5 @@
 import os
 import sqlite3
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from click.testing import CliRunner
 from model.config.yaml_tree import parse_overrides
 from model.errors import ConfigError
 from service.__main__ import cli
+from tests.service.calls import done, in_process
 
 
 def test_overrides_are_read_as_yaml():
@@ -43,10 +43,6 @@ def test_a_value_that_is_no_yaml_is_refused_in_one_line():
     assert "\n" not in str(caught.value)
 
 
-def done(study, *arguments):
-    return subprocess.run(**study.command(*arguments), capture_output=True, check=False)
-
-
 def test_a_users_mistake_is_one_line_and_status_2(tiny):
     result = done(tiny, "create", "nosuch")
     assert result.returncode == 2
@@ -55,55 +51,10 @@ def test_a_users_mistake_is_one_line_and_status_2(tiny):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_one_seed_is_too_few_to_confirm(tiny):
-    result = in_process(tiny, "confirm", "tiny", "--seeds", "1")
-    assert result.exit_code == 2
-    assert "'--seeds': 1 is not in the range 2<=x<=20" in result.stderr
-
-
-def test_a_scale_that_is_not_there_is_answered_with_those_that_are(tiny):
-    result = in_process(tiny, "create", str(tiny.file), "--scale", "cpu")
-    assert result.exit_code == 2
-    assert result.stderr.endswith("study.yaml: scale 'cpu' does not exist; there are: none\n")
-
-
-@pytest.mark.parametrize("verb", [("evaluate", "--study", "tiny"), ("report", "tiny"), ("confirm", "tiny")])
-def test_a_folder_that_cannot_be_written_is_told_before_the_work(tiny, verb):
-    result = in_process(tiny, *verb, "--out", "/proc/nope")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == (
-        "error: /proc/nope: cannot be written: No such file or directory; --out names another folder\n"
-    )
-
-
-@pytest.mark.parametrize("given", ["0", "+0", "-3", "²", "100001", "9" * 5000])
-def test_a_number_of_trials_that_cannot_be_is_refused(tiny, given):
-    result = in_process(tiny, "create", str(tiny.file), f"--trials={given}")
-    assert result.exit_code == 2
-    assert result.stderr.endswith("allowed: N trials in all, or +N more, N from 1 to 100000\n")
-
-
-def test_a_file_that_is_only_read_without_its_source_is_refused(tiny):
-    tiny.write(source="docstrings")
-    result = in_process(tiny, "create", str(tiny.file), "--set", "data.path=titles.txt")
-    assert result.exit_code == 2
-    assert result.stderr == (
-        "error: command line: data.path: has no effect in any trial of this study; it is read with data.source=file\n"
-    )
-
-
 def test_a_device_that_fails_is_one_line(tiny, monkeypatch):
     monkeypatch.setattr("service.settings.Settings.from_environment", Path("/proc/self/mem/x").read_text)
     result = in_process(tiny, "status", "tiny")
     assert (result.exit_code, result.stderr) == (2, "error: /proc/self/mem/x: Not a directory\n")
-
-
-def test_a_terminal_of_another_encoding_costs_no_result(finished):
-    call = finished.command("status", "tiny")
-    call["env"] |= {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    result = subprocess.run(**call, capture_output=True, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "study tiny: 3 complete" in result.stdout
 
 
 def test_what_would_command_a_terminal_is_escaped(tiny):
@@ -113,18 +64,6 @@ def test_what_would_command_a_terminal_is_escaped(tiny):
     assert result.stderr.isascii()
     assert "\x1b" not in result.stderr
     assert len(result.stderr.splitlines()) == 1
-
-
-def in_process(study, *arguments):
-    command = study.command(*arguments)
-    return CliRunner(env=command["env"]).invoke(cli, arguments)
-
-
-def test_a_storage_that_is_not_there_is_said_to_be_missing(tiny):
-    result = in_process(tiny, "status", "tiny")
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: sqlite:///")
-    assert result.stderr.endswith("there is no storage yet; ./hptune.sh makes one\n")
 
 
 def test_threads_of_every_verb_give_way_to_other_programs(tiny, monkeypatch):
@@ -160,18 +99,3 @@ def test_a_storage_that_is_away_has_a_status_of_its_own(tiny):
     assert result.exit_code == os.EX_TEMPFAIL
     assert result.stderr.startswith("error: postgresql+psycopg://me:***@127.0.0.1:1/none: ")
     assert result.stderr.count("\n") == 1
-
-
-def test_create_and_status(tiny):
-    result = in_process(tiny, "create", str(tiny.file), "--trials", "3", "--set", "model.dropout=0.2")
-    assert result.exit_code == 0, result.output
-    shown = in_process(tiny, "status", "tiny")
-    assert shown.exit_code == 0, shown.output
-    assert shown.stdout.splitlines() == ["study tiny: no trials", "0 of 3 trials finished, 0 workers alive"]
-
-
-def test_status_shows_the_best(finished):
-    shown = in_process(finished, "status", "tiny").stdout
-    assert "study tiny: 3 complete" in shown
-    best = min(trial.value for trial in finished.trials())
-    assert f"{best:.4f}" in shown

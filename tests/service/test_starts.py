@@ -4,39 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from service.__main__ import run
+from tests.clones import call, checkout
 from tests.conftest import ROOT, tiny_study
 
-LOCKS = ("requirements.lock", "requirements-dev.lock")
 NOSUCH = "error: study 'nosuch' does not exist; there are: quickstart\n"
-
-
-def checkout(folder: Path) -> Path:
-    """What the scripts need, in `folder`; the environment is this one."""
-    for name in ("model", "service", "studies/quickstart", "docker"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("hptune.sh", "evaluate.py", "train_config.yaml", *LOCKS):
-        shutil.copy(ROOT / name, folder)
-    python = folder / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    locks = b"".join((ROOT / name).read_bytes() for name in LOCKS)
-    stamp = subprocess.run(["cksum"], input=locks, capture_output=True, check=True).stdout
-    (folder / ".venv" / ".installed").write_bytes(stamp)
-    return folder
-
-
-def call(*words: object, cwd: Path, before: tuple[str, ...] = (), **environment: str):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HPTUNE_", "PYTHON"))}
-    return subprocess.run(
-        [*before, *map(str, words)],
-        cwd=cwd, env=kept | environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
 
 
 def test_the_script_is_found_through_links_and_with_cdpath(tmp_path, hostile):
@@ -135,3 +110,17 @@ def test_dotenv_is_read_as_compose_reads_it(tmp_path, file, shell, study):
     if "compose" in asked.stderr:
         pytest.skip("the docker client has no Compose v2")
     assert (asked.stdout, asked.stderr) == (f"{study}\n", "")
+
+
+def test_help_is_whole_on_a_fresh_clone_and_installs_nothing(tmp_path):
+    script = shutil.copy(ROOT / "hptune.sh", tmp_path)
+    for words in (("--help",), ("6", "--docker", "-h")):
+        done = call(script, *words, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        for option in (
+            option for parameter in run.params for option in parameter.opts if option.startswith("--")
+        ):
+            assert option in done.stdout
+        assert "--docker" in done.stdout
+        assert "--prepare" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["hptune.sh"]

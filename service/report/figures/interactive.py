@@ -24,14 +24,16 @@ _LINE_MARKS = 40
 """A longer line has no marks at its points: they would cover it."""
 _WRAP, _LABEL = 26, 38
 """Characters on one line of a category's name, and of an axis' label."""
+_HEIGHT, _SMALL = 360, 260
+"""Of a panel, in pixels."""
 
 
 def draw(plot: Plot) -> tuple[go.Figure, ...]:
     """One plotly figure for each panel, in order."""
-    return tuple(_panel(panel) for panel in plot.panels)
+    return tuple(_panel(panel, _SMALL if plot.small else _HEIGHT) for panel in plot.panels)
 
 
-def _panel(panel: Panel) -> go.Figure:
+def _panel(panel: Panel, height: int) -> go.Figure:
     figure = go.Figure()
     if isinstance(panel, HeatMap):
         figure.add_trace(_heat_map(panel))
@@ -48,7 +50,7 @@ def _panel(panel: Panel) -> go.Figure:
         yaxis=_axis(panel.y, ys, downward=isinstance(panel, Chart)),
         showlegend=False,
         barmode="group",
-        height=max(360, 110 + 30 * rows) if rows else 360,
+        height=max(height, 110 + 30 * rows) if rows else height,
         margin={"l": 10, "r": 16, "t": 44 if panel.title else 16, "b": 10},
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
@@ -67,6 +69,7 @@ def _axis(axis: Axis, values: Sequence[float] = (), *, downward: bool = False) -
         "zeroline": False,
         "ticks": "outside",
         "exponentformat": "SI",
+        "hoverformat": ".5~g",
     }
     if axis.log:
         drawn |= {"exponentformat": "power"} | _decades(values)
@@ -114,7 +117,13 @@ def _traces(series: Series, *, horizontal: bool) -> list[go.Scatter | go.Bar]:
     marker = {"color": series.colour, "symbol": _SYMBOLS[series.symbol] + hollow, "size": 9}
     if series.draw == "points":
         return [go.Scatter(**common, **interval, mode="markers", marker=marker)]
-    line = {"color": series.colour, "width": 2, "dash": "dash" if series.dashed else "solid"}
+    line = {
+        "color": series.colour,
+        "width": 1.25 * series.width,
+        "dash": "dash" if series.dashed else "solid",
+    }
+    if series.stepped:
+        line["shape"] = "hv"
     mode = "lines+markers" if len(series.x) <= _LINE_MARKS else "lines"
     drawn = go.Scatter(**common, mode=mode, line=line, marker=marker | {"size": 5})
     return [_band(series), drawn] if series.low else [drawn]

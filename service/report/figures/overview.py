@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from model.config.section import validate
 from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import TrainConfig
-from model.config.yaml_tree import Document, validate
+from model.config.yaml_tree import Document
 from service.report.figures import diagnostics, grids
 from service.report.figures.plots import Axis, Chart, Plot, Series, plot_of
 from service.report.figures.series import DrawnArm, Value, dots, drawn_arms, field, lines

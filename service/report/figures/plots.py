@@ -14,9 +14,12 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 """Okabe and Ito 2008, told apart with any colour vision; without yellow, which vanishes on white, and with grey
 for black, which vanishes on a dark page."""
 SYMBOLS = ("circle", "square", "triangle", "diamond", "cross")
-"""With the next symbol the colours begin again: 35 styles."""
+"""Each style has the next colour and the next symbol, so that arms are told apart without colour: 35 styles."""
 SCALE = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
 """Cividis (Nuñez et al. 2018) from low to high: evenly light, the same to the colour-blind."""
+
+SHADES = ("#0072B2", "#B4B8BC")
+"""Both seen on white and on a dark page."""
 
 Draw = Literal["line", "points", "bars"]
 
@@ -45,9 +48,11 @@ class Series:
     style: int = 0
     """Which colour and symbol: the same number is the same arm in all figures."""
     shade: float | None = None
-    """From 0 (dark) to 1 (light) on `SCALE` in place of a style's colour."""
+    """From 0 (blue and thick) to 1 (grey and thin) in place of a style's colour."""
     dashed: bool = False
     """Not measured here: a dashed line and hollow marks, as published figures are drawn."""
+    stepped: bool = False
+    """A line that keeps its value until the next point."""
     in_legend: bool = True
 
     def __post_init__(self) -> None:
@@ -61,12 +66,19 @@ class Series:
         """As `#rrggbb`."""
         if self.shade is None:
             return PALETTE[self.style % len(PALETTE)]
-        return SCALE[round(self.shade * (len(SCALE) - 1))]
+        ends = [[int(end[i : i + 2], 16) for i in (1, 3, 5)] for end in SHADES]
+        mixed = [round(low + self.shade * (high - low)) for low, high in zip(*ends, strict=True)]
+        return "#{:02x}{:02x}{:02x}".format(*mixed)
+
+    @property
+    def width(self) -> float:
+        """Of a line, in points; a shaded one is the thicker, the lower its shade."""
+        return 1.6 if self.shade is None else 2.6 - 1.8 * self.shade
 
     @property
     def symbol(self) -> str:
         """One of `SYMBOLS`."""
-        return SYMBOLS[self.style // len(PALETTE) % len(SYMBOLS)]
+        return SYMBOLS[self.style % len(SYMBOLS)]
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,8 @@ class Plot:
     """One panel below the other, with one x axis in common, rather than side by side."""
     table: Table | None = None
     """Stands below the panels."""
+    small: bool = False
+    """Many panels that are compared at a glance: each is lower."""
 
     @property
     def legend(self) -> tuple[Series, ...]:
@@ -132,11 +146,17 @@ class Plot:
 
 
 def plot_of(
-    id_: str, title: str, caption: str, panels: Iterable[Panel | None], *, stacked: bool = False
+    id_: str,
+    title: str,
+    caption: str,
+    panels: Iterable[Panel | None],
+    *,
+    stacked: bool = False,
+    small: bool = False,
 ) -> Plot | None:
     """The figure of those panels that there are and that have a series; None where none has."""
     there = tuple(panel for panel in panels if panel and (isinstance(panel, HeatMap) or panel.series))
-    return Plot(id_, title, caption, there, stacked) if there else None
+    return Plot(id_, title, caption, there, stacked, small=small) if there else None
 
 
 def positions(categories: Sequence[str]) -> tuple[float, ...]:

@@ -126,7 +126,13 @@ def _chart(axes: Axes, chart: Chart) -> None:
         elif series.draw == "points":
             _points(axes, series, horizontal=horizontal)
         else:
-            axes.plot(series.x, series.y, **_line_style(series, marked=len(series.x) <= _LINE_MARKS))
+            drawn = "steps-post" if series.stepped else "default"
+            axes.plot(
+                series.x,
+                series.y,
+                drawstyle=drawn,
+                **_line_style(series, marked=len(series.x) <= _LINE_MARKS),
+            )
             if series.low:
                 axes.fill_between(series.x, series.low, series.high, color=series.colour, alpha=0.16, lw=0)
     if horizontal:
@@ -135,7 +141,7 @@ def _chart(axes: Axes, chart: Chart) -> None:
 
 
 def _line_style(series: Series, *, marked: bool) -> dict[str, Any]:
-    style: dict[str, Any] = {"color": series.colour, "lw": 1.6, "ls": "--" if series.dashed else "-"}
+    style: dict[str, Any] = {"color": series.colour, "lw": series.width, "ls": "--" if series.dashed else "-"}
     if marked:
         style |= _mark_style(series) | {"markersize": 3.5}
     return style

@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from service.report.figures import slices
 from service.report.figures.plots import Axis, Chart, Plot, Series
 from service.report.record.study_record import StudyRecord
 from service.text.quantities import shown_number
@@ -72,12 +73,13 @@ def importances(study: optuna.Study) -> Importances | None:
 
 
 def plots(record: StudyRecord, study: optuna.Study, found: Importances | None) -> tuple[Plot, ...]:
-    """Optimisation history, importances and parallel coordinates, those of them that have something to show."""
+    """Optimisation history, importances, slices and parallel coordinates, those that have something to show."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     placed = [trial for trial in complete if trial.params]
     drawn = (
         _history(record),
         _importance_plot(found) if found else None,
+        slices.plot(record),
         _parallel_coordinates(placed) if len(placed) > 1 else None,
     )
     return tuple(plot for plot in drawn if plot)
@@ -96,8 +98,9 @@ def _history(record: StudyRecord) -> Plot | None:
     for trial, loss in ends["complete"]:
         lowest = min(lowest, loss)
         best.append((trial, lowest))
+    best.append((runs[-1][0].trial, lowest))
     series = [
-        _series("best so far", best, draw="line", style=0),
+        _series("best so far", best, draw="line", style=0, stepped=True),
         _series("complete", ends["complete"], draw="points", style=0),
     ]
     if ends["pruned"]:
@@ -170,8 +173,8 @@ def _parallel_coordinates(trials: Sequence[FrozenTrial]) -> Plot:
     return Plot(
         "parallel-coordinates",
         "Complete trials in the search space",
-        "One line a trial, the darker the lower its loss, from the low end of each parameter's range (left) to the "
-        "high end, logarithmic where the range is. A line passes by a parameter that its trial does not have.",
+        "One line a trial, the bluer and thicker the lower its loss, from the low end of each parameter's range (left) "
+        "to the high end, logarithmic where the range is. A line passes by a parameter that its trial does not have.",
         (Chart(Axis("place in the range"), Axis("", categories=labels), tuple(series)),),
     )
 

@@ -12,7 +12,8 @@ from service.report.record import comparison
 from service.report.record.comparison import RESOURCES, Point, Resource
 from service.report.record.study_record import Arm, StudyRecord
 from service.statistics import differences, estimate, mean
-from service.text.numbers import NONE, interval, mean_and_sd, number
+from service.text.numbers import LOSS as LOSS_DECIMALS
+from service.text.numbers import NONE, interval, mean_and_sd, number, of_difference
 from service.text.quantities import shown_operations
 from service.text.tables import Table
 
@@ -113,7 +114,7 @@ def _compute(record: StudyRecord) -> Table:
     rows = tuple(
         (
             arm.name,
-            mean_and_sd(estimate(list(arm.values(LOSS).values()))),
+            mean_and_sd(estimate(list(arm.values(LOSS).values())), decimals=LOSS_DECIMALS),
             number(_mean(arm, "passes_per_token")),
             number(_mean(arm, "passes_per_token")),
             _operations(_mean(arm, "flops_per_token")),
@@ -141,14 +142,16 @@ def _row(
     end = estimate(comparison.ends(arm, point.resource))
     losses = comparison.losses_within(arm, point.resource, point.x)
     against = None if of_reference else estimate(list(differences(losses, theirs).values()))
+    decimals = of_difference(against)
     cells = (
         arm.name,
         _shown(point.resource, end.mean) if end else NONE,
-        mean_and_sd(estimate(list(arm.values(LOSS).values()))),
-        mean_and_sd(estimate(list(losses.values()))) + (_mark(arm, point) if losses else ""),
-        mean_and_sd(against),
+        mean_and_sd(estimate(list(arm.values(LOSS).values())), decimals=LOSS_DECIMALS),
+        mean_and_sd(estimate(list(losses.values())), decimals=LOSS_DECIMALS)
+        + (_mark(arm, point) if losses else ""),
+        mean_and_sd(against, decimals=decimals),
     )
-    return cells if tuned else (*cells, interval(against))
+    return cells if tuned else (*cells, interval(against, decimals=decimals))
 
 
 def _mark(arm: Arm, point: Point) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from service.report.page import budgets, pruning, tables
+from service.report.page import budgets, pruning, search, tables
 from service.report.published.claims import CheckedClaim, check
 from service.report.published.document import Published
 from service.report.record.study_record import StudyRecord
@@ -28,18 +28,24 @@ class Content:
 def build(record: StudyRecord, published: Published | None) -> Content:
     """The content of the study's report; `published` is None where no document stands behind it."""
     checked = tuple(check(claim, record) for claim in published.claims) if published else ()
-    found = [
-        tables.summary(record),
-        tables.paired_differences(record),
-        *(tables.published_table(table, record) for table in (published.tables if published else ())),
-        tables.claims(checked) if checked else None,
-        tables.defects(published) if published else None,
-        *budgets.tables(record),
-        *tables.further_metrics(record),
-        *pruning.tables(record),
-        tables.runs(record),
-        tables.definitions(record, published),
-    ]
+    quoted = (tables.published_table(table, record) for table in (published.tables if published else ()))
+    costs, pruned = budgets.tables(record), pruning.tables(record)
+    found: list[Table | None]
+    if record.tuned:
+        found = [search.trials_table(record), tables.summary(record), *costs, *pruned]
+    else:
+        found = [
+            tables.summary(record),
+            tables.paired_differences(record),
+            tables.defects(published) if published else None,  # its codes stand in the tables that follow
+            *quoted,
+            tables.claims(checked) if checked else None,
+            *costs,
+            *tables.further_metrics(record),
+            *pruned,
+            tables.runs(record),
+        ]
+    found.append(tables.definitions(record, published))
     return Content(
         record=record,
         published=published,

@@ -1,5 +1,6 @@
 """A study's report as files: one page, Markdown, JSON, CSV, and every figure as PNG and SVG."""
 
+import contextlib
 import os
 import shlex
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ import optuna
 from model.errors import CorpusError, UserError
 from service.report.figures import overview, static
 from service.report.page import content as contents
-from service.report.page import html_page, sections, text
+from service.report.page import html_page, search, sections, text
 from service.report.page.content import Content
 from service.report.page.html_page import Section
 from service.report.page.tables import best_arms
 from service.report.published import document as published
-from service.report.record import study_record
+from service.report.record import noise, study_record
 from service.settings import ROOT
 from service.storage.opened_study import OpenedStudy
 from service.storage.studies import COMMAND
@@ -23,6 +24,10 @@ from service.study.definition import StudyDefinition
 
 FIGURES = "figures"
 """Folder of the figures, beside the page."""
+
+
+_OPENING = ("answer", "next")
+"""Sections that open the Markdown, too."""
 
 
 class ReportError(UserError):
@@ -70,7 +75,13 @@ def write(
         )
         raise ReportError(f"study {study.study_name!r} has no complete trial to report ({counts})")
     content = contents.build(found, quoted)
-    parts = sections.of_study(content, study, overview.build(found, quoted))
+    parts = sections.of_study(
+        content,
+        study,
+        overview.build(found, quoted),
+        noise=noise.of_study(study, opened.settings) if found.tuned else None,
+        folder=_from_here(folder),
+    )
     model = next(i for i, part in enumerate(parts) if part.id == "model")
     parts.insert(model, _tokenizer(content, opened))
     try:
@@ -78,6 +89,13 @@ def write(
     except OSError as error:
         where = error.filename or folder
         raise ReportError(f"{where}: cannot be written: {error.strerror or error}") from None
+
+
+def _from_here(folder: Path) -> str:
+    """The folder as a command given here would name it."""
+    with contextlib.suppress(ValueError):
+        return str(folder.resolve().relative_to(Path.cwd()))
+    return str(folder)
 
 
 def published_file(study: optuna.Study, definition: StudyDefinition) -> Path | None:
@@ -114,10 +132,12 @@ def _write(content: Content, parts: list[Section], folder: Path, result: Path | 
     )
     texts = {
         folder / "report.html": html,
-        folder / "report.md": text.markdown(content),
+        folder / "report.md": text.markdown(content, [part for part in parts if part.id in _OPENING]),
         folder / "result.json": text.result(content),
         **{folder / name: csv for name, csv in text.csv_files(content).items()},
     }
+    if content.record.tuned and (best := search.whole_configuration(content.record)):
+        texts[folder / search.BEST_FILE] = best
     if result:
         result.parent.mkdir(parents=True, exist_ok=True)
         texts[result] = texts[folder / "result.json"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 import plotly
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from service.report.figures import interactive
 from service.report.figures.plots import Plot
@@ -17,6 +17,8 @@ from service.text.tables import Table
 
 _MARKS: dict[Finding, str] = {"confirmed": "✓", "refuted": "✗", "not shown here": "–"}
 _NUMBER = re.compile(r"[-+−–±(]?\s?\.?\d|[-–]?( \(|$)|nan$|inf$")
+_SHORT = 24
+"""Characters; words up to there stay on one line."""
 _LONGEST_NUMBER = 32
 """Characters; a longer cell is prose, whatever it begins with."""
 
@@ -34,7 +36,13 @@ class Section:
     plots: tuple[Plot, ...] = ()
     tables: tuple[Table, ...] = ()
     commands: tuple[str, ...] = ()
-    """Lines for a shell."""
+    """Lines for a shell or a file."""
+    points: tuple[str, ...] = ()
+    """Sentences, as a list."""
+    notes: tuple[str, ...] = ()
+    """Small print under all of it."""
+    folded: bool = False
+    """Closed until it is asked for, and not printed."""
 
 
 def render(title: str, question: str, sections: Sequence[Section], *, files: Sequence[str] = ()) -> str:
@@ -63,6 +71,7 @@ def render(title: str, question: str, sections: Sequence[Section], *, files: Seq
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["code"] = _code
     page = environment.get_template("page.html").render(
         title=title,
         question=question,
@@ -72,6 +81,11 @@ def render(title: str, question: str, sections: Sequence[Section], *, files: Seq
         plotly_js=Markup(plotly.offline.get_plotlyjs()),
     )
     return page.lstrip()
+
+
+def _code(text: str) -> Markup:
+    """Text in which what stands between backticks is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _figure(plot: Plot, panels: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
@@ -92,10 +106,14 @@ def _figure(plot: Plot, panels: dict[str, Any], files: Sequence[str]) -> dict[st
 
 
 def _table(table: Table) -> dict[str, Any]:
-    """A table, and which of its columns are of numbers: those stand at the right."""
+    """A table, and the kind of each of its columns: numbers stand at the right, short words on one line."""
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.headings)
     is_number = [i > 0 and _is_numeric(column) for i, column in enumerate(columns)]
-    return {**vars(table), "is_number": is_number}
+    kinds = [
+        "" if number else "text short" if max(map(len, column), default=0) <= _SHORT else "text"
+        for number, column in zip(is_number, columns, strict=True)
+    ]
+    return {**vars(table), "kinds": kinds}
 
 
 def _is_numeric(column: Sequence[str]) -> bool:

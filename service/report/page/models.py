@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from model.config.counts import ModuleCount, module_counts, parameter_count
+from model.config.section import validate
 from model.config.train_config import TrainConfig
-from model.config.yaml_tree import Document, validate
+from model.config.yaml_tree import Document
 from service.report.record.study_record import StudyRecord
 from service.text.tables import Table
 

@@ -6,77 +6,95 @@ from collections.abc import Iterator, Sequence
 
 import optuna
 
-from model.config.train_config import TokenizerConfig
+from model.config.data import TokenizerConfig
 from model.data.corpus import Corpus
 from model.data.tokenized_corpus import TokenizedCorpus
-from service.report.figures import tuned
 from service.report.figures.plots import Plot
-from service.report.page import budgets, models, tokenizers
+from service.report.page import budgets, models, search, tokenizers
 from service.report.page import pruning as pruning_page
 from service.report.page.content import Content
 from service.report.page.html_page import Section
 from service.report.page.tables import LOSS, best_arms
+from service.report.record.noise import Noise
 from service.report.record.study_record import Arm, StudyRecord
 from service.settings import Settings
 from service.statistics import differences, estimate
-from service.storage.added import only_in_space
-from service.storage.ownership import generation_of, own_trials
+from service.storage.ownership import own_trials
 from service.storage.studies import COMMAND
-from service.text.numbers import mean_and_sd, seeds, with_interval
-from service.text.quantities import shown_params
+from service.text.commands import verb
+from service.text.numbers import LOSS as LOSS_DECIMALS
+from service.text.numbers import mean_and_sd, of_difference, seeds, with_interval
 from service.text.tables import Table
 
 _TOKENIZERS = 4
 """Measured at most: a search over vocabularies may have one a trial."""
-_ELSEWHERE = ("claims", "defects", "runs", "definitions")
+_ELSEWHERE = ("claims", "defects", "runs", "trials", "definitions")
 """Tables that do not stand among the statistics."""
+_QUOTED = "published-"
+"""Begins the ids of published tables."""
 
 
-def of_study(content: Content, study: optuna.Study, plots: Sequence[Plot]) -> list[Section]:
-    """Every section but the tokenizer's, which needs the corpus.
+def of_study(
+    content: Content,
+    study: optuna.Study,
+    plots: Sequence[Plot],
+    *,
+    noise: Noise | None = None,
+    folder: str = ".",
+) -> list[Section]:
+    """Every section but the tokenizer's, which needs the corpus; of a search what it found first.
 
     Args:
         content: of the report.
         study: as loaded.
         plots: the study's figures; those of a search are added here.
+        noise: where a search has been confirmed.
+        folder: of the page, as people name it in a command.
     """
-    record, published = content.record, content.published
+    record = content.record
     tables = {table.id: table for table in content.tables}
-    quoted = tuple(table for id_, table in tables.items() if id_.startswith("published-"))
-    found = [
-        Section("setting", "Question and setting", warnings=content.warnings, facts=content.facts),
-        Section("answer", "Answer", texts=tuple(_answer(content))),
-    ]
-    if published:
-        also = (tables["defects"],) if "defects" in tables else ()
-        text = (f"Rebuilt from: {published.source}",)
-        found.append(Section("published", "Published tables, rebuilt", texts=text, tables=(*quoted, *also)))
+    setting = Section("setting", "Question and setting", warnings=content.warnings, facts=content.facts)
+    if record.tuned:
+        own = search.sections(record, study, noise, plots=plots, table=tables["trials"], folder=folder)
+        found = [*own, setting]
+        plots = [plot for plot in plots if plot.id != search.CURVES]
+    else:
+        found = [setting, Section("answer", "Answer", texts=tuple(_answer(content))), *_published(content)]
     costs = tuple(table for table in content.tables if budgets.has(table))
     pruning = tuple(table for table in content.tables if pruning_page.has(table))
     statistics = tuple(
         table
         for table in content.tables
-        if table.id not in _ELSEWHERE and table not in (*quoted, *costs, *pruning)
+        if table.id not in _ELSEWHERE and not table.id.startswith(_QUOTED) and table not in (*costs, *pruning)
     )
-    found.append(Section("statistics", "Statistics", tables=statistics))
+    found.append(Section("statistics", "Statistics", tables=statistics, folded=record.tuned))
     if costs:
         curves = budgets.plot(record)
-        found.append(Section("budgets", "Equal budgets", tables=costs, plots=(curves,) if curves else ()))
-    found.append(Section("figures", "Figures", plots=tuple(plots)))
+        drawn = (curves,) if curves else ()
+        found.append(Section("budgets", "Equal budgets", tables=costs, plots=drawn, folded=True))
+    title = "Further figures" if record.tuned else "Figures"
+    found.append(Section("figures", title, plots=tuple(plots), folded=record.tuned))
     if content.claims:
         counts = (f"{verdicts(content)}.",)
         found.append(Section("claims", "Claims", texts=counts, claims=content.claims))
-    if record.tuned:
-        found.append(_search(record, study))
     if pruning:
         found.append(pruning_page.section(pruning))
     found += [
-        Section("model", "Models", tables=models.tables(record)),
+        Section("model", "Models", tables=models.tables(record), folded=True),
         _failed(record),
-        Section("runs", "Runs and definitions", tables=(tables["runs"], tables["definitions"])),
+        *([] if record.tuned else [Section("runs", "Runs", tables=(tables["runs"],))]),
+        Section("definitions", "What each metric is", tables=(tables["definitions"],), folded=True),
         _repeat(record, study),
     ]
     return found
+
+
+def _published(content: Content) -> Iterator[Section]:
+    if content.published is None:
+        return
+    text = (f"Rebuilt from: {content.published.source}",)
+    tables = tuple(t for t in content.tables if t.id == "defects" or t.id.startswith(_QUOTED))
+    yield Section("published", "Published tables, rebuilt", texts=text, tables=tables)
 
 
 def tokenizer(record: StudyRecord, corpus: Corpus, settings: Settings) -> Section:
@@ -102,6 +120,7 @@ def tokenizer(record: StudyRecord, corpus: Corpus, settings: Settings) -> Sectio
         ),
         plots=(tokenizers.plot(measured),),
         tables=(tokenizers.table(measured, corpus),),
+        folded=True,
     )
 
 
@@ -120,7 +139,11 @@ def _answer(content: Content) -> Iterator[str]:
         yield "That is the baseline itself."
     elif baseline and baseline.values(LOSS):
         gap = estimate(list(differences(best.values(LOSS), baseline.values(LOSS)).values()))
-        difference = f"a difference of {with_interval(gap)}" if gap else "they share no seed"
+        difference = (
+            f"a difference of {with_interval(gap, decimals=of_difference(gap))}"
+            if gap
+            else "they share no seed"
+        )
         yield f"The baseline, {baseline.name}, has {_loss(baseline)}: {difference}."
     if len(best_arms(record)) > 1:
         yield (
@@ -132,34 +155,19 @@ def _answer(content: Content) -> Iterator[str]:
 
 
 def _loss(arm: Arm) -> str:
-    return mean_and_sd(estimate(list(arm.values(LOSS).values())))
-
-
-def _search(record: StudyRecord, study: optuna.Study) -> Section:
-    space, generation = record.definition.space, generation_of(study)
-    found = tuned.importances(only_in_space(study, space, generation))
-    best = study.best_trial
-    texts = [f"Best trial: {best.number}, with {shown_params(best.params)}."]
-    if found is None:
-        texts.append(f"No importances: they need {tuned.FEWEST} complete trials with different losses.")
-    return Section(
-        "search",
-        "Search",
-        warnings=found.warnings if found else (),
-        texts=tuple(texts),
-        plots=tuned.plots(record, study, found),
-    )
+    return mean_and_sd(estimate(list(arm.values(LOSS).values())), decimals=LOSS_DECIMALS)
 
 
 def _failed(record: StudyRecord) -> Section:
     rows = tuple(
         (str(run.trial), run.arm, str(run.seed), run.state, run.ended, f"{len(run.curve)}")
         for run in sorted(record.runs, key=lambda run: run.trial)
-        if not run.complete
+        if not run.complete and not (record.tuned and run.state == "pruned")  # those stand among all trials
     )
     headings = ("trial", "arm", "seed", "state", "ended", "rungs reached")
     tables = (Table("not-complete", "Trials that did not reach the end of their budget", headings, rows),)
-    texts = [] if rows else ["Every trial that began reached the end of its budget."]
+    ended = "reached the end of its budget" + (" or was pruned" if record.tuned else "")
+    texts = [] if rows else [f"Every trial that began {ended}."]
     continued = record.states.get("continued", ())
     if continued:
         texts.append(
@@ -189,6 +197,6 @@ def _repeat(record: StudyRecord, study: optuna.Study) -> Section:
         texts=(
             "In a checkout of the commit below: the same commit, versions and device give the same losses bit by bit.",
         ),
-        commands=(made_by, f"python evaluate.py --study {name}", f"python -m service report {name}"),
+        commands=(made_by, verb("evaluate", "--study", record.name), verb("report", record.name)),
         facts=(*facts, ("libraries", ", ".join(versions) or "not known")),
     )

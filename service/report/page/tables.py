@@ -8,7 +8,8 @@ from service.report.record import comparison
 from service.report.record.metrics import FIGURES
 from service.report.record.study_record import Arm, StudyRecord
 from service.statistics import MAX_SEEDS, Estimate, differences, estimate, seeds_needed
-from service.text.numbers import NONE, interval, mean_and_sd, number
+from service.text.numbers import LOSS as LOSS_DECIMALS
+from service.text.numbers import NONE, interval, mean_and_sd, number, of_difference
 from service.text.tables import Table
 
 LOSS = "val_loss"
@@ -46,11 +47,16 @@ def summary(record: StudyRecord) -> Table:
             notes.append(f"All arms end together, so that these are the losses at {' and '.join(together)}.")
     for arm in arms:
         loss = estimate(list(arm.values(LOSS).values()))
-        cells = [_count(arm), mean_and_sd(loss), interval(loss)]
+        cells = [
+            _count(arm),
+            mean_and_sd(loss, decimals=LOSS_DECIMALS),
+            interval(loss, decimals=LOSS_DECIMALS),
+        ]
         cells += [_mean(arm, name) for name in ("bits_per_byte", "parameters", "tokens", "step", "seconds")]
         rows.append((arm.name, *cells))
     headings = ("arm", "runs", "val_loss, mean ± sd", "95 % interval", "bits/byte", "parameters", "tokens")
-    return Table("summary", "Arms", (*headings, "steps", "seconds"), tuple(rows), tuple(notes))
+    title = "The best configurations" if record.tuned else "Arms"
+    return Table("summary", title, (*headings, "steps", "seconds"), tuple(rows), tuple(notes))
 
 
 def best_arms(record: StudyRecord) -> list[Arm]:
@@ -148,8 +154,8 @@ def runs(record: StudyRecord) -> Table:
             str(run.seed),
             run.state,
             run.ended,
-            number(run.metrics.get(LOSS)),
-            number(run.metrics.get("seconds")),
+            number(run.metrics.get(LOSS), decimals=LOSS_DECIMALS),
+            number(run.metrics.get("seconds"), decimals=1),
         )
         for run in sorted(record.runs, key=lambda run: run.trial)
     )
@@ -173,10 +179,12 @@ def _difference(found: Estimate | None) -> tuple[str, str, str, str]:
     """Seeds, mean with standard deviation, interval, and whether that excludes 0."""
     if found is None:
         return "0", NONE, NONE, NONE
+    decimals = of_difference(found)
+    shown = mean_and_sd(found, decimals=decimals)
     if found.interval is None:
-        return "1", mean_and_sd(found), "one seed: no interval", NONE
+        return "1", shown, "one seed: no interval", NONE
     excludes = "yes" if found.low > 0 or found.high < 0 else "no"
-    return str(found.n), mean_and_sd(found), interval(found), excludes
+    return str(found.n), shown, interval(found, decimals=decimals), excludes
 
 
 def _seeds_for(found: Estimate | None) -> str:

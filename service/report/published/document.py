@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from model.config.yaml_tree import Section, read, validate
+from model.config.section import Section, validate
+from model.config.yaml_tree import read
 from service.report.record.metrics import metric
 
 DEFAULT_TOLERANCE = 0.1

@@ -1,5 +1,6 @@
 """Which arm a trial belongs to, and which trial of a search is its baseline."""
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,19 @@ from service.storage.ownership import generation_of, slot_of
 from service.storage.studies import corpus_facts
 from service.study.definition import StudyDefinition
 from service.study.design import BASELINE
+from service.study.parameters import same
+from service.study.search_space import SearchSpace, leaves
+from service.text.quantities import shown_params
+
+_NAMED = 4
+"""Changes in a name; a table has the others."""
 
 
 def arms_of_trials(
     trials: Sequence[FrozenTrial], definition: StudyDefinition, own: Collection[int]
 ) -> dict[int, str]:
-    """Each trial's arm: as its design named it, or made of its parameters; of a tuned study, the trial itself.
+    """Each trial's arm: as its design named it, or made of its parameters; of a search, the trial itself, named by what
+    it changed.
 
     Args:
         trials: of the study.
@@ -25,7 +33,8 @@ def arms_of_trials(
             says of itself.
     """
     if not definition.cells:
-        return {trial.number: f"trial {trial.number}" for trial in trials}
+        base = dict(leaves(definition.base_config.model_dump(mode="json")))
+        return {trial.number: _of_search(trial, definition, base) for trial in trials}
     names = {
         trial.number: trial.user_attrs.get("arm") or _by_parameters(trial) or BASELINE
         for trial in trials
@@ -37,6 +46,27 @@ def arms_of_trials(
             name = _by_parameters(trial) or f"trial {trial.number}"
             names[trial.number] = f"{name}, added" if name in trained else name
     return names
+
+
+def values_of(trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
+    """The trial's parameters by dotted key, as a configuration has them."""
+    values: dict[str, Any] = dict(trial.params)
+    for key in values.keys() & space.parameters.keys():
+        with contextlib.suppress(ValueError):  # an added trial's lies where it lies
+            values[key] = space.parameters[key].taken(values[key])
+    return values
+
+
+def _of_search(trial: FrozenTrial, definition: StudyDefinition, base: Mapping[str, Any]) -> str:
+    """`trial 7: lr 0.002, batch_size 16`: the values that the base file does not have."""
+    values = values_of(trial, definition.space)
+    changed = {key: value for key, value in values.items() if key not in base or not same(value, base[key])}
+    first = dict(list(changed.items())[:_NAMED])
+    more = f", {len(changed) - len(first)} more" if len(changed) > len(first) else ""
+    if changed:
+        return f"trial {trial.number}: {shown_params(first)}{more}"
+    same_as = BASELINE if definition.baseline else "the base file's values"
+    return f"trial {trial.number}" + (f": {same_as}" if values else "")
 
 
 def _by_parameters(trial: FrozenTrial) -> str:

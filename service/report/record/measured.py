@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from model.config.counts import flops_per_token, passes_per_token
+from model.config.section import validate
 from model.config.train_config import TrainConfig
-from model.config.yaml_tree import Document, validate
+from model.config.yaml_tree import Document
 from service.report.record.metrics import FAMILIES, FIGURES
 
 Record = Mapping[str, Any]

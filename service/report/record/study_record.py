@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from model.config.train_config import TokenizerConfig
+from model.config.data import TokenizerConfig
 from service.report.record import measured
-from service.report.record.arms import arms_of_trials, baseline_of_search
+from service.report.record.arms import arms_of_trials, baseline_of_search, values_of
 from service.report.record.metrics import FIGURES
 from service.storage import measurements
 from service.storage.artifact_stores import Store
@@ -49,6 +49,8 @@ class Run:
     device: str | None
     audit: Mapping[str, Any] | None = None
     """Where the pruner would have stopped it (`service.study.audit`); None where it was not audited."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen for it, by dotted key."""
     added: bool = False
     """It was put into the study by Optuna's own interface: its loss is known, and little else."""
 
@@ -243,6 +245,7 @@ def _run(
         parameters=parameters,
         device=attributes.get("provenance", {}).get("device"),
         audit=attributes.get(audit.MARK),
+        values=values_of(trial, definition.space),
     )
 
 
@@ -266,6 +269,7 @@ def _added(trial: FrozenTrial, arm: str, state: str, definition: StudyDefinition
         evaluations=(),
         parameters=None,
         device=None,
+        values=values_of(trial, definition.space),
         added=True,
     )
 

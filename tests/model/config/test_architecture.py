@@ -11,7 +11,8 @@ from torch import nn
 
 from model.checkpoint import Checkpoint
 from model.config.architecture import ModelConfig
-from model.config.train_config import TokenizerConfig, TrainConfig
+from model.config.data import TokenizerConfig
+from model.config.train_config import TrainConfig
 from model.data.corpus import Corpus
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.hardware.device import Device

@@ -1,8 +1,9 @@
 import pytest
 
+from model.config.section import validate
 from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import TrainConfig
-from model.config.yaml_tree import parse, validate
+from model.config.yaml_tree import parse
 from tests.model.config.test_train_config import leaves
 
 WITHOUT_EFFECT = [

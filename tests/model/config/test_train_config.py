@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.config.counts import parameter_count
+from model.config.section import validate
 from model.config.train_config import TrainConfig
-from model.config.yaml_tree import Document, read, validate
+from model.config.yaml_tree import Document, read
 from model.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,16 +45,6 @@ def test_the_schema_imports_no_torch():
         ({"model.n_head": 5}, "model: d_model must be divisible by n_head, given d_model 192 and n_head 5"),
         ({"model.dropout": 1.0}, "model.dropout: must be less than 1, given 1.0"),
         ({"model.n_layer": 0}, "model.n_layer: must be greater than or equal to 1, given 0"),
-        ({"tokenizer.vocab_size": 256}, "tokenizer.vocab_size: must be greater than or equal to 257"),
-        ({"tokenizer.vocab_size": 65537}, "tokenizer.vocab_size: must be less than or equal to 65536"),
-        ({"optimizer.lr": 0}, "optimizer.lr: must be greater than 0"),
-        ({"optimizer.lr": True}, "optimizer.lr: must be a number"),
-        ({"optimizer.lr": "1e-3"}, "optimizer.lr: must be a number"),
-        (
-            {"optimizer.betas": [0.9, 1.0]},
-            "optimizer: betas must be at least 0 and below 1, given [0.9, 1.0]",
-        ),
-        ({"optimizer.betas": [0.9]}, "optimizer.betas.1: missing key"),
         (
             {"model.d_model": 180, "model.n_head": 4, "model.positions": "rope"},
             "model: positions rope turn pairs: d_model / n_head must be even, given d_model 180 and n_head 4",
@@ -63,16 +54,6 @@ def test_the_schema_imports_no_torch():
             "model: positions sinusoidal come in pairs: d_model must be even, given d_model 15 and n_head 3",
         ),
         ({"model.norm": "batchnorm"}, "model.norm: given \"batchnorm\", allowed: 'layernorm', 'rmsnorm'"),
-        (
-            {"optimizer.name": "adan"},
-            "optimizer.name: given \"adan\", allowed: 'sgd', 'adam', 'adamw', 'muon'",
-        ),
-        ({"data.source": "file"}, "data: source file needs data.path, given null"),
-        ({"data.validation_fraction": 1.0}, "data.validation_fraction: must be less than 1"),
-        (
-            {"schedule.decay": "wsd", "schedule.warmup_fraction": 0.9},
-            "schedule: warmup_fraction + decay_fraction must be at most 1, given 0.9 + 0.2",
-        ),
         (
             {"training.tokens": 10},
             "training: needs one of epochs, tokens and steps, the others null, "
@@ -92,7 +73,6 @@ def test_the_schema_imports_no_torch():
             "seed: must be less than or equal to 18446744073709551615, given 18446744073709551616",
         ),
         ({"training.rungs": 10**9}, "training.rungs: must be less than or equal to 10000, given 1000000000"),
-        ({"data.seed": 2**64}, "data.seed: must be less than or equal to 18446744073709551615"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(overrides, message):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config.train_config import DataConfig, HubConfig
+from model.config.data import DataConfig, HubConfig
 from model.data import corpus as corpus_module
 from model.data import docstrings, progress
 from model.data.corpus import Corpus, build, read, write

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.config.train_config import HubConfig
+from model.config.data import HubConfig
 from model.data import hub_dataset
 from model.data.hub_requests import HubUnreachableError
 from model.errors import CorpusError

@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from model.config.train_config import DataConfig, TokenizerConfig
+from model.config.data import DataConfig, TokenizerConfig
 from model.data.corpus import build
 from model.data.pretrained import BYTE_ALPHABET, fetch
 from model.data.tokenized_corpus import TokenizedCorpus

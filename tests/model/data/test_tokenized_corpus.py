@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config.train_config import TokenizerConfig
+from model.config.data import TokenizerConfig
 from model.data.corpus import Corpus
 from model.data.tokenized_corpus import TokenizedCorpus, encode_split
 from model.data.tokenizer import Tokenizer

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from model.config.train_config import DiagnosticsConfig, TokenizerConfig, TrainConfig
+from model.config.data import TokenizerConfig
+from model.config.train_config import DiagnosticsConfig, TrainConfig
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import Diverged
 from model.hardware.cuda_graph import RecordedGradient

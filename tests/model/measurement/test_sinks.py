@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from model.config.train_config import DiagnosticsConfig, TokenizerConfig
+from model.config.data import TokenizerConfig
+from model.config.train_config import DiagnosticsConfig
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import ConfigError
 from model.measurement.sinks import Curves

@@ -6,7 +6,8 @@ from torch import nn
 
 from model.config.architecture import ModelConfig
 from model.config.counts import parameter_count
-from model.config.train_config import TokenizerConfig, TrainConfig
+from model.config.data import TokenizerConfig
+from model.config.train_config import TrainConfig
 from model.network.attention import Attention
 from model.network.gpt import GPT, Block
 from model.network.loss import cross_entropy

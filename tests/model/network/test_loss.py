@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import parameters_to_vector
 
-from model.config.train_config import TokenizerConfig, TrainConfig, TrainingConfig
+from model.config.data import TokenizerConfig
+from model.config.train_config import TrainConfig, TrainingConfig
 from model.data.corpus import Corpus
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.hardware import precision

@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.config.counts import flops_per_token, update_flops
-from model.config.train_config import OptimizerConfig, Orthogonalization, TrainConfig
+from model.config.optimization import OptimizerConfig, Orthogonalization
+from model.config.train_config import TrainConfig
 from model.data.corpus import Corpus
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.hardware.device import Device

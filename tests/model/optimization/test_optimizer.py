@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.config.train_config import OptimizerConfig, TrainConfig
+from model.config.optimization import OptimizerConfig
+from model.config.train_config import TrainConfig
 from model.errors import CheckpointError
 from model.hardware.precision import has_bf16
 from model.network.gpt import GPT

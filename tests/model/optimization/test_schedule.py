@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config.train_config import ScheduleConfig
+from model.config.optimization import ScheduleConfig
 from model.optimization.schedule import factor_at, floor_share, learning_rate_factor
 
 DECAYS = ["constant", "linear", "cosine", "wsd"]

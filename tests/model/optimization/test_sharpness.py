@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.config.train_config import OptimizerConfig
+from model.config.optimization import OptimizerConfig
 from model.errors import Diverged
 from model.hardware.precision import LossScaler
 from model.optimization.optimizer import build

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from model.checkpoint import Checkpoint
-from model.config.train_config import TokenizerConfig, TrainConfig
+from model.config.data import TokenizerConfig
+from model.config.train_config import TrainConfig
 from model.data.corpus import Corpus
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CheckpointError

@@ -8,7 +8,7 @@ import pytest
 import structlog
 from optuna.trial import TrialState
 
-from model.config.train_config import LARGEST_SEED
+from model.config.data import LARGEST_SEED
 from model.errors import UserError
 from service.confirmation import confirm, page
 from service.confirmation.elimination import drops

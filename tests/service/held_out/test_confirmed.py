@@ -213,12 +213,12 @@ def test_only_one_confirmed_winner_is_named_by_the_plain_verb(done, finished, tm
     winner = load(done).user_attrs[confirm.CONFIRMED]["arm"]
     said = verb(done, "--study", "tiny", "--top", 1, "--out", tmp_path).output
     assert (
-        f"confirmed winner: {winner}; against the baseline, over seeds: python evaluate.py --study tiny"
+        f"confirmed winner: {winner}; against the baseline, over seeds: python3 evaluate.py --study tiny"
         in said
     )
     unconfirmed = verb(finished, "--study", "tiny", "--top", 1, "--out", tmp_path).output
     assert (
-        "the winner of study tiny is not confirmed, and may be a lucky one: python -m service confirm tiny"
+        "the winner of study tiny is not confirmed, and may be a lucky one: .venv/bin/python -m service confirm tiny"
         in (unconfirmed)
     )
     of_confirmation = verb(done, "--study", NAME, "--top", 1, "--out", tmp_path).output
@@ -231,7 +231,7 @@ def test_only_one_confirmed_winner_is_named_by_the_plain_verb(done, finished, tm
     [
         (
             ("--study", "tiny", "--confirmed"),
-            "study 'tiny' has no confirmed winner; first: python -m service confirm tiny",
+            "study 'tiny' has no confirmed winner; first: .venv/bin/python -m service confirm tiny",
         ),
         (
             ("--confirmed", "--top", "3"),

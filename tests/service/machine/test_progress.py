@@ -1,5 +1,6 @@
 import io
 import json
+import re
 
 import pytest
 import structlog
@@ -36,8 +37,8 @@ def lines(console):
     return console.file.getvalue().splitlines()
 
 
-def table(shown):
-    console = Console(file=io.StringIO(), width=100)
+def table(shown, width=100):
+    console = Console(file=io.StringIO(), width=width)
     console.print(shown._table())
     return console.file.getvalue()
 
@@ -63,7 +64,7 @@ def test_without_a_terminal_there_is_a_line_for_what_begins_every_rung_and_what_
         shown.take(0, event)
     assert lines(console) == [
         "trial 0 started: lr 0.001",
-        "trial 0  rung 1/3  val_loss 2.0000  1,000 tokens/s  ",
+        "trial 0  rung 1/3  val_loss 2.0000  1,000 tokens/s  about 24 s left",
         "trial 0 complete  val_loss 1.5000",
     ]
 
@@ -101,8 +102,8 @@ def test_time_left_follows_from_what_runs_and_from_what_a_trial_takes(clock):
     shown.take(0, started(0))
     shown.take(1, started(1))
     shown.take(0, rung(1, 3000))
-    # worker 0 needs 6,000 tokens at 1,000 a second more; worker 1 a whole trial, as three that have not begun
-    assert shown._time_left() == "about 23 s left"
+    # worker 0 needs 6,000 tokens more; worker 1 a whole trial of 9,000, as three that have not begun; at 1,000 a second
+    assert shown._time_left() == "about 21 s left"
     clock.now += 20  # and then by what trials have taken
     shown.take(0, ended(0))
     assert shown._time_left() == "about 40 s left"  # (3 + 1) trials of 20 s for two workers
@@ -119,12 +120,48 @@ def test_speed_between_rungs_is_that_of_the_last_progress(clock):
     assert row == ["0", "0", "–", "–", "250", "34", "s"]
 
 
-def test_a_worker_that_has_gone_has_no_row(clock):
-    shown, _ = view()
-    shown.take(3, started(8))
+def test_every_worker_has_a_row_from_the_start_until_the_end(clock):
+    shown, _ = view(workers=2)
+    assert table(shown).count("starting") == 2
+    shown.take(1, started(8))
     assert " 8 " in table(shown)
-    shown.gone(3)
+    shown.gone(1)
     assert " 8 " not in table(shown)
+    assert "ended" in table(shown)
+
+
+PARAMS = {
+    "optimizer.lr": 0.00123456,
+    "optimizer.name": "muon",
+    "training.batch_size": 32,
+    "model.dropout": 0.1,
+}
+
+
+@pytest.mark.parametrize("width", [60, 100, 160])
+def test_the_table_has_columns_that_fit_at_every_width(clock, width):
+    shown, _ = view(workers=2, trials=4)
+    shown.take(0, started())
+    shown.take(0, rung(1, 3000, rate=10.0, loss=2.34567))
+    text = table(shown, width)
+    assert max(map(len, text.splitlines())) <= width
+    rows = [line.split() for line in text.splitlines() if re.match(" +[01] ", line)]
+    assert rows == [
+        ["0", "0", "1/3", "2.3457", "10", "10", "min", "00", "s"],
+        ["1", "–", "starting", "–", "–", "–"],
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 100, 160])
+def test_lines_break_no_word_and_name_the_arm_of_a_design(clock, width):
+    console = Console(file=io.StringIO(), width=width)
+    shown = LiveTable("tiny", workers=1, trials=2, trial_seconds=None, console=console)
+    shown.take(0, {**started(3), "params": PARAMS})
+    shown.take(0, {**started(4), "params": {**PARAMS, "seed": 7}, "arm": "ASAM, small batch"})
+    assert lines(console) == [
+        "trial 3 started: lr 0.001235, optimizer muon, batch_size 32, dropout 0.1",
+        "trial 4 started: ASAM, small batch, seed 7",
+    ]
 
 
 def test_the_best_is_the_lowest_and_of_a_failed_trial_nothing_counts(clock):

@@ -5,10 +5,12 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 import sqlalchemy as sa
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from service.machine import status
+from service.storage.roster import AliveWorker
 
 
 def shown(draw, width=80):
@@ -27,6 +29,37 @@ def test_a_finished_study_is_shown_in_eighty_columns(finished):
         r"^ +\d +\d\.\d{4} +\d\.\d{4} +[\d,]+ +\d\.\d{3}e\d+ +\d s +[\d,]+ *$", text, re.MULTILINE
     )
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [60, 100, 160])
+def test_a_running_trial_and_the_workers_are_shown_without_ids_at_any_width(finished, width):
+    params = {"optimizer.lr": 0.0012345, "optimizer.name": "muon", "training.batch_size": 32, "seed": 7}
+    distributions = {key: CategoricalDistribution([value]) for key, value in params.items()}
+    trial = create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
+    arm = create_trial(
+        state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs={"arm": "ASAM"}
+    )
+    workers = [AliveWorker(i, f"host:{i}:0123456789ab", "CPU, 2 threads") for i in range(2)]
+    snapshot = replace(status.take(finished.settings, "tiny")(), running=[trial, arm], workers=workers)
+    text = shown(lambda console: console.print(status.page(snapshot)), width)
+    assert max(map(len, text.splitlines())) <= width
+    words = re.split(r"\s+", text)
+    assert [word for word in words if word in ("0.001234,", "muon,", "batch_size", "32,")] == [
+        "0.001234,", "muon,", "batch_size", "32,",
+    ]  # fmt: skip
+    assert "ASAM, seed 7" in text
+    assert "workers alive: 2 on CPU, 2 threads" in text
+    assert "0123456789ab" not in text
+
+
+def test_a_page_that_is_watched_has_no_more_lines_than_the_terminal(finished):
+    snapshot = status.take(finished.settings, "tiny")()
+    console = Console(file=io.StringIO(), width=80, height=9)
+    whole, fitting = (
+        len(console.render_lines(found))
+        for found in (status.page(snapshot), status._fitting(snapshot, console))
+    )
+    assert fitting < 9 < whole
 
 
 def test_watching_a_finished_study_ends(finished):
@@ -82,7 +115,7 @@ def test_a_running_trial_is_as_old_as_it_is_in_whatever_time_zone_its_worker_is(
     trial.datetime_start = (datetime.now(there) - timedelta(minutes=3)).replace(tzinfo=None)
     trial.user_attrs["provenance"] = {"utc_offset_seconds": offset_hours * 3600}
     snapshot = replace(status.take(finished.settings, "tiny")(), running=[trial])
-    assert "│ 3 min 0" in shown(lambda console: console.print(status.page(snapshot)))
+    assert " 3 min 0" in shown(lambda console: console.print(status.page(snapshot)))
 
 
 def test_time_left_follows_from_the_rate(finished):

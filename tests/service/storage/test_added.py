@@ -110,7 +110,7 @@ def test_the_baseline_is_that_of_its_slot_whatever_number_it_has(fast):
     fast.worker().work()
     number = next(trial.number for trial in fast.trials() if trial.params[LR] == 0.001)
     assert number > 0
-    assert record_of(fast).baseline == f"trial {number}"
+    assert record_of(fast).baseline == f"trial {number}: baseline"
 
 
 def test_a_search_without_a_baseline_has_none(fast):
@@ -151,7 +151,7 @@ def test_points_outside_the_space_are_refused_by_key_and_range_and_cost_no_slot(
     ]
     assert [trial.state for trial in fast.trials()[len(REFUSED) :]] == [COMPLETE] * 2
     assert fast.slots()["closed"] == 2
-    assert record_of(fast).baseline == f"trial {len(REFUSED)}"
+    assert record_of(fast).baseline == f"trial {len(REFUSED)}: baseline"
 
 
 def test_what_is_refused_is_refused_without_a_free_slot_too(fast):
@@ -339,7 +339,7 @@ def test_results_from_elsewhere_are_shown_and_ranked_and_take_no_slot(fast, body
     found = record_of(fast)
     assert 0.25 in [run.metrics["val_loss"] for run in found.runs if run.complete]
     assert "continued" not in found.states
-    baselines = {SPACE: f"trial {own[0].number}", LEARNING: None, DESIGN: "baseline"}
+    baselines = {SPACE: f"trial {own[0].number}: baseline", LEARNING: None, DESIGN: "baseline"}
     assert found.baseline == baselines[body]
     if whole_report:
         report = invoke(fast, "report", "tiny", "--out", fast.folder / "report")

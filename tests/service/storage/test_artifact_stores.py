@@ -163,8 +163,8 @@ def test_errors_without_end_are_given_up_and_harm_nothing(bucket, gate, monkeypa
         with pytest.raises(S3Error) as caught:
             act()
         assert gate.broken == artifact_stores.ATTEMPTS
-        # 1 s and 2 s between the attempts at most; ten seconds for a busy machine, where nine attempts take minutes
-        assert time.monotonic() - started < artifact_stores.ATTEMPTS * artifact_stores.READ_SECONDS + 3 + 10
+        # 1 s and 2 s between the attempts at most; a minute for a busy machine, where nine attempts take minutes more
+        assert time.monotonic() - started < artifact_stores.ATTEMPTS * artifact_stores.READ_SECONDS + 3 + 60
         message = str(caught.value)
         assert "\n" not in message
         assert KEY not in message

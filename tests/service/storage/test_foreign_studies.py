@@ -429,7 +429,7 @@ def test_a_database_in_the_old_layout_opens_with_all_it_holds(copied, verb):
     assert copied.slots()["open"] == {"create": 2, "work": 0}.get(verb, 1)
     with loaded(copied) as (_, study, definition):  # whether or not a trial has been marked since
         found = read(study, definition, open_store(copied.settings.artifacts))
-        assert found.baseline == "trial 0"
+        assert found.baseline == "trial 0: baseline"
 
 
 def test_of_an_old_database_only_what_is_left_of_a_deleted_study_goes(tiny):

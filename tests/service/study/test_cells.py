@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from model.config.yaml_tree import parse, read, validate
+from model.config.section import validate
+from model.config.yaml_tree import parse, read
 from model.errors import ConfigError
 from service.study.base import Base
 from service.study.cells import built_cells

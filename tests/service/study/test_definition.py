@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config.counts import parameter_count
+from model.config.section import validate
 from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import TrainConfig
-from model.config.yaml_tree import read, validate
+from model.config.yaml_tree import read
 from model.errors import ConfigError, UserError
 from service.study.definition import StudyDefinition, load
 from service.study.samplers import build_sampler
@@ -156,12 +157,14 @@ def test_overrides_win_over_fixed_values(root):
             "small/study.yaml:6: optimizer.lr: varied by the study, cannot be set for all trials",
         ),
         ("", "", {"optimizer.lr": 0.1}, "command line: optimizer.lr: varied by the study"),
+        # also where the base file with it would be invalid
+        ("", "", {"optimizer.lr": -1}, "command line: optimizer.lr: varied by the study"),
         (
             "",
             "",
             {"optimizer.sharpness": {"method": "sam"}},
             "command line: optimizer.sharpness: varied by the study, cannot be set for all trials; "
-            "optimizer.sharpness.method stands in its space or design",
+            "optimizer.sharpness.method stands in its space, take it out there to set it here",
         ),
         (
             "model.dropout: 0.1",
@@ -245,7 +248,7 @@ def test_overrides_win_over_fixed_values(root):
             "low: 1.0e-4",
             "low: 2.0e-3",
             {},
-            "small/study.yaml:8: optimizer.lr: the base file's value is outside, and tpe learns from",
+            "small/study.yaml:8: optimizer.lr: the base file's value, 0.001, is outside, and tpe learns from",
         ),
         (
             "pruner:",

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config.yaml_tree import parse, validate
+from model.config.section import validate
+from model.config.yaml_tree import parse
 from model.errors import ConfigError, UserError
 from service.study.file import StudyConfig, checked_name, from_here, place_of, study_file
 

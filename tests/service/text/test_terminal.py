@@ -1,5 +1,6 @@
 import io
 import os
+import re
 
 import pytest
 from rich.console import Console
@@ -30,8 +31,20 @@ def test_no_figure_is_cut_or_broken_at_any_width(width):
 
 def test_a_table_that_fits_has_columns_and_another_one_pairs():
     table = FittingTable("best", HEADINGS, ROWS)
-    assert printed(table, 80).splitlines()[2].split("┃")[1:3] == [" trial ", " val_loss "]
+    assert printed(table, 80).splitlines()[2].split() == list(HEADINGS)
     assert printed(table, 30).splitlines()[:2] == ["best", "trial 12  val_loss 3.1234  "]
+
+
+LONG = "lr 0.001235, optimizer muon, batch_size 32, dropout 0.1, sharpness asam, rho 0.05, decay wsd"
+
+
+@pytest.mark.parametrize("width", [60, 100, 160, 200])
+def test_a_cell_of_several_words_goes_over_to_further_lines_between_them(width):
+    table = FittingTable("running", (*HEADINGS, "configuration"), [(*row, LONG) for row in ROWS], wordy=True)
+    text = printed(table, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert [word for word in re.split(r"\s+", text) if word in LONG.split()] == LONG.split() * 2
+    assert "─" in text, "in columns"
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_the_history_has_every_trial_and_the_best_so_far(record):
     study = study_of((3.0, {}, {}))
     (history,) = tuned.plots(search_record(record, *runs), study, None)
     best, complete, pruned = history.panels[0].series
-    assert (best.x, best.y) == ((0, 1, 3), (3.0, 3.0, 2.0))
+    assert (best.x, best.y, best.stepped) == ((0, 1, 3, 3), (3.0, 3.0, 2.0, 2.0), True)
     assert (complete.x, complete.y) == ((0, 1, 3), (3.0, 4.0, 2.0))
     assert (pruned.x, pruned.y, pruned.dashed) == ((2,), (3.5,), True)
 

@@ -26,7 +26,7 @@ design:
 """
 
 
-VOID = {"meta", "br", "rect", "circle", "path", "line"}
+VOID = {"meta", "br", "input", "rect", "circle", "path", "line"}
 
 
 class Reader(HTMLParser):
@@ -73,7 +73,7 @@ def report(tiny, *arguments):
     return done.exit_code, done.output
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tuned(finished, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     status, output = report(finished, "tiny", "--out", folder, "--result", folder / "kept" / "copy.json")
@@ -81,7 +81,7 @@ def tuned(finished, tmp_path_factory):
     return folder, output
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def designed(tmp_path_factory):
     tiny = tiny_study(tmp_path_factory.mktemp("designed"))
     tiny.write(DESIGN, **{"diagnostics.every": 10, "diagnostics.evaluation": "true"})
@@ -93,7 +93,7 @@ def designed(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(record, tmp_path_factory):
     path = tmp_path_factory.mktemp("published") / "published.yaml"
     path.write_text(FILE)

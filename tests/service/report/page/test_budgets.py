@@ -45,7 +45,7 @@ def test_costs_stand_beside_every_loss_best_first(of):
     table = budgets.tables(of(PLAIN, SAM))[0]
     assert [row[0] for row in table.rows] == ["SAM", "plain"]
     assert rows(table)["SAM"] == {
-        "arm": "SAM", "val_loss at its end": "3.80 ± 0.71", "forward passes a token": "2",
+        "arm": "SAM", "val_loss at its end": "3.8000 ± 0.7071", "forward passes a token": "2",
         "backward passes a token": "2", "FLOPs a token": "2.000e2", "tokens": "2,560", "FLOPs of training": "5.120e5",
         "seconds of training": "5.12",
     }  # fmt: skip
@@ -58,10 +58,11 @@ def test_at_equal_operations_an_arm_of_two_passes_is_read_half_way_and_said_to_b
     table = budgets.at_equal(of(PLAIN, SAM), "FLOPs")
     # 256,000 operations are 1,280 tokens of SAM: its first rung, 2.9 + seed
     assert rows(table) == {
-        "plain": {"arm": "plain", "its own end, FLOPs": "2.560e5", "val_loss there": "4.00 ± 0.71",
-                  "val_loss at equal FLOPs": "4.00 ± 0.71", "minus plain": "–", "95 % interval": "–"},
-        "SAM": {"arm": "SAM", "its own end, FLOPs": "5.120e5", "val_loss there": "3.80 ± 0.71",
-                "val_loss at equal FLOPs": "4.40 ± 0.71 *", "minus plain": "0.4", "95 % interval": "0.4 to 0.4"},
+        "plain": {"arm": "plain", "its own end, FLOPs": "2.560e5", "val_loss there": "4.0000 ± 0.7071",
+                  "val_loss at equal FLOPs": "4.0000 ± 0.7071", "minus plain": "–", "95 % interval": "–"},
+        "SAM": {"arm": "SAM", "its own end, FLOPs": "5.120e5", "val_loss there": "3.8000 ± 0.7071",
+                "val_loss at equal FLOPs": "4.4000 ± 0.7071 *", "minus plain": "0.400",
+                "95 % interval": "0.400 to 0.400"},
     }  # fmt: skip
     assert [row[0] for row in table.rows] == ["plain", "SAM"]
     assert table.title == "val_loss at equal FLOPs: 2.560e5"
@@ -70,8 +71,8 @@ def test_at_equal_operations_an_arm_of_two_passes_is_read_half_way_and_said_to_b
 
 def test_an_arm_that_ended_before_the_reference_is_named_and_stands_with_its_end(of):
     table = budgets.at_equal(of(LONG, PLAIN), "tokens")
-    assert rows(table)["plain"]["val_loss at equal tokens"] == "4.00 ± 0.71 †"
-    assert rows(table)["long"]["val_loss at equal tokens"] == "3.50 ± 0.71"
+    assert rows(table)["plain"]["val_loss at equal tokens"] == "4.0000 ± 0.7071 †"
+    assert rows(table)["long"]["val_loss at equal tokens"] == "3.5000 ± 0.7071"
     assert table.notes == (
         "The budget: 5,120 training tokens, where long ends. Losses are linear between rungs.",
         "† Ended before, on less, and stands with its loss there: plain.",
@@ -83,8 +84,8 @@ def test_the_budget_is_the_references(of):
     plain_first = budgets.at_equal(of(LONG, PLAIN, baseline="plain"), "tokens")
     assert "5,120 training tokens" in long_first.notes[0]
     assert "2,560 training tokens" in plain_first.notes[0]
-    assert rows(plain_first)["long"]["val_loss at equal tokens"] == "4.20 ± 0.71 *"
-    assert rows(plain_first)["long"]["minus plain"] == "0.2"
+    assert rows(plain_first)["long"]["val_loss at equal tokens"] == "4.2000 ± 0.7071 *"
+    assert rows(plain_first)["long"]["minus plain"] == "0.200"
 
 
 def test_a_baseline_without_a_complete_run_leaves_the_budget_to_the_best(of):
@@ -126,7 +127,7 @@ def test_of_a_search_the_best_within_the_budget_are_shown_and_the_reference(of):
     equal = found["equal-flops"]
     assert [row[0] for row in equal.rows] == [*(f"trial {i}" for i in range(20, 0, -1)), "trial 0"]
     assert equal.headings[-1] == "minus trial 0"
-    assert rows(equal)["trial 20"]["minus trial 0"] == "-0.4"
+    assert rows(equal)["trial 20"]["minus trial 0"] == "-0.400"
     assert "The best 21 of 30 complete trials, each with one seed." in equal.notes
 
 

@@ -34,7 +34,7 @@ def test_claims_are_checked_in_their_order(built):
 def test_the_tables_stand_in_order_under_ids_of_their_own(built):
     ids = [table.id for table in built.tables]
     assert ids == [
-        "summary", "differences", "published-table-2", "claims", "defects", "compute", "predictions", "stability",
+        "summary", "differences", "defects", "published-table-2", "claims", "compute", "predictions", "stability",
         "speed", "runs", "definitions",
     ]  # fmt: skip
     for table in built.tables:

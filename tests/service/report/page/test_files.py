@@ -1,8 +1,12 @@
 """A report's files, as the verb writes them."""
 
+import csv
+import json
 import re
 import subprocess
 
+from model.config import yaml_tree
+from model.config.train_config import TrainConfig
 from tests.conftest import tiny_study
 from tests.service.report.page.conftest import read, report
 from tests.service.report.page.test_sections import TUNED_SECTIONS
@@ -69,3 +73,33 @@ def test_a_lost_corpus_costs_the_report_its_tokenizer_alone(tmp_path):
     reader = read((tmp_path / "report" / "report.html").read_text())
     assert reader.sections == [name for name in TUNED_SECTIONS if name != "budgets"]  # there is one trial
     assert "Not measured: study 'tiny': the corpus is not there" in reader.text
+
+
+def test_a_search_begins_with_its_best_configuration_to_copy(tuned, finished):
+    folder, _ = tuned
+    best = min(finished.trials(), key=lambda trial: trial.value)
+    changed = {key: value for key, value in best.params.items() if best.number}
+    for written in (read((folder / "report.html").read_text()).text, (folder / "report.md").read_text()):
+        assert f"Trial {best.number} has the lowest validation loss, {best.value:.4f} nats" in written
+        assert (
+            written.index("Best configuration")
+            < written.index("Worth trying next")
+            < written.index("documents")
+        )
+        for key, value in changed.items():
+            assert f"\n  {key}: {value!r}" in written
+    config = yaml_tree.validate(yaml_tree.read(folder / "best.yaml"), TrainConfig)
+    assert config.model_dump(mode="json") == best.user_attrs["config"]
+
+
+def test_every_trial_has_its_values_in_every_form(tuned, finished):
+    folder, _ = tuned
+    for trial in finished.trials():
+        lr = trial.params["optimizer.lr"]
+        (run,) = json.loads((folder / "result.json").read_text())["arms"][f"trial {trial.number}"]
+        assert run["values"]["optimizer.lr"] == float(f"{lr:.6g}")
+        rows = csv.DictReader((folder / "metrics.csv").read_text().splitlines())
+        assert lr in {float(row["optimizer.lr"]) for row in rows if row["trial"] == str(trial.number)}
+        cells = f"| {trial.number} | complete | {trial.value:.4f} |"
+        (row,) = (line for line in (folder / "report.md").read_text().splitlines() if line.startswith(cells))
+        assert f"| {lr:.4g} |" in row

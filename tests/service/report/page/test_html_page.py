@@ -26,6 +26,13 @@ def test_a_hostile_arm_is_text(designed):
     assert "<script>alert" not in html
 
 
+def test_backticks_become_code_and_nothing_else_markup():
+    section = Section("one", "One", texts=("the key `a<b>` and one ` alone", "<b>"), points=("`x`",))
+    html = html_page.render("Title", "Question?", [section])
+    assert "<p>the key <code>a&lt;b&gt;</code> and one ` alone</p><p>&lt;b&gt;</p>" in html
+    assert "<li><code>x</code></li>" in html
+
+
 def test_numbers_stand_at_the_right_and_words_at_the_left():
     table = Table(
         "t",
@@ -34,7 +41,7 @@ def test_numbers_stand_at_the_right_and_words_at_the_left():
         (("1", "1.2 ± 0.1", "3 of it", "–"), ("2", "–", "x", "– (1)")),
     )
     html = html_page.render("Title", "Question?", [Section("one", "One", tables=(table,))])
-    cells = re.findall(r"<td( class=\"text\")?>([^<]*)</td>", html)
+    cells = re.findall(r"<td( class=\"text(?: short)?\")?>([^<]*)</td>", html)
     assert [(text, bool(left)) for left, text in cells[:4]] == [
         ("1", True), ("1.2 ± 0.1", False), ("3 of it", True), ("–", False),
     ]  # fmt: skip

@@ -1,14 +1,16 @@
 import json
+import re
 
 from tests.service.report.page.conftest import HOSTILE, read
 
 TUNED_SECTIONS = [
-    "setting", "answer", "statistics", "budgets", "figures", "search", "pruning", "tokenizer", "model", "failed",
-    "runs", "repeat",
+    "answer", "next", "search", "trials", "setting", "statistics", "budgets", "figures", "pruning", "tokenizer",
+    "model", "failed", "definitions", "repeat",
 ]  # fmt: skip
-
-
-DESIGN_SECTIONS = [name for name in TUNED_SECTIONS if name not in ("search", "pruning")]
+DESIGN_SECTIONS = [
+    "setting", "answer", "statistics", "budgets", "figures", "tokenizer", "model", "failed", "runs", "definitions",
+    "repeat",
+]  # fmt: skip
 
 
 def test_a_tuned_study_has_every_section(tuned):
@@ -42,3 +44,11 @@ def test_the_answer_names_the_best_arm_and_its_difference_to_the_baseline(design
     assert f"Lowest validation loss: {HOSTILE}, {losses[HOSTILE]:.3f}"[:-1] in text
     assert "The baseline, plain, has" in text
     assert "(95 % interval" in text
+
+
+def test_what_is_not_asked_for_first_is_folded(tuned):
+    html = (tuned[0] / "report.html").read_text()
+    for section in ("budgets", "figures", "tokenizer", "definitions"):
+        assert re.search(rf'<section id="{section}">\s*<details><summary><h2>', html), section
+    for section in ("answer", "next", "search", "trials", "setting"):
+        assert re.search(rf'<section id="{section}">\s*<h2>', html), section

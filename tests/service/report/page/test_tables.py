@@ -15,7 +15,7 @@ def test_the_summary_has_a_row_an_arm(record):
     found = rows(tables.summary(record))
     assert list(found) == ["slow", "fast", "wild"]
     # 2.0, 2.2, 2.4: sd 0.2, t(0.975; 2) · 0.2/√3 = 0.497
-    expected = {"runs": "3", "val_loss, mean ± sd": "2.20 ± 0.20", "95 % interval": "1.70 to 2.70"}
+    expected = {"runs": "3", "val_loss, mean ± sd": "2.2000 ± 0.2000", "95 % interval": "1.7032 to 2.6968"}
     expected |= {"parameters": "9,000", "tokens": "8,960", "steps": "70", "seconds": "9.25"}
     assert found["slow"] | expected == found["slow"]
     assert found["wild"]["runs"] == "2 of 3"
@@ -25,7 +25,8 @@ def test_differences_are_to_the_baseline_with_the_seeds_they_need(record):
     found = rows(tables.paired_differences(record))
     assert list(found) == ["fast", "wild"]
     assert found["fast"] == {
-        "arm": "fast", "shared seeds": "3", "difference, mean ± sd": "-0.60 ± 0.10", "95 % interval": "-0.85 to -0.35",
+        "arm": "fast", "shared seeds": "3", "difference, mean ± sd": "-0.600 ± 0.100",
+        "95 % interval": "-0.848 to -0.352",
         "excludes 0": "yes", "seeds needed": "3",  # six standard deviations: power 0.60 with 2 seeds, 1.00 with 3
     }  # fmt: skip
     assert found["wild"]["shared seeds"] == "2"
@@ -35,7 +36,7 @@ def test_one_seed_has_a_difference_and_no_interval(record_of):
     record = record_of(a={"val_loss": [1.0]}, b={"val_loss": [0.9]})
     found = rows(tables.paired_differences(record))["b"]
     assert found["95 % interval"] == "one seed: no interval"
-    assert found["difference, mean ± sd"] == "-0.1"
+    assert found["difference, mean ± sd"] == "-0.100"
     assert found["seeds needed"] == "–"
     assert tables.paired_differences(record_of(a={"val_loss": [1.0]})) is None
 
@@ -86,7 +87,7 @@ def test_every_run_is_listed_however_it_ended(record):
     assert len(found) == 9
     assert found["7"]["state"] == "diverged"
     assert found["7"]["ended"] == "diverged: the loss of step 30 is nan"
-    assert found["7"]["last val_loss"] == "4"
+    assert found["7"]["last val_loss"] == "4.0000"
 
 
 def test_a_tuned_study_shows_its_best_and_no_differences(record_of, record):

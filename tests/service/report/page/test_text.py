@@ -13,7 +13,7 @@ def test_markdown_has_the_facts_the_warnings_and_every_table(built):
     lines = text.markdown(built).splitlines()
     assert lines[0] == "# tiny"
     assert "| device | a CPU |" in lines
-    assert "| fast | 3 | -0.60 ± 0.10 | -0.85 to -0.35 | yes | 3 |" in lines
+    assert "| fast | 3 | -0.600 ± 0.100 | -0.848 to -0.352 | yes | 3 |" in lines
     for table in built.tables:
         assert f"## {table.title}" in lines
     tables = [line for line in lines if line.startswith("|")]
@@ -79,5 +79,5 @@ def test_csv_files_have_a_line_a_run_a_rung_and_a_record(built):
     assert len(files["curves.csv"]) == 8 * 3 + 1
     assert len(files["diagnostics.csv"]) == 7
     assert json.loads(files["diagnostics.csv"][6]["reliability"])[0]["share"] == 1.0
-    assert files["table-differences.csv"][0]["difference, mean ± sd"] == "-0.60 ± 0.10"
+    assert files["table-differences.csv"][0]["difference, mean ± sd"] == "-0.600 ± 0.100"
     assert len(files) == len(built.tables) + 3

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from model.config.train_config import TokenizerConfig
+from model.config.data import TokenizerConfig
 from model.data.corpus import Corpus
 from model.data.tokenized_corpus import TokenizedCorpus
 from service.report.page import tokenizers

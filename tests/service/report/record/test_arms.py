@@ -2,14 +2,20 @@ from optuna.trial import create_trial
 
 from service.storage.database import open_storage
 from service.storage.studies import load_study
+from service.text.quantities import shown_number
 from tests.service.report.conftest import read_record
 
 
 def test_each_configuration_of_a_tuned_study_is_an_arm(finished):
     found = read_record(finished)
     assert found.tuned
-    assert [arm.name for arm in found.arms] == ["trial 0", "trial 1", "trial 2"]
     trials = finished.trials()
+    rates = [shown_number(trial.params["optimizer.lr"]) for trial in trials]
+    assert [arm.name for arm in found.arms] == [
+        "trial 0: baseline",
+        f"trial 1: lr {rates[1]}",
+        f"trial 2: lr {rates[2]}",
+    ]
     for arm, trial in zip(found.arms, trials, strict=True):
         (run,) = arm.runs
         assert run.complete

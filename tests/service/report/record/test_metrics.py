@@ -13,7 +13,7 @@ def test_a_name_stands_for_one_definition():
         assert found.name == name
         assert found.definition
         assert found.split in ("", "train", "validation")
-    others = FIGURES.keys() - {"total_tokens"}  # the seeds' name of `tokens`
+    others = FIGURES.keys() - {"total_tokens"}  # as published tables call `tokens`
     assert len({(FIGURES[name].definition, FIGURES[name].instant) for name in others}) == len(others)
     assert FIGURES.keys() & FAMILIES.keys() <= {"grad_norm"}  # of the whole gradient, and of a layer's
 

@@ -1,0 +1,62 @@
+"""Each parameter of a search against the loss: where good values lie, and where the range ends too early."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from service.report.figures.plots import Axis, Chart, Plot, Series, plot_of
+from service.report.record.study_record import Run, StudyRecord
+from service.study.parameters import same
+from service.text.quantities import shown_number
+
+_STYLES = {"complete": 0, "pruned": 1}
+
+
+def plot(record: StudyRecord) -> Plot | None:
+    """A panel for each parameter, a point for each trial that has it; None without a point."""
+    runs = [run for run in record.runs if run.state in _STYLES and _loss(run) is not None]
+    charts = (
+        _chart(key, range_, runs, record) for key, range_ in record.definition.space.distributions.items()
+    )
+    caption = (
+        "Each trial's loss against each value that it was given; where the trials with low losses lie at an end of the "
+        "range, the best value may lie beyond it. A pruned trial (hollow) has the loss of a shorter training."
+    )
+    return plot_of("slices", "Each hyperparameter against loss", caption, charts, small=True)
+
+
+def _loss(run: Run) -> float | None:
+    loss = run.metrics.get("val_loss")
+    return loss if loss is not None and math.isfinite(loss) else None
+
+
+def _chart(key: str, range_: BaseDistribution, runs: Sequence[Run], record: StudyRecord) -> Chart | None:
+    choices: tuple[Any, ...] = ()
+    log = isinstance(range_, FloatDistribution | IntDistribution) and range_.log
+    if isinstance(range_, CategoricalDistribution):
+        choices = record.definition.space.parameters[key].corners()
+    series = []
+    for state, style in _STYLES.items():
+        points = [
+            (at, loss)
+            for run in runs
+            if run.state == state and key in run.values and (loss := _loss(run)) is not None
+            if (at := _position(run.values[key], choices)) is not None and (at > 0 or not log)
+        ]
+        if points:
+            xs, ys = zip(*points, strict=True)
+            dashed = state == "pruned"
+            series.append(Series(state, xs, ys, draw="points", style=style, dashed=dashed))
+    if not series:
+        return None
+    x = Axis(key, log=log, categories=tuple(map(shown_number, choices)))
+    return Chart(x, Axis("val_loss"), tuple(series))
+
+
+def _position(value: Any, choices: Sequence[Any]) -> float | None:
+    """On the axis; None of a value that an added trial has brought along and that the space does not know."""
+    if choices:
+        return next((float(i) for i, choice in enumerate(choices) if same(choice, value)), None)
+    return float(value) if isinstance(value, int | float) else None

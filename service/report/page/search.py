@@ -1,0 +1,200 @@
+"""What a tuner wants of a search: the best configuration, what to try next, what mattered, all trials."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+import yaml
+
+from service.report.figures import tuned
+from service.report.figures.plots import Plot
+from service.report.page.advice import advice
+from service.report.page.html_page import Section
+from service.report.page.tables import LOSS, best_arms
+from service.report.record.noise import Noise
+from service.report.record.study_record import Arm, Run, StudyRecord
+from service.storage.added import only_in_space
+from service.storage.ownership import generation_of
+from service.study.parameters import same
+from service.study.search_space import leaves
+from service.text import numbers
+from service.text.commands import verb
+from service.text.quantities import short_key, shown_number
+from service.text.tables import Table
+
+CURVES = "val-loss-curves"
+"""The figure that stands with the search's own."""
+BEST_FILE = "best.yaml"
+"""The best configuration, whole, beside the page."""
+_TRIALS = "trials"
+_ELSEWHERE_SD = 0.0026
+"""Over sixteen seeds of half a million parameters, in `studies/noise`."""
+
+
+def sections(
+    record: StudyRecord,
+    study: optuna.Study,
+    noise: Noise | None,
+    *,
+    plots: Sequence[Plot],
+    table: Table,
+    folder: str,
+) -> list[Section]:
+    """The sections that a search's page begins with.
+
+    Args:
+        record: with a complete trial.
+        study: as loaded.
+        noise: where it has been confirmed.
+        plots: the figures that every report has.
+        table: that of all trials.
+        folder: of the page, as people name it in a command.
+    """
+    space, generation = record.definition.space, generation_of(study)
+    found = tuned.importances(only_in_space(study, space, generation))
+    curves = tuple(plot for plot in plots if plot.id == CURVES)
+    few = f"No importances: they need {tuned.FEWEST} complete trials with different losses."
+    suggested = advice(record, found, noise)
+    return [
+        _best(record, noise, folder),
+        Section(
+            "next",
+            "Worth trying next",
+            points=suggested,
+            texts=() if suggested else ("The trials suggest nothing in particular.",),
+            commands=() if noise else (verb("confirm", record.name, "--top", "5", "--seeds", "5"),),
+            notes=()
+            if noise
+            else ("It says whether the best is better, or was lucky, and measures the seeds' noise.",),
+        ),
+        Section(
+            "search",
+            "What the search found",
+            warnings=found.warnings if found else (),
+            texts=() if found else (few,),
+            plots=(*tuned.plots(record, study, found), *curves),
+        ),
+        Section(_TRIALS, "All trials", tables=(table,)),
+    ]
+
+
+def best_run(record: StudyRecord) -> Run:
+    """The complete run with the lowest loss."""
+    return best_arms(record)[0].complete[0]
+
+
+def whole_configuration(record: StudyRecord) -> str | None:
+    """What the best trial trained, as a file for `python -m model`; None of a trial that was added."""
+    config = best_run(record).config
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True) if config else None
+
+
+def trials_table(record: StudyRecord) -> Table:
+    """A row a trial, best first, then those that did not finish; every value that was searched has a column."""
+    keys = list(record.definition.space.parameters)
+    shorts = [short_key(key) for key in keys]
+    names = [key if shorts.count(short) > 1 else short for key, short in zip(keys, shorts, strict=True)]
+    baseline = _loss(record.arm(record.baseline or ""))
+    rows = []
+    for run in sorted(record.runs, key=lambda run: (not run.complete, _order(run), run.trial)):
+        loss = run.metrics.get(LOSS)
+        gap = loss - baseline if run.complete and loss is not None and baseline is not None else None
+        rows.append(
+            (
+                str(run.trial),
+                run.ended,
+                numbers.number(loss, decimals=numbers.LOSS),
+                numbers.NONE if record.baseline == run.arm else numbers.difference(gap),
+                *(shown_number(run.values[key]) if key in run.values else numbers.NONE for key in keys),
+                numbers.number(run.metrics.get("seconds"), decimals=1),
+            )
+        )
+    headings = ("trial", "ended", LOSS, "minus baseline", *names, "seconds")
+    notes = (
+        f"{LOSS} in nats per character over the whole validation split; of a trial that did not finish at its last "
+        f"rung, so after a shorter training. {numbers.NONE}: none, or not a parameter of that trial. `metrics.csv` "
+        "has every digit.",
+    )
+    return Table(_TRIALS, "All trials, best first", headings, tuple(rows), notes)
+
+
+def _order(run: Run) -> float:
+    loss = run.metrics.get(LOSS)
+    return loss if run.complete and loss is not None else 0.0
+
+
+def _best(record: StudyRecord, noise: Noise | None, folder: str) -> Section:
+    best, run = best_arms(record)[0], best_run(record)
+    changed = _changes(record, run)
+    texts = [_headline(record, best), _of_noise(record, best, noise)]
+    complete = len(best_arms(record))
+    if complete > 1 and not noise:
+        texts.append(
+            f"The lowest of {complete} was picked by this very loss, so that it is flattered: how good it is the "
+            f"held-out titles say, {_code(verb('evaluate', '--study', record.name))}."
+        )
+    if changed:
+        lines = yaml.safe_dump({"fixed": changed}, sort_keys=False, allow_unicode=True).rstrip().splitlines()
+        notes = ["What it changes in the base file, for `fixed:` in a `study.yaml`."]
+    else:
+        lines, notes = [], ["Its values are those of the base file."]
+    if run.config:
+        path = f"{folder}/{BEST_FILE}"
+        train = _code(f".venv/bin/python -m model --config {shlex.quote(path)}")
+        notes.append(f"The whole configuration is in {_code(path)}; {train} trains it once more.")
+    return Section(
+        "answer", "Best configuration", texts=tuple(texts), commands=tuple(lines), notes=tuple(notes)
+    )
+
+
+def _headline(record: StudyRecord, best: Arm) -> str:
+    loss, baseline = _loss(best), record.arm(record.baseline or "")
+    assert loss is not None, "the best has a complete run"
+    said = f"Trial {best.complete[0].trial} has the lowest validation loss, {loss:.{numbers.LOSS}f} nats per character"
+    other = _loss(baseline)
+    if baseline is best:
+        return f"{said}: that is the baseline itself."
+    if other is None:
+        return f"{said}. There is no baseline to compare it with."
+    gap = loss - other
+    return (
+        f"{said}: {numbers.difference(gap)} against the baseline's {other:.{numbers.LOSS}f} "
+        f"({abs(gap / other):.1%} {'lower' if gap < 0 else 'higher'})."
+    )
+
+
+def _of_noise(record: StudyRecord, best: Arm, noise: Noise | None) -> str:
+    """What a seed alone changes, beside the difference."""
+    if noise is None:
+        sd, clear = _ELSEWHERE_SD, numbers.difference(2.77 * _ELSEWHERE_SD)
+        return (
+            "Every trial has one seed, so that the noise between seeds was not measured here. For scale: in "
+            f"`studies/noise`, half a million parameters, a run's loss has a standard deviation of {sd} over seeds, "
+            f"and two single runs that differ by less than {clear} are not told apart; smaller models and shorter "
+            "trainings vary more."
+        )
+    other = _loss(record.arm(record.baseline or ""))
+    loss = _loss(best)
+    said = (
+        f"The noise between seeds, measured by {noise.confirmation} on {noise.runs} runs: a standard deviation of "
+        f"{noise.sd:.{numbers.LOSS}f}, so that two single runs that differ by less than "
+        f"{numbers.difference(noise.clear)} are not told apart"
+    )
+    if loss is not None and other is not None and loss != other:
+        said += f"; this difference is {abs(loss - other) / noise.sd:.1f} standard deviations"
+    return f"{said}. The confirmation says: {noise.sentence}."
+
+
+def _changes(record: StudyRecord, run: Run) -> dict[str, Any]:
+    """What the run's values change in the base file, by dotted key."""
+    base = dict(leaves(record.definition.base_config.model_dump(mode="json")))
+    return {key: value for key, value in run.values.items() if key not in base or not same(value, base[key])}
+
+
+def _loss(arm: Arm | None) -> float | None:
+    return next(iter(arm.values(LOSS).values()), None) if arm else None
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
