@@ -51,11 +51,11 @@ def test_a_leased_slot_and_its_worker_are_counted(tiny):
     tiny.create(2)
     worker = tiny.worker()
     storage = open_storage(tiny.settings)
-    assert worker._slots.claim() is not None
+    assert worker._claims.claim() is not None
     found = samples(metrics.page(storage.engine))
     assert found['hptune_leases{study="tiny",lease="alive"}'] == 1
     assert [value for name, value in found.items() if name.startswith("hptune_workers")] == [1]
-    worker._engine.dispose()
+    worker._opened.close()
     storage.engine.dispose()
 
 
