@@ -10,7 +10,7 @@ from the step number, so a run that is saved, killed and restored ends with the 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,22 @@ class TrainingRun:
         config: what to train; epochs are turned into tokens here.
         data: tokenizer, train and validation split.
         device: where to train; also sets nothing global beyond torch's generator.
+        weights: to begin with, in place of random ones.
 
     Raises:
+        CheckpointError: the weights are of another network.
         ConfigError: the precision is not to be had on the device.
         CorpusError: a split is shorter than one window.
     """
 
-    def __init__(self, config: TrainConfig, data: TokenizedCorpus, *, device: Device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: TokenizedCorpus,
+        *,
+        device: Device,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
         train = data.split("train")
         self.config = config = config.with_token_budget(len(train.tokens))
         self.device = device
@@ -58,6 +67,8 @@ class TrainingRun:
         self.precision = precision.choose(config.training.precision, device.torch_device)
         self.scaler = precision.LossScaler(enabled=self.precision.name == "fp16")
         self.model = GPT(config, seed=config.seed, eos_id=data.tokenizer.eos_id).to(device.torch_device)
+        if weights is not None:
+            load_weights(self.model, weights, "checkpoint")
         self.optimizers = optimizer.build(self.model, config.optimizer, device=device.torch_device)
         decay = config.training.ema
         self._average = None if decay is None else WeightAverage(self.model, decay=decay)

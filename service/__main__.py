@@ -24,6 +24,7 @@ from service import logs, output
 from service.machine import places
 from service.settings import MOST_TRIALS, ROOT, Settings
 from service.text import terminal
+from service.winner import commands as of_the_winner
 
 OVERRIDE = click.option(
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Change one key of the base file."
@@ -329,6 +330,9 @@ def dashboard(host: str, port: int, published_on_loopback: bool, wait: bool) -> 
         say=click.echo,
     )
 
+
+for command in of_the_winner.COMMANDS:
+    cli.add_command(command)
 
 if __name__ == "__main__":
     cli(prog_name="python -m service")

@@ -15,16 +15,16 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from model.config.train_config import LARGEST_SEED, TrainConfig, recorded
-from model.config.yaml_tree import Document, validate
+from model.config.train_config import LARGEST_SEED, TrainConfig
 from model.errors import ConfigError
 from service.confirmation import elimination, verdict
 from service.confirmation.verdict import Verdict
 from service.dashboard.notes import study_note
 from service.settings import Settings
+from service.storage.configurations import configuration_of
 from service.storage.database import creation_lock, open_storage
 from service.storage.optuna_tables import bury
-from service.storage.ownership import generation_of, is_own, key_of
+from service.storage.ownership import generation_of, key_of
 from service.storage.ranking import count_states, ranked_trials
 from service.storage.slots import Slots
 from service.storage.studies import CONFIRMS, StudyError, corpus_facts, create_study, find_study, load_study
@@ -233,20 +233,14 @@ def _finalists(
 
     One that was added with a point outside the space cannot be run, and is said to be left out.
     """
-    start, generation = _start(search, definition), generation_of(search)
+    start = _start(search, definition)
     seen = [start]
     finalists: list[tuple[FrozenTrial, TrainConfig]] = []
     for trial in ranked_trials(search):
         if len(finalists) == top:
             break
         try:
-            if is_own(trial, generation):
-                config = validate(
-                    Document(f"trial {trial.number}", recorded(trial.user_attrs["config"])), TrainConfig
-                )
-            else:
-                config = definition.config_for(definition.space.point(trial.params, whole=True))
-                config = config.with_tokens(corpus_facts(search)["budget_tokens"])
+            config = configuration_of(search, definition, trial)
         except ConfigError as error:
             say(f"trial {trial.number} of {search.study_name} cannot be run again, and is left out: {error}")
             continue
