@@ -22,7 +22,7 @@ from model.data.files import check_writable
 from model.errors import UserError
 from service import logs, output
 from service.machine import places
-from service.settings import MOST_TRIALS, ROOT, Settings
+from service.settings import HOME, MOST_TRIALS, Settings
 from service.text import terminal
 from service.winner import commands as of_the_winner
 
@@ -64,7 +64,7 @@ def _reports_folder(study: str, given: str | None) -> Path:
     """Where what is said of a study is written, unless another folder was given; it can be written to."""
     from service.study.file import checked_name
 
-    folder = Path(given) if given else ROOT / "runs" / "reports" / checked_name(study)
+    folder = Path(given) if given else HOME / "runs" / "reports" / checked_name(study)
     try:
         check_writable(folder)
     except OSError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from service.study.definition import StudyDefinition
+from service.text.calls import call
 from service.text.markdown import escaped, fenced
 
 
@@ -41,7 +42,7 @@ def study_note(definition: StudyDefinition, facts: Mapping[str, Any], *, command
         rows["sampler"] = _settings(definition.sampler.model_dump(mode="json"))
     rows["pruner"] = _settings(definition.pruner.model_dump(mode="json"))
     in_containers = "--docker" in command.split()
-    evaluate = "docker compose run --rm evaluator" if in_containers else "python evaluate.py"
+    evaluate = "docker compose run --rm evaluator" if in_containers else call("evaluate")
     commands = f"{command}\n{evaluate} --study {definition.name}   # the best on held-out titles"
     return f"**{escaped(definition.question)}**\n\n{_table(rows)}\n{fenced(commands, 'sh')}"
 

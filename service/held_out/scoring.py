@@ -1,6 +1,5 @@
 """What `evaluate.py` does: a study's best checkpoints, or its confirmed winner and the baseline, on held-out titles."""
 
-import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from service.storage.corpus import load_corpus
 from service.storage.database import open_storage
 from service.storage.ownership import generation_of
 from service.storage.studies import CONFIRMS, StudyError, corpus_facts, load_study
+from service.text.calls import call
 
 
 def score_best(settings: Settings, study: str, *, top: int, folder: Path, console: Console) -> None:
@@ -103,12 +103,12 @@ def _advice(study: optuna.Study) -> str | None:
     if CONFIRMED not in study.user_attrs:
         return f"the winner of study {name} is not confirmed, and may be a lucky one: {_confirm(name)}"
     winner = study.user_attrs[CONFIRMED]["arm"]
-    command = f"python evaluate.py --study {shlex.quote(name)} --confirmed"
+    command = call("evaluate", "--study", name, "--confirmed")
     return f"confirmed winner: {winner}; against the baseline, over seeds: {command}"
 
 
 def _confirm(study: str) -> str:
-    return f"python -m service confirm {shlex.quote(study)}"
+    return call("confirm", study)
 
 
 def _times_read(study: optuna.Study) -> str:

@@ -21,16 +21,18 @@ from service.machine.leaderboard import leaderboard
 from service.machine.progress import JsonLines, LiveTable, View
 from service.machine.python import python
 from service.machine.supervisor import Supervisor
-from service.settings import ROOT, Settings
-from service.storage.database import open_patiently, open_storage
+from service.settings import MOST_TRIALS, Settings
+from service.storage.database import creation_lock, open_patiently, open_storage
 from service.storage.outages import Patience
 from service.storage.ownership import key_of
 from service.storage.ranking import count_states, ranked_trials
 from service.storage.slots import Slots
 from service.storage.studies import load_study, made_as
 from service.study.definition import StudyDefinition
-from service.study.file import checked_name
+from service.study.device_proof import prove_device
+from service.study.file import REPOSITORY, checked_name, found_in
 from service.text import terminal
+from service.text.calls import call
 from service.text.quantities import shown_seconds
 
 
@@ -50,7 +52,7 @@ def work(
     log = logs.configure(json_lines=settings.json_log, study=study)
     console = terminal.console()
     patience = Patience(settings.patience_seconds, stopping=threading.Event(), log=log)
-    has_folder = (ROOT / "studies" / checked_name(study)).is_dir()
+    has_folder = found_in(REPOSITORY, f"studies/{checked_name(study)}").is_dir()
     if make and has_folder:
         say = log.info if settings.json_log else partial(_say, console)
         study, _ = patience(
@@ -129,7 +131,32 @@ def run(
     )
     if best:
         console.print(leaderboard(best).as_rich("best trials, val_loss in nats per character"))
-        console.print(f"evaluate the best on held-out titles: python evaluate.py --study {study_name}")
+        console.print(f"evaluate the best on held-out titles: {call('evaluate', '--study', study_name)}")
+
+
+def go_on(
+    settings: Settings, name: str, *, trials: int | None, workers: int | None, console: Console
+) -> optuna.Study:
+    """Finish trials of a study that is there, whatever has become of its file; the study.
+
+    The arguments are those of `run`, `name` its name in the storage.
+
+    Raises:
+        SystemExit: workers failed, or it was interrupted.
+        UserError: there is no such study, or something given cannot be used.
+    """
+    if trials is not None and not 1 <= trials <= MOST_TRIALS:
+        raise UserError(f"trials: given {trials}, allowed: 1 to {MOST_TRIALS}")
+    with creation_lock(settings):
+        storage = open_storage(settings)
+        loaded, definition = load_study(storage, name, settings)
+        prove_device(definition, machine.device_type(settings))
+        slots = Slots(storage.engine, key_of(loaded), owner="run", lease_seconds=settings.lease_seconds)
+        if trials is not None:
+            slots.more(trials, limit=len(definition.cells) or None)
+        storage.engine.dispose()
+    rest = partial("to finish them: run({})".format)
+    return _finish(settings, name, definition, workers=workers, rest=rest, console=console)
 
 
 def confirm(
@@ -174,7 +201,10 @@ def confirm(
     _say(console, f"\n{page.sentence(verdict)}")
     for path in page.write(verdict, definition, confirms, folder):
         _say(console, f"written: {path}")
-    _say(console, f"winner and baseline on held-out titles: python evaluate.py --study {study} --confirmed")
+    _say(
+        console,
+        f"winner and baseline on held-out titles: {call('evaluate', '--study', study, '--confirmed')}",
+    )
 
 
 def _finish(

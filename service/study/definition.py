@@ -16,7 +16,15 @@ from model.config.yaml_tree import Document, KeyPath, read, validate
 from model.errors import ConfigError, UserError
 from service.study import pruners, samplers
 from service.study.design import BASELINE, MAX_CELLS, Cell, arm_name, distinct, space_of
-from service.study.file import REPOSITORY, StudyConfig, checked_name, from_here, place_of, study_file
+from service.study.file import (
+    REPOSITORY,
+    StudyConfig,
+    checked_name,
+    found_in,
+    from_here,
+    place_of,
+    study_file,
+)
 from service.study.proof import prove_cells, prove_space
 from service.study.scale import ScaleConfig
 from service.study.search_space import SearchSpace, Values, leaves
@@ -144,7 +152,7 @@ def load(
     study = validate(document, StudyConfig)
     name = path.resolve().parent.name
     fixed = {key: document.place(("fixed", key)) for key in study.fixed}
-    base = read(from_here(root / study.base)).with_overrides(study.fixed, fixed)
+    base = read(from_here(found_in(root, study.base))).with_overrides(study.fixed, fixed)
     for_all: dict[str, str] = {}
     if scale is not None:
         name = checked_name(f"{name}-{scale}")

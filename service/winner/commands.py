@@ -10,7 +10,7 @@ import click
 from model.config import yaml_tree
 from model.errors import Diverged, UserError
 from service import output
-from service.settings import ROOT, Settings
+from service.settings import HOME, Settings
 from service.text import terminal
 
 if TYPE_CHECKING:  # brings torch
@@ -181,7 +181,7 @@ def export_model(study: str, form: str, *, trial: int | None, model: str | None,
     folder = Path(out) if out else _models(study, f"{name}-hf" if form == "hf" else name)
     try:
         if form == "hf":
-            held_out = None if model else card.held_out_of(winner, ROOT / "runs" / "reports" / study)
+            held_out = None if model else card.held_out_of(winner, HOME / "runs" / "reports" / study)
             text = card.card(winner, checkpoint, held_out=held_out, name=folder.name)
             hugging_face.write(checkpoint, folder, text)
         else:
@@ -202,7 +202,7 @@ def _chosen(study: str, trial: int | None) -> "Winner":
 def _models(study: str, name: str) -> Path:
     from service.study.file import checked_name
 
-    return ROOT / "runs" / "models" / checked_name(study) / name
+    return HOME / "runs" / "models" / checked_name(study) / name
 
 
 COMMANDS = (best, train, generate, export)

@@ -12,7 +12,7 @@ from model.config.yaml_tree import parse_value, read, validate
 from model.errors import ConfigError
 from service.storage.studies import corpus_facts
 from service.study.design import shown_value
-from service.study.file import REPOSITORY
+from service.study.file import REPOSITORY, found_in
 from service.study.parameters import same
 from service.study.search_space import leaves
 from service.text.grid import Grid
@@ -37,7 +37,9 @@ def as_overrides(winner: Winner) -> str:
     Raises:
         ConfigError: the base file is not there any more, or not valid.
     """
-    base = validate(read(REPOSITORY / winner.definition.tree.get("base", "train_config.yaml")), TrainConfig)
+    base = validate(
+        read(found_in(REPOSITORY, winner.definition.tree.get("base", "train_config.yaml"))), TrainConfig
+    )
     words = [
         word for key, value in _differing(base, winner.config).items() for word in ("--set", f"{key}={value}")
     ]

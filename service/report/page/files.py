@@ -16,11 +16,12 @@ from service.report.page.html_page import Section
 from service.report.page.tables import best_arms
 from service.report.published import document as published
 from service.report.record import study_record
-from service.settings import ROOT, Settings
+from service.settings import Settings
 from service.storage.artifact_stores import open_store
 from service.storage.corpus import load_corpus
 from service.storage.studies import COMMAND
 from service.study.definition import StudyDefinition
+from service.study.file import REPOSITORY, found_in
 
 FIGURES = "figures"
 """Folder of the figures, beside the page."""
@@ -86,7 +87,7 @@ def write(
 def published_file(study: optuna.Study, definition: StudyDefinition) -> Path | None:
     """`published.yaml` beside the file that the study was made from, whatever the study is called."""
     made_from = definition.file or _file_of_command(study)
-    path = (ROOT / made_from).with_name("published.yaml") if made_from else None
+    path = found_in(REPOSITORY, made_from).with_name("published.yaml") if made_from else None
     return path if path is not None and path.is_file() else None
 
 

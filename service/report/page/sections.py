@@ -22,6 +22,7 @@ from service.statistics import differences, estimate
 from service.storage.added import only_in_space
 from service.storage.ownership import generation_of, own_trials
 from service.storage.studies import COMMAND
+from service.text.calls import call
 from service.text.numbers import mean_and_sd, seeds, with_interval
 from service.text.quantities import shown_params
 from service.text.tables import Table
@@ -172,7 +173,7 @@ def _failed(record: StudyRecord) -> Section:
 def _repeat(record: StudyRecord, study: optuna.Study) -> Section:
     name = shlex.quote(record.name)
     # a study made before the storage held its command
-    made_by = study.user_attrs.get(COMMAND, f"./hptune.sh --study {name}")
+    made_by = study.user_attrs.get(COMMAND, call("run", "--study", name))
     trained = [
         trial.user_attrs["provenance"] for trial in own_trials(study) if "provenance" in trial.user_attrs
     ]
@@ -189,6 +190,6 @@ def _repeat(record: StudyRecord, study: optuna.Study) -> Section:
         texts=(
             "In a checkout of the commit below: the same commit, versions and device give the same losses bit by bit.",
         ),
-        commands=(made_by, f"python evaluate.py --study {name}", f"python -m service report {name}"),
+        commands=(made_by, call("evaluate", "--study", name), call("report", name)),
         facts=(*facts, ("libraries", ", ".join(versions) or "not known")),
     )

@@ -10,7 +10,7 @@ from tests.service.winner.asking import best_trial, invoke, trained
 
 
 def test_a_checkpoint_leaves_in_a_folder_named_for_people(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "ROOT", tmp_path)
+    monkeypatch.setattr(commands, "HOME", tmp_path)
     done = invoke(finished, "export", "tiny")
     best = best_trial(finished)
     folder = tmp_path / "runs" / "models" / "tiny" / f"tiny-trial-{best.number}"
