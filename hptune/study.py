@@ -188,9 +188,8 @@ class Study:
         """One figure, such as `history`; a notebook shows it. Raises UserError with the names there are."""
         found = self.figures()
         if name not in found:
-            raise UserError(
-                f"figure {name!r} is not there, allowed now: {', '.join(found) or 'none, no trial has finished'}"
-            )
+            there = ", ".join(found) or "none before a trial has finished"
+            raise UserError(f"figure {name!r} is not there, allowed: {there}")
         if not 0 <= panel < len(found[name]):
             raise UserError(f"figure {name!r}: panel {panel}, allowed: 0 to {len(found[name]) - 1}")
         return found[name][panel]

@@ -120,8 +120,8 @@ def write(found: Sequence[Mapping[str, Any]], form: str, path: Path) -> None:
 def as_parquet(found: Sequence[Mapping[str, Any]]) -> bytes:
     """Rows as parquet; a column with values of several kinds as text. Raises UserError: there is no pyarrow."""
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
     except ImportError:
         raise UserError(
             "parquet needs pyarrow, which is not installed here; --format csv or json do not"

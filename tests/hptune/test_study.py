@@ -57,7 +57,7 @@ def test_optuna_itself_reads_the_same_study(study, finished):
     assert plain.best_value == min(row["val_loss"] for row in study.trials())
     assert plain.best_params == study.optuna.best_params
     frame = plain.trials_dataframe(attrs=("value", "params"))
-    assert list(frame["val_loss [nats/char]"]) == list(study.frame()["val_loss"])
+    assert list(frame["value_val_loss [nats/char]"]) == list(study.frame()["val_loss"])
     assert list(frame["params_optimizer.lr"]) == list(study.frame()["optimizer.lr"])
     assert optuna.visualization.plot_optimization_history(plain).data
 
