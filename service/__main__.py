@@ -21,6 +21,7 @@ from model.config import yaml_tree
 from model.data.files import check_writable
 from model.errors import UserError
 from service import logs, output
+from service.catalogue import commands as of_the_catalogue
 from service.machine import places
 from service.settings import HOME, MOST_TRIALS, Settings
 from service.text import terminal
@@ -331,7 +332,7 @@ def dashboard(host: str, port: int, published_on_loopback: bool, wait: bool) -> 
     )
 
 
-for command in of_the_winner.COMMANDS:
+for command in (*of_the_winner.COMMANDS, *of_the_catalogue.COMMANDS):
     cli.add_command(command)
 
 if __name__ == "__main__":

@@ -135,12 +135,15 @@ def _renamed(command: str, name: str) -> str:
 def _remains(storage: StudyStorage, study: optuna.Study) -> Remains:
     trials = study.get_trials(deepcopy=False)
     ids = {found for trial in trials for found in _artifacts(trial)}
-    ids |= {_artifact_id(v) for k, v in study.system_attrs.items() if "artifacts:" in k}
+    of_study = storage.get_study_system_attrs(study._study_id)
+    ids |= {_artifact_id(value) for key, value in of_study.items() if "artifacts:" in key}
     others = [other for other in storage.get_all_studies() if other._study_id != study._study_id]
     corpora = {_corpus(other.user_attrs) for other in others}
     if corpus_facts(study)["artifact"] not in corpora:
         ids.add(corpus_facts(study)["artifact"])
-    confirmations = [other.study_name for other, attribute in _related(storage, study) if attribute == CONFIRMS]
+    confirmations = [
+        other.study_name for other, attribute in _related(storage, study) if attribute == CONFIRMS
+    ]
     return Remains(len(trials), frozenset(filter(None, ids)), tuple(confirmations))
 
 

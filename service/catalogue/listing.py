@@ -76,7 +76,10 @@ def _facts(
     if definition.scale:
         yield "scale", definition.scale
     yield "made by", str(study.user_attrs.get(COMMAND, "not known"))
-    yield "corpus", f"{corpus['source']}; {train:,} train, {validation:,} validation, {held_out:,} held-out documents"
+    yield (
+        "corpus",
+        f"{corpus['source']}; {train:,} train, {validation:,} validation, {held_out:,} held-out documents",
+    )
     budget, tokens = corpus["budget_tokens"], corpus["train_tokens"]
     own = "; unless its arm has its own" if definition.own_budgets else ""
     yield "budget of a trial", f"{budget:,} tokens, {budget / tokens:.3g} times the train split{own}"
@@ -93,11 +96,17 @@ def _facts(
     counts = Slots(storage.engine, key_of(study), owner="show", lease_seconds=settings.lease_seconds).counts()
     left = counts["open"] + counts["leased"]
     tally = tallies(storage.engine).get(study._study_id, _NONE)
-    yield "trials", f"{shown_states(tally.states)}; {counts['closed']} of {sum(counts.values())} slots closed, {left} left"
+    yield (
+        "trials",
+        f"{shown_states(tally.states)}; {counts['closed']} of {sum(counts.values())} slots closed, {left} left",
+    )
     ranked = ranked_trials(study)
     if ranked:
         best = ranked[0]
         values = ", ".join(f"{key} {shown_number(value)}" for key, value in best.params.items())
-        yield "best", f"trial {best.number}, val_loss {best.value:.4f}: {best.user_attrs.get('arm') or values or '–'}"
+        yield (
+            "best",
+            f"trial {best.number}, val_loss {best.value:.4f}: {best.user_attrs.get('arm') or values or '–'}",
+        )
     if confirmed := study.user_attrs.get("confirmed"):
         yield "confirmed", f"{confirmed['arm']}, by {confirmed['study']} on {len(confirmed['seeds'])} seeds"

@@ -90,7 +90,9 @@ def tallies(engine: sa.Engine) -> dict[int, Tally]:
     for study_id in dict.fromkeys(row[0] for row in counted):
         mine = [row for row in counted if row[0] == study_id]
         ends = [row[3] for row in mine if row[3] is not None]
-        found[study_id] = Tally({row[1]: row[2] for row in mine}, lowest.get(study_id), max(ends, default=None))
+        found[study_id] = Tally(
+            {row[1]: row[2] for row in mine}, lowest.get(study_id), max(ends, default=None)
+        )
     return found
 
 

@@ -156,17 +156,43 @@ def generate(
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["checkpoint", "hf"]),
-    default="checkpoint",
-    show_default=True,
-    help="The best model as this project reads it, or as `transformers` does.",
+    type=click.Choice(["checkpoint", "hf", "csv", "parquet", "json"]),
+    required=True,
+    help="The best model as this project reads it, or as `transformers` does; or the trials as a table.",
 )
-@click.option("--out", help="Folder to write to.")
+@click.option("--out", help="Folder of a model, or file of a table; - shows a csv or json.")
+@click.option("--whole", is_flag=True, help="A table with every key of the configurations.")
 @MODEL
 @TRIAL
-def export(study: str, form: str, out: str | None, model: str | None, trial: int | None) -> None:
-    """Write the best model of a study for use elsewhere."""
-    click.echo(f"written: {export_model(study, form, trial=trial, model=model, out=out)}")
+def export(study: str, form: str, out: str | None, whole: bool, model: str | None, trial: int | None) -> None:
+    """Write the best model of a study, or its trials, for use elsewhere."""
+    if form in ("checkpoint", "hf"):
+        if whole:
+            raise UserError(f"--whole: has no effect with --format {form}")
+        click.echo(f"written: {export_model(study, form, trial=trial, model=model, out=out)}")
+        return
+    for option, value in (("--model", model), ("--trial", trial)):
+        if value is not None:
+            raise UserError(f"{option}: has no effect with --format {form}, which has all trials")
+    _export_table(study, form, out, whole=whole)
+
+
+def _export_table(study: str, form: str, out: str | None, *, whole: bool) -> None:
+    from service.catalogue import table
+    from service.storage.database import open_storage
+    from service.storage.studies import load_study
+    from service.study.file import checked_name
+
+    if out == "-" and form == "parquet":
+        raise UserError("--out -: parquet is no text, allowed: a file")
+    settings = Settings.from_environment()
+    rows = table.rows(*load_study(open_storage(settings), study, settings), whole=whole)
+    if out == "-":
+        click.echo(table.as_text(rows, form), nl=False)
+        sys.exit(1 if output.failure() else 0)
+    path = Path(out) if out else HOME / "runs" / "exports" / f"{checked_name(study)}.{form}"
+    table.write(rows, form, path)
+    click.echo(f"written: {path} ({len(rows)} trials)")
 
 
 def export_model(study: str, form: str, *, trial: int | None, model: str | None, out: str | None) -> Path:

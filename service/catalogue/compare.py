@@ -1,0 +1,91 @@
+"""Two studies beside each other: what they have in common, what differs, and what each has found."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from model.errors import ConfigError
+from service.catalogue.listing import kind
+from service.settings import Settings
+from service.storage.configurations import configuration_of
+from service.storage.database import open_storage
+from service.storage.ranking import count_states, ranked_trials
+from service.storage.studies import corpus_facts, load_study
+from service.study.definition import StudyDefinition
+from service.study.design import shown_value
+from service.study.parameters import same
+from service.study.search_space import leaves
+from service.text.grid import Grid
+
+
+def compare(settings: Settings, first: str, second: str) -> tuple[Grid, str]:
+    """What differs, a row a thing, and whether the losses can be compared. Raises StudyError: one is not there."""
+    storage = open_storage(settings)
+    pair = [load_study(storage, name, settings) for name in (first, second)]
+    sides = [_side(study, definition) for study, definition in pair]
+    keys = list(dict.fromkeys([*sides[0], *sides[1]]))
+    always = {"trials", "best val_loss"}
+    rows = [
+        (key, *(side.get(key, "–") for side in sides))
+        for key in keys
+        if key in always or sides[0].get(key) != sides[1].get(key)
+    ]
+    return Grid(("", first, second), tuple(rows)), _sentence(pair)
+
+
+def _side(study: optuna.Study, definition: StudyDefinition) -> dict[str, str]:
+    facts = corpus_facts(study)
+    found = {
+        "kind": kind(study.user_attrs),
+        "corpus": f"{facts['source']} ({facts['fingerprint'][:12]})",
+        "budget_tokens": f"{facts['budget_tokens']:,}",
+        "sampler": "none, a design" if definition.cells else definition.sampler.name,
+        "pruner": definition.pruner.name,
+    }
+    for key, value in leaves(definition.base_config.model_dump(mode="json")):
+        found[f"base {key}"] = shown_value(value)
+    for key, parameter in definition.space.parameters.items():
+        found[f"space {key}"] = parameter.allowed + (", log" if getattr(parameter, "log", False) else "")
+    found["trials"] = count_states(study)
+    ranked = ranked_trials(study)
+    if ranked:
+        found["best val_loss"] = f"{ranked[0].value:.4f} (trial {ranked[0].number})"
+        try:
+            config = configuration_of(study, definition, ranked[0])
+        except ConfigError:  # one that was added and cannot be run here
+            return found
+        base = dict(leaves(definition.base_config.model_dump(mode="json")))
+        for key, value in leaves(config.model_dump(mode="json")):
+            if not same(value, base[key]) and not key.startswith("training.epochs"):
+                found[f"best {key}"] = shown_value(value)
+    return found
+
+
+def _sentence(pair: list[tuple[optuna.Study, StudyDefinition]]) -> str:
+    """Whether the losses can be compared, and what they say then."""
+    (first, one), (second, other) = pair
+    facts = corpus_facts(first), corpus_facts(second)
+    apart = _apart(facts[0], facts[1], one, other)
+    if apart:
+        return f"their losses cannot be compared: {apart}"
+    best = [ranked_trials(study)[:1] for study in (first, second)]
+    if not (best[0] and best[1]):
+        return "their losses can be compared, once both have a complete trial"
+    losses = [trials[0].value or 0.0 for trials in best]
+    if losses[0] == losses[1]:
+        return "their best trials have the same val_loss"
+    better, worse = (first, second) if losses[0] < losses[1] else (second, first)
+    said = f"{better.study_name} is {abs(losses[0] - losses[1]):.4f} nats per character better than {worse.study_name}"
+    budget = "" if facts[0]["budget_tokens"] == facts[1]["budget_tokens"] else ", at another budget"
+    return f"{said}{budget}: the best of each, one run on one seed; `confirm` tells better from luckier"
+
+
+def _apart(
+    facts: Mapping[str, Any], others: Mapping[str, Any], one: StudyDefinition, other: StudyDefinition
+) -> str | None:
+    if facts["fingerprint"] != others["fingerprint"]:
+        return "their corpora are not the same"
+    if one.base_config.evaluation != other.base_config.evaluation:
+        return "they are evaluated differently (evaluation.block_size, evaluation.batch_size)"
+    return None
