@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from optuna.storages import RDBStorage
 
 from model.errors import ConfigError
-from service.catalogue.listing import kind
+from service.catalogue.listing import best_of, kind, shown_states, tally_of
 from service.settings import Settings
 from service.storage.configurations import configuration_of
 from service.storage.database import open_storage
-from service.storage.ranking import count_states, ranked_trials
 from service.storage.studies import corpus_facts, load_study
 from service.study.definition import StudyDefinition
 from service.study.design import shown_value
@@ -23,7 +23,7 @@ def compare(settings: Settings, first: str, second: str) -> tuple[Grid, str]:
     """What differs, a row a thing, and whether the losses can be compared. Raises StudyError: one is not there."""
     storage = open_storage(settings)
     pair = [load_study(storage, name, settings) for name in (first, second)]
-    sides = [_side(study, definition) for study, definition in pair]
+    sides = [_side(storage, study, definition) for study, definition in pair]
     keys = list(dict.fromkeys([*sides[0], *sides[1]]))
     always = {"trials", "best val_loss"}
     rows = [
@@ -34,7 +34,7 @@ def compare(settings: Settings, first: str, second: str) -> tuple[Grid, str]:
     return Grid(("", first, second), tuple(rows)), _sentence(pair)
 
 
-def _side(study: optuna.Study, definition: StudyDefinition) -> dict[str, str]:
+def _side(storage: RDBStorage, study: optuna.Study, definition: StudyDefinition) -> dict[str, str]:
     facts = corpus_facts(study)
     found = {
         "kind": kind(study.user_attrs),
@@ -47,12 +47,11 @@ def _side(study: optuna.Study, definition: StudyDefinition) -> dict[str, str]:
         found[f"base {key}"] = shown_value(value)
     for key, parameter in definition.space.parameters.items():
         found[f"space {key}"] = parameter.allowed + (", log" if getattr(parameter, "log", False) else "")
-    found["trials"] = count_states(study)
-    ranked = ranked_trials(study)
-    if ranked:
-        found["best val_loss"] = f"{ranked[0].value:.4f} (trial {ranked[0].number})"
+    found["trials"] = shown_states(tally_of(storage, study).states)
+    if best := best_of(study):
+        found["best val_loss"] = f"{best.value:.4f} (trial {best.number})"
         try:
-            config = configuration_of(study, definition, ranked[0])
+            config = configuration_of(study, definition, best)
         except ConfigError:  # one that was added and cannot be run here
             return found
         base = dict(leaves(definition.base_config.model_dump(mode="json")))
@@ -69,14 +68,14 @@ def _sentence(pair: list[tuple[optuna.Study, StudyDefinition]]) -> str:
     apart = _apart(facts[0], facts[1], one, other)
     if apart:
         return f"their losses cannot be compared: {apart}"
-    best = [ranked_trials(study)[:1] for study in (first, second)]
-    if not (best[0] and best[1]):
+    best = best_of(first), best_of(second)
+    if best[0] is None or best[1] is None:
         return "their losses can be compared, once both have a complete trial"
-    losses = [trials[0].value or 0.0 for trials in best]
-    if losses[0] == losses[1]:
+    gain = (best[1].value or 0.0) - (best[0].value or 0.0)
+    if not gain:
         return "their best trials have the same val_loss"
-    better, worse = (first, second) if losses[0] < losses[1] else (second, first)
-    said = f"{better.study_name} is {abs(losses[0] - losses[1]):.4f} nats per character better than {worse.study_name}"
+    better, worse = (first, second) if gain > 0 else (second, first)
+    said = f"{better.study_name} is {abs(gain):.4f} nats per character better than {worse.study_name}"
     budget = "" if facts[0]["budget_tokens"] == facts[1]["budget_tokens"] else ", at another budget"
     return f"{said}{budget}: the best of each, one run on one seed; `confirm` tells better from luckier"
 

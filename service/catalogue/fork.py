@@ -17,6 +17,7 @@ from service.storage.artifact_stores import open_store
 from service.storage.configurations import configuration_of
 from service.storage.corpus import load_corpus
 from service.storage.database import creation_lock, open_storage
+from service.storage.optuna_trials import insert_trials
 from service.storage.ownership import SLOT, key_of
 from service.storage.slots import Slots
 from service.storage.studies import StudyError, corpus_facts, find_study, load_study
@@ -85,7 +86,7 @@ def fork(
                 settings, storage, store, given, load_corpus(old, settings), command=made_by, say=say
             )
             fitting, left = _fitting(old, before, given, corpus_facts(new)["budget_tokens"])
-            new.add_trials(fitting)
+            insert_trials(storage.engine, new._study_id, fitting)
             slots = Slots(storage.engine, key_of(new), owner="fork", lease_seconds=settings.lease_seconds)
             slots.total(trials or given.trials)
         finally:

@@ -16,6 +16,7 @@ from model.errors import ConfigError, UserError
 from service import addresses
 from service.settings import Settings
 from service.storage.database import open_storage, told
+from service.storage.optuna_trials import insert_trials
 from service.storage.ownership import key_of
 from service.storage.slots import Slots
 from service.storage.studies import StudyError, load_study
@@ -117,7 +118,7 @@ def take(
     if refused and not fitting:
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
         raise ConfigError(f"{refused[0]}{more}; --fitting takes the {len(trials)} that fit")
-    study.add_trials(trials)
+    insert_trials(storage.engine, study._study_id, trials)
     return Taken(len(trials), len(results) - len(new), tuple(refused))
 
 

@@ -5,13 +5,12 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from service.settings import Settings
 from service.storage.database import open_storage
 from service.storage.optuna_tables import Tally, tallies
 from service.storage.ownership import key_of
-from service.storage.ranking import ranked_trials
 from service.storage.slots import Slots
 from service.storage.studies import COMMAND, CONFIRMS, DEFINITION, corpus_facts, load_study, refusal
 from service.study.definition import StudyDefinition
@@ -21,6 +20,11 @@ from service.text.grid import Grid
 from service.text.quantities import shown_number
 
 _NONE = Tally({}, None, None)
+
+
+def tally_of(storage: RDBStorage, study: optuna.Study) -> Tally:
+    """The study's trials, counted."""
+    return tallies(storage.engine).get(study._study_id, _NONE)
 
 
 def grid(settings: Settings) -> Grid:
@@ -57,6 +61,14 @@ def shown_states(states: Mapping[TrialState, int]) -> str:
     """`6 complete, 2 pruned`."""
     counts = [f"{states[state]} {state.name.lower()}" for state in TrialState if states.get(state)]
     return ", ".join(counts) or "none"
+
+
+def best_of(study: optuna.Study) -> FrozenTrial | None:
+    """The complete trial with the lowest value, without reading the others."""
+    try:
+        return study.best_trial
+    except ValueError:  # there is none
+        return None
 
 
 def facts(storage: RDBStorage, name: str, settings: Settings) -> Grid:
@@ -100,9 +112,7 @@ def _facts(
         "trials",
         f"{shown_states(tally.states)}; {counts['closed']} of {sum(counts.values())} slots closed, {left} left",
     )
-    ranked = ranked_trials(study)
-    if ranked:
-        best = ranked[0]
+    if best := best_of(study):
         values = ", ".join(f"{key} {shown_number(value)}" for key, value in best.params.items())
         yield (
             "best",

@@ -7,7 +7,7 @@ maker is killed. Made at once it is there whole or not at all, and nothing ever 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import optuna
@@ -89,7 +89,7 @@ def tallies(engine: sa.Engine) -> dict[int, Tally]:
     found: dict[int, Tally] = {}
     for study_id in dict.fromkeys(row[0] for row in counted):
         mine = [row for row in counted if row[0] == study_id]
-        ends = [row[3] for row in mine if row[3] is not None]
+        ends = [row[3].replace(tzinfo=UTC).astimezone() for row in mine if row[3] is not None]
         found[study_id] = Tally(
             {row[1]: row[2] for row in mine}, lowest.get(study_id), max(ends, default=None)
         )
