@@ -12,6 +12,7 @@ import yaml
 
 from model.measurement.evaluation_record import Evaluation
 from service.study.definition import StudyDefinition
+from service.text.commands import verb
 from service.text.markdown import escaped, fenced
 
 
@@ -41,9 +42,8 @@ def study_note(definition: StudyDefinition, facts: Mapping[str, Any], *, command
     else:
         rows["sampler"] = _settings(definition.sampler.model_dump(mode="json"))
     rows["pruner"] = _settings(definition.pruner.model_dump(mode="json"))
-    in_containers = "--docker" in command.split()
-    evaluate = "docker compose run --rm evaluator" if in_containers else "python evaluate.py"
-    commands = f"{command}\n{evaluate} --study {definition.name}   # the best on held-out titles"
+    evaluate = verb("evaluate", "--study", definition.name, containers="--docker" in command.split())
+    commands = f"{command}\n{evaluate}   # the best on held-out titles"
     return f"**{escaped(definition.question)}**\n\n{_table(rows)}\n{fenced(commands, 'sh')}"
 
 

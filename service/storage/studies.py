@@ -165,7 +165,8 @@ def refuse_changed(stored: StudyDefinition, given: StudyDefinition) -> None:
     if changed:
         raise StudyError(
             f"study {given.name!r} was made with another {' and '.join(changed)}; its trials cannot be compared "
-            f"with new ones. Undo the change, or give it a name of its own: --name {given.name}-2"
+            f"with new ones. Undo the change, or give it a name of its own: --name {given.name}-2; "
+            f"`fork {given.name} --name {given.name}-2` takes along the trials that fit"
         )
 
 
