@@ -16,7 +16,7 @@ from service.dashboard.notes import study_note
 from service.settings import Settings
 from service.storage.artifact_stores import open_store
 from service.storage.artifacts import CHECKPOINT
-from service.storage.database import creation_lock, open_storage
+from service.storage.database import creation_lock, opened
 from service.storage.optuna_tables import delete_study, rename_study
 from service.storage.outages import StudyStorage
 from service.storage.ownership import generation_of, key_of
@@ -94,19 +94,15 @@ def delete(settings: Settings, name: str, *, say: Callable[[str], None]) -> None
 @contextlib.contextmanager
 def _opened(settings: Settings, name: str) -> Iterator[tuple[StudyStorage, optuna.Study, StudyDefinition]]:
     """A study that nobody works on, while no other process makes or changes one."""
-    with creation_lock(settings):
-        storage = open_storage(settings)
-        try:
-            study, definition = load_study(storage, name, settings)
-            roster = Roster(storage.engine, key_of(study), lease_seconds=settings.lease_seconds)
-            if alive := roster.alive():
-                raise StudyError(
-                    f"study {name!r}: {len(alive)} worker{'s are' if len(alive) > 1 else ' is'} at work on it; stop "
-                    f"them, or wait {settings.lease_seconds:.0f} s for those that have died"
-                )
-            yield storage, study, definition
-        finally:
-            storage.engine.dispose()
+    with creation_lock(settings), opened(settings) as storage:
+        study, definition = load_study(storage, name, settings)
+        roster = Roster(storage.engine, key_of(study), lease_seconds=settings.lease_seconds)
+        if alive := roster.alive():
+            raise StudyError(
+                f"study {name!r}: {len(alive)} worker{'s are' if len(alive) > 1 else ' is'} at work on it; stop "
+                f"them, or wait {settings.lease_seconds:.0f} s for those that have died"
+            )
+        yield storage, study, definition
 
 
 def _related(storage: StudyStorage, study: optuna.Study) -> list[tuple[optuna.Study, str]]:

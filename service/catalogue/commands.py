@@ -27,10 +27,9 @@ def list_() -> None:
 def show(study: str) -> None:
     """What a study is: question, corpus, budget, space, sampler, and where it stands."""
     from service.catalogue import listing
-    from service.storage.database import open_storage
 
     settings = Settings.from_environment()
-    grid = listing.facts(open_storage(settings), study, settings)
+    grid = listing.facts(settings, study)
     click.echo(f"study {study}")
     for key, value in grid.rows:
         click.echo(f"  {key}: {value}")
@@ -112,7 +111,7 @@ def import_(
 ) -> None:
     """Add results from elsewhere to a study: they are ranked with its own, and its search learns from them."""
     from service.catalogue import intake
-    from service.storage.database import open_storage
+    from service.storage.database import opened
     from service.storage.studies import load_study
 
     if (foreign is None) == (file is None):
@@ -120,7 +119,8 @@ def import_(
     if storage is not None and foreign is None:
         raise UserError("--storage: has no effect with --csv")
     settings, names = Settings.from_environment(), intake.parse_names(pairs)
-    _, definition = load_study(open_storage(settings), study, settings)
+    with opened(settings) as found:
+        _, definition = load_study(found, study, settings)
     if foreign is not None:
         if storage is None and foreign == study:
             raise UserError(f"--optuna {foreign}: is the study itself, allowed: another one")
@@ -169,12 +169,13 @@ def fork(
 ) -> None:
     """Make STUDY anew from its changed file, and take along the trials that the new space would train alike."""
     from service.catalogue import fork as forking
-    from service.storage.database import open_storage
+    from service.storage.database import opened
     from service.storage.studies import load_study
     from service.study.file import REPOSITORY, found_in
 
     settings = Settings.from_environment()
-    _, before = load_study(open_storage(settings), study, settings)
+    with opened(settings) as found:
+        _, before = load_study(found, study, settings)
     if file is None and before.file is None:
         raise UserError(f"study {study!r}: the file that it was made from is not known; --file names one")
     given = file or str(found_in(REPOSITORY, before.file or ""))

@@ -10,7 +10,7 @@ from model.errors import ConfigError
 from service.catalogue.listing import best_of, kind, shown_states, tally_of
 from service.settings import Settings
 from service.storage.configurations import configuration_of
-from service.storage.database import open_storage
+from service.storage.database import opened
 from service.storage.studies import corpus_facts, load_study
 from service.study.definition import StudyDefinition
 from service.study.design import shown_value
@@ -21,9 +21,10 @@ from service.text.grid import Grid
 
 def compare(settings: Settings, first: str, second: str) -> tuple[Grid, str]:
     """What differs, a row a thing, and whether the losses can be compared. Raises StudyError: one is not there."""
-    storage = open_storage(settings)
-    pair = [load_study(storage, name, settings) for name in (first, second)]
-    sides = [_side(storage, study, definition) for study, definition in pair]
+    with opened(settings) as storage:
+        pair = [load_study(storage, name, settings) for name in (first, second)]
+        sides = [_side(storage, study, definition) for study, definition in pair]
+        sentence = _sentence(pair)
     keys = list(dict.fromkeys([*sides[0], *sides[1]]))
     always = {"trials", "best val_loss"}
     rows = [
@@ -31,7 +32,7 @@ def compare(settings: Settings, first: str, second: str) -> tuple[Grid, str]:
         for key in keys
         if key in always or sides[0].get(key) != sides[1].get(key)
     ]
-    return Grid(("", first, second), tuple(rows)), _sentence(pair)
+    return Grid(("", first, second), tuple(rows)), sentence
 
 
 def _side(storage: RDBStorage, study: optuna.Study, definition: StudyDefinition) -> dict[str, str]:

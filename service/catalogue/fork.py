@@ -16,7 +16,7 @@ from service.settings import Settings
 from service.storage.artifact_stores import open_store
 from service.storage.configurations import configuration_of
 from service.storage.corpus import load_corpus
-from service.storage.database import creation_lock, open_storage
+from service.storage.database import creation_lock, opened
 from service.storage.optuna_trials import insert_trials
 from service.storage.ownership import SLOT, key_of
 from service.storage.slots import Slots
@@ -73,24 +73,20 @@ def fork(
     given = dataclasses.replace(given, name=checked_name(name))
     if given.cells:
         raise StudyError(f"study {name!r} runs every configuration of its design; a fork is of a search")
-    with creation_lock(settings):
-        storage = open_storage(settings)
-        try:
-            old, before = load_study(storage, study, settings)
-            if find_study(storage, name) is not None:
-                raise StudyError(f"study {name!r} is there already; --name gives the fork another name")
-            _refuse_other_measure(before, given)
-            store = open_store(settings.artifacts, writable=True)
-            made_by = command(str(file), name, trials, overrides, scale)
-            new = make_study(
-                settings, storage, store, given, load_corpus(old, settings), command=made_by, say=say
-            )
-            fitting, left = _fitting(old, before, given, corpus_facts(new)["budget_tokens"])
-            insert_trials(storage.engine, new._study_id, fitting)
-            slots = Slots(storage.engine, key_of(new), owner="fork", lease_seconds=settings.lease_seconds)
-            slots.total(trials or given.trials)
-        finally:
-            storage.engine.dispose()
+    with creation_lock(settings), opened(settings) as storage:
+        old, before = load_study(storage, study, settings)
+        if find_study(storage, name) is not None:
+            raise StudyError(f"study {name!r} is there already; --name gives the fork another name")
+        _refuse_other_measure(before, given)
+        store = open_store(settings.artifacts, writable=True)
+        made_by = command(str(file), name, trials, overrides, scale)
+        new = make_study(
+            settings, storage, store, given, load_corpus(old, settings), command=made_by, say=say
+        )
+        fitting, left = _fitting(old, before, given, corpus_facts(new)["budget_tokens"])
+        insert_trials(storage.engine, new._study_id, fitting)
+        slots = Slots(storage.engine, key_of(new), owner="fork", lease_seconds=settings.lease_seconds)
+        slots.total(trials or given.trials)
     return Forked(name, given, len(fitting), left)
 
 

@@ -8,7 +8,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from service.settings import Settings
-from service.storage.database import open_storage
+from service.storage.database import opened
 from service.storage.optuna_tables import Tally, tallies
 from service.storage.ownership import key_of
 from service.storage.slots import Slots
@@ -29,10 +29,11 @@ def tally_of(storage: RDBStorage, study: optuna.Study) -> Tally:
 
 def grid(settings: Settings) -> Grid:
     """A row for each study, Optuna's own among them, by name. Raises UserError: there is no storage."""
-    storage = open_storage(settings)
-    found = tallies(storage.engine)
+    with opened(settings) as storage:
+        found = tallies(storage.engine)
+        studies = sorted(storage.get_all_studies(), key=lambda each: each.study_name)
     rows = []
-    for study in sorted(storage.get_all_studies(), key=lambda each: each.study_name):
+    for study in studies:
         tally = found.get(study._study_id, _NONE)
         rows.append(
             (
@@ -71,10 +72,11 @@ def best_of(study: optuna.Study) -> FrozenTrial | None:
         return None
 
 
-def facts(storage: RDBStorage, name: str, settings: Settings) -> Grid:
+def facts(settings: Settings, name: str) -> Grid:
     """What a study is and where it stands, a row a fact. Raises StudyError: there is none, or it is not ours."""
-    study, definition = load_study(storage, name, settings)
-    return Grid(("", ""), tuple(_facts(storage, study, definition, settings)))
+    with opened(settings) as storage:
+        study, definition = load_study(storage, name, settings)
+        return Grid(("", ""), tuple(_facts(storage, study, definition, settings)))
 
 
 def _facts(

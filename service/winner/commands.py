@@ -179,14 +179,15 @@ def export(study: str, form: str, out: str | None, whole: bool, model: str | Non
 
 def _export_table(study: str, form: str, out: str | None, *, whole: bool) -> None:
     from service.catalogue import table
-    from service.storage.database import open_storage
+    from service.storage.database import opened
     from service.storage.studies import load_study
     from service.study.file import checked_name
 
     if out == "-" and form == "parquet":
         raise UserError("--out -: parquet is no text, allowed: a file")
     settings = Settings.from_environment()
-    rows = table.rows(*load_study(open_storage(settings), study, settings), whole=whole)
+    with opened(settings) as storage:
+        rows = table.rows(*load_study(storage, study, settings), whole=whole)
     if out == "-":
         click.echo(table.as_text(rows, form), nl=False)
         sys.exit(1 if output.failure() else 0)
