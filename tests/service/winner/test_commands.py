@@ -48,7 +48,10 @@ def test_a_checkpoint_leaves_in_a_folder_named_for_people(finished, tmp_path, mo
         ),
         (("train", "tiny", "--set", "model.depth=2"), "--set: model.depth: unknown key"),
         (("train", "tiny", "--out", "/proc/nope"), "/proc/nope: cannot be written: No such file"),
-        (("export", "tiny", "--format", "checkpoint", "--out", "/proc/nope"), "/proc/nope: cannot be written: No such file"),
+        (
+            ("export", "tiny", "--format", "checkpoint", "--out", "/proc/nope"),
+            "/proc/nope: cannot be written: No such file",
+        ),
         (
             ("export", "tiny", "--format", "hf", "--out", "/proc/nope"),
             "/proc/nope: cannot be written: No such file",
