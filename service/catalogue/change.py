@@ -90,17 +90,13 @@ def delete(settings: Settings, name: str, *, say: Callable[[str], None]) -> None
 @contextlib.contextmanager
 def _at_rest(settings: Settings, name: str) -> Iterator[OpenedStudy]:
     """A study that nobody works on, while no other process makes or changes one."""
-    with creation_lock(settings):
-        opened = open_study(settings, name)
-        try:
-            if alive := opened.roster.alive():
-                raise StudyError(
-                    f"study {name!r}: {len(alive)} worker{'s are' if len(alive) > 1 else ' is'} at work on it; stop "
-                    f"them, or wait {settings.lease_seconds:.0f} s for those that have died"
-                )
-            yield opened
-        finally:
-            opened.close()
+    with creation_lock(settings), contextlib.closing(open_study(settings, name)) as opened:
+        if alive := opened.roster.alive():
+            raise StudyError(
+                f"study {name!r}: {len(alive)} worker{'s are' if len(alive) > 1 else ' is'} at work on it; stop "
+                f"them, or wait {settings.lease_seconds:.0f} s for those that have died"
+            )
+        yield opened
 
 
 def _related(opened: OpenedStudy) -> list[tuple[optuna.Study, str]]:

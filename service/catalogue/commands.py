@@ -1,5 +1,6 @@
 """The verbs for studies as things: list, show, compare, rename, delete, import, enqueue, fork."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def show(study: str) -> None:
     from service.catalogue import listing
     from service.storage.opened_study import open_study
 
-    grid = listing.facts(open_study(Settings.from_environment(), study))
+    with contextlib.closing(open_study(Settings.from_environment(), study)) as opened:
+        grid = listing.facts(opened)
     click.echo(f"study {study}")
     for key, value in grid.rows:
         click.echo(f"  {key}: {value}")
@@ -118,7 +120,8 @@ def import_(
     if storage is not None and foreign is None:
         raise UserError("--storage: has no effect with --csv")
     settings, names = Settings.from_environment(), intake.parse_names(pairs)
-    definition = open_study(settings, study).definition
+    with contextlib.closing(open_study(settings, study)) as opened:
+        definition = opened.definition
     if foreign is not None:
         if storage is None and foreign == study:
             raise UserError(f"--optuna {foreign}: is the study itself, allowed: another one")
@@ -171,7 +174,8 @@ def fork(
     from service.study.file import found_in
 
     settings = Settings.from_environment()
-    before = open_study(settings, study).definition
+    with contextlib.closing(open_study(settings, study)) as opened:
+        before = opened.definition
     if file is None and before.file is None:
         raise UserError(f"study {study!r}: the file that it was made from is not known; --file names one")
     given = file or str(found_in(HOME, before.file or ""))

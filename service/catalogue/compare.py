@@ -1,5 +1,6 @@
 """Two studies beside each other: what they have in common, what differs, and what each has found."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,9 +18,10 @@ from service.text.grid import Grid
 
 def compare(settings: Settings, first: str, second: str) -> tuple[Grid, str]:
     """What differs, a row a thing, and whether the losses can be compared. Raises StudyError: one is not there."""
-    opened = open_study(settings, first)
-    pair = opened, opened.other(second)
-    sides = [_side(each) for each in pair]
+    with contextlib.closing(open_study(settings, first)) as opened:
+        pair = opened, opened.other(second)
+        sides = [_side(each) for each in pair]
+        sentence = _sentence(*pair)
     keys = list(dict.fromkeys([*sides[0], *sides[1]]))
     always = {"trials", "best val_loss"}
     rows = [
@@ -27,7 +29,7 @@ def compare(settings: Settings, first: str, second: str) -> tuple[Grid, str]:
         for key in keys
         if key in always or sides[0].get(key) != sides[1].get(key)
     ]
-    return Grid(("", first, second), tuple(rows)), _sentence(*pair)
+    return Grid(("", first, second), tuple(rows)), sentence
 
 
 def _side(opened: OpenedStudy) -> dict[str, str]:

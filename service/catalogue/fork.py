@@ -1,5 +1,6 @@
 """A study made anew in a changed space, with those trials of the old one that it would have trained alike."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,21 +74,17 @@ def fork(
     given = dataclasses.replace(given, name=checked_name(name))
     if given.cells:
         raise StudyError(f"study {name!r} runs every configuration of its design; a fork is of a search")
-    with creation_lock(settings):
-        old = open_study(settings, study)
-        try:
-            if find_study(old.storage, name) is not None:
-                raise StudyError(f"study {name!r} is there already; --name gives the fork another name")
-            _refuse_other_measure(old.definition, given)
-            store = open_store(settings.artifacts, writable=True)
-            made_by = command(str(file), name, trials, overrides, scale)
-            made = make_study(settings, old.storage, store, given, old.corpus, command=made_by, say=say)
-            new = OpenedStudy(settings, old.storage, made, given)
-            fitting, left = _fitting(old.study, old.definition, given, new.facts["budget_tokens"])
-            insert_trials(old.storage.engine, id_of(made), fitting)
-            new.slots.total(trials or given.trials)
-        finally:
-            old.close()
+    with creation_lock(settings), contextlib.closing(open_study(settings, study)) as old:
+        if find_study(old.storage, name) is not None:
+            raise StudyError(f"study {name!r} is there already; --name gives the fork another name")
+        _refuse_other_measure(old.definition, given)
+        store = open_store(settings.artifacts, writable=True)
+        made_by = command(str(file), name, trials, overrides, scale)
+        made = make_study(settings, old.storage, store, given, old.corpus, command=made_by, say=say)
+        new = OpenedStudy(settings, old.storage, made, given)
+        fitting, left = _fitting(old.study, old.definition, given, new.facts["budget_tokens"])
+        insert_trials(old.storage.engine, id_of(made), fitting)
+        new.slots.total(trials or given.trials)
     return Forked(name, given, len(fitting), left)
 
 

@@ -1,5 +1,6 @@
 """Points and results from elsewhere: known points to be run, trials of a plain Optuna study, rows of a CSV."""
 
+import contextlib
 import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from model.config.yaml_tree import parse_value
 from model.errors import ConfigError, UserError
 from service import addresses
 from service.settings import Settings
-from service.storage.database import open_storage, told
+from service.storage import database
 from service.storage.opened_study import open_study
 from service.storage.optuna_private import id_of
 from service.storage.optuna_trials import insert_trials
@@ -61,16 +62,16 @@ def enqueue(settings: Settings, name: str, values: Mapping[str, Any]) -> tuple[i
         StudyError: there is no such study, or it is a design, which has no other points than its own.
         ConfigError: the point is outside the space; the message has the key, the value and the range.
     """
-    opened = open_study(settings, name)
-    study, definition = opened.study, opened.definition
-    _refuse_design(name, definition)
-    if not values:
-        raise UserError(
-            f"KEY=VALUE: none given, allowed: keys of the space: {', '.join(definition.space.parameters)}"
-        )
-    study.enqueue_trial(definition.space.encode(definition.space.point(values)))
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    return waiting[-1].number, opened.slots.counts()["open"]
+    with contextlib.closing(open_study(settings, name)) as opened:
+        study, definition = opened.study, opened.definition
+        _refuse_design(name, definition)
+        if not values:
+            raise UserError(
+                f"KEY=VALUE: none given, allowed: keys of the space: {', '.join(definition.space.parameters)}"
+            )
+        study.enqueue_trial(definition.space.encode(definition.space.point(values)))
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return waiting[-1].number, opened.slots.counts()["open"]
 
 
 def take(
@@ -96,27 +97,27 @@ def take(
         StudyError: there is no such study, or it is a design.
         ConfigError: a result is outside the space, or lacks a parameter.
     """
-    opened = open_study(settings, name)
-    study, definition = opened.study, opened.definition
-    _refuse_design(name, definition)
-    there = {
-        (found.get("from"), found.get("number"))
-        for trial in study.get_trials(deepcopy=False)
-        if isinstance(found := trial.user_attrs.get(IMPORTED), Mapping)
-    }
-    new = [result for result in results if (source, result.number) not in there]
-    trials: list[FrozenTrial] = []
-    refused = []
-    for result in new:
-        try:
-            trials.append(_trial(definition, result, source, names))
-        except ConfigError as error:
-            refused.append(f"{result.place}: {error}")
-    if refused and not fitting:
-        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
-        raise ConfigError(f"{refused[0]}{more}; --fitting takes the {len(trials)} that fit")
-    insert_trials(opened.storage.engine, id_of(study), trials)
-    return Taken(len(trials), len(results) - len(new), tuple(refused))
+    with contextlib.closing(open_study(settings, name)) as opened:
+        study, definition = opened.study, opened.definition
+        _refuse_design(name, definition)
+        there = {
+            (found.get("from"), found.get("number"))
+            for trial in study.get_trials(deepcopy=False)
+            if isinstance(found := trial.user_attrs.get(IMPORTED), Mapping)
+        }
+        new = [result for result in results if (source, result.number) not in there]
+        trials: list[FrozenTrial] = []
+        refused = []
+        for result in new:
+            try:
+                trials.append(_trial(definition, result, source, names))
+            except ConfigError as error:
+                refused.append(f"{result.place}: {error}")
+        if refused and not fitting:
+            more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+            raise ConfigError(f"{refused[0]}{more}; --fitting takes the {len(trials)} that fit")
+        insert_trials(opened.storage.engine, id_of(study), trials)
+        return Taken(len(trials), len(results) - len(new), tuple(refused))
 
 
 def _refuse_design(name: str, definition: StudyDefinition) -> None:
@@ -163,26 +164,27 @@ def results_of_optuna(settings: Settings, name: str, *, url: str | None) -> tupl
     Raises:
         UserError: there is no such study or storage, it maximises, or it has several objectives.
     """
-    storage = open_storage(settings) if url is None else _foreign(url)
     shown = settings.storage_shown if url is None else addresses.shown(addresses.parse(url))
-    try:
-        study = optuna.load_study(study_name=name, storage=storage)
-    except KeyError:
-        there = ", ".join(sorted(each.study_name for each in storage.get_all_studies())) or "none"
-        raise StudyError(f"study {name!r} is not in {shown}; there are: {there}") from None
-    if [direction.name for direction in study.directions] != ["MINIMIZE"]:
-        kinds = ", ".join(direction.name.lower() for direction in study.directions)
-        raise StudyError(f"study {name!r}: must minimise one loss, given: {kinds}")
-    trials = study.get_trials(deepcopy=False)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    results = [
-        Result(f"trial {trial.number} of {name}", trial.number, trial.params, trial.values[0])
-        for trial in complete
-    ]
-    return results, len(trials) - len(complete)
+    with database.opened(settings) if url is None else _foreign(url) as storage:
+        try:
+            study = optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
+            there = ", ".join(sorted(each.study_name for each in storage.get_all_studies())) or "none"
+            raise StudyError(f"study {name!r} is not in {shown}; there are: {there}") from None
+        if [direction.name for direction in study.directions] != ["MINIMIZE"]:
+            kinds = ", ".join(direction.name.lower() for direction in study.directions)
+            raise StudyError(f"study {name!r}: must minimise one loss, given: {kinds}")
+        trials = study.get_trials(deepcopy=False)
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        results = [
+            Result(f"trial {trial.number} of {name}", trial.number, trial.params, trial.values[0])
+            for trial in complete
+        ]
+        return results, len(trials) - len(complete)
 
 
-def _foreign(url: str) -> optuna.storages.RDBStorage:
+@contextlib.contextmanager
+def _foreign(url: str) -> Iterator[optuna.storages.RDBStorage]:
     """Somebody else's storage, which is only read."""
     parsed = addresses.parse(url)
     shown = addresses.shown(parsed)
@@ -190,15 +192,20 @@ def _foreign(url: str) -> optuna.storages.RDBStorage:
     if sqlite and not (parsed.database and Path(parsed.database).is_file()):
         raise UserError(f"{shown}: there is no such storage")
     try:
-        return optuna.storages.RDBStorage(
+        storage = optuna.storages.RDBStorage(
             parsed.render_as_string(hide_password=False), skip_table_creation=True
         )
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise UserError(f"{shown}: the storage cannot be opened: {told(error, parsed)}") from None
+        raise UserError(f"{shown}: the storage cannot be opened: {database.told(error, parsed)}") from None
     except ImportError as error:
         raise UserError(f"{shown}: no driver for this database: {error.__cause__ or error}") from None
     except RuntimeError as error:
         raise UserError(f"{shown}: the storage is of another schema: {str(error).splitlines()[0]}") from None
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def results_of_csv(

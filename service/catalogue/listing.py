@@ -7,7 +7,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from service.settings import Settings
-from service.storage.database import open_storage
+from service.storage import database
 from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_private import id_of
 from service.storage.optuna_tables import Tally, tallies
@@ -27,10 +27,11 @@ def tally_of(opened: OpenedStudy) -> Tally:
 
 def grid(settings: Settings) -> Grid:
     """A row for each study, Optuna's own among them, by name. Raises UserError: there is no storage."""
-    storage = open_storage(settings)
-    found = tallies(storage.engine)
+    with database.opened(settings) as storage:
+        found = tallies(storage.engine)
+        studies = sorted(storage.get_all_studies(), key=lambda each: each.study_name)
     rows = []
-    for study in sorted(storage.get_all_studies(), key=lambda each: each.study_name):
+    for study in studies:
         tally = found.get(id_of(study), _NONE)
         rows.append(
             (

@@ -1,5 +1,6 @@
 """A study's slots worked on by this machine's workers, and what came of it: `workers`, `run` and `confirm`."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -151,14 +152,10 @@ def go_on(
     """
     if trials is not None and not 1 <= trials <= MOST_TRIALS:
         raise UserError(f"trials: given {trials}, allowed: 1 to {MOST_TRIALS}")
-    with creation_lock(settings):
-        opened = open_study(settings, name)
-        try:
-            prove_device(opened.definition, machine.device_type(settings))
-            if trials is not None:
-                opened.slots.more(trials, limit=len(opened.definition.cells) or None)
-        finally:
-            opened.close()
+    with creation_lock(settings), contextlib.closing(open_study(settings, name)) as opened:
+        prove_device(opened.definition, machine.device_type(settings))
+        if trials is not None:
+            opened.slots.more(trials, limit=len(opened.definition.cells) or None)
     rest = partial("to finish them: run({})".format)
     return _finish(settings, name, workers=workers, rest=rest, console=console)
 

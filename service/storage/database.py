@@ -97,6 +97,17 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
     return storage
 
 
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[StudyStorage]:
+    """The storage for one piece of work, its connections closed at the end. Raises as `open_storage` does."""
+    storage = open_storage(settings)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def told(error: BaseException, url: sa.URL) -> str:
     """What the database said, on one line and without the secrets of its URL."""
     return without_secrets(first_line(error), url)

@@ -1,5 +1,6 @@
 """The verbs `best`, `train` and `generate`, and the winner's formats of `export`."""
 
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -184,8 +185,8 @@ def _export_table(study: str, form: str, out: str | None, *, whole: bool) -> Non
 
     if out == "-" and form == "parquet":
         raise UserError("--out -: parquet is no text, allowed: a file")
-    opened = open_study(Settings.from_environment(), study)
-    rows = table.rows(opened.study, opened.definition, whole=whole)
+    with contextlib.closing(open_study(Settings.from_environment(), study)) as opened:
+        rows = table.rows(opened.study, opened.definition, whole=whole)
     if out == "-":
         click.echo(table.as_text(rows, form), nl=False)
         sys.exit(1 if output.failure() else 0)

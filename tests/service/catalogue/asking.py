@@ -55,10 +55,15 @@ def fill(tiny, *runs, name="tiny"):
         insert_trials(storage.engine, study._study_id, trials)
 
 
-def plain_study(tiny, name, *runs, direction="minimize"):
+def plain_study(tiny, name, *runs, direction="minimize", waiting=0):
     """A study as somebody makes it who knows nothing of this project."""
-    study = optuna.create_study(storage=tiny.settings.storage_url, study_name=name, direction=direction)
+    storage = optuna.storages.RDBStorage(tiny.settings.storage_url)
+    study = optuna.create_study(storage=storage, study_name=name, direction=direction)
     distribution = optuna.distributions.FloatDistribution(1e-6, 1.0, log=True)
     for lr, loss in runs:
         study.add_trial(create_trial(value=loss, params={"lr": lr}, distributions={"lr": distribution}))
+    for _ in range(waiting):
+        study.enqueue_trial({"lr": 0.1})
+    storage.remove_session()
+    storage.engine.dispose()
     return study

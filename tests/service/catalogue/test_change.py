@@ -72,7 +72,7 @@ def test_a_confirmation_follows_its_search_and_the_other_way_round(tiny):
 
 def test_a_deleted_study_leaves_nothing_and_touches_nothing_else(anywhere):
     anywhere.create(1)
-    plain = plain_study(anywhere, "foreign", (0.1, 1.0))
+    plain_study(anywhere, "foreign", (0.1, 1.0))
     with opened(anywhere) as (storage, _, _):
         Roster(
             storage.engine, key_of(optuna.load_study(study_name="tiny", storage=storage)), lease_seconds=0
@@ -87,11 +87,11 @@ def test_a_deleted_study_leaves_nothing_and_touches_nothing_else(anywhere):
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("deleted: study tiny, 3 trials, ")
     assert list(artifacts.iterdir()) == [others]
-    assert len(optuna.load_study(study_name="foreign", storage=anywhere.settings.storage_url).trials) == 1
-    optuna.delete_study(study_name=plain.study_name, storage=anywhere.settings.storage_url)
     anywhere.create(1)
     with opened(anywhere) as (storage, study, _):
         assert study.trials == []
+        assert len(optuna.load_study(study_name="foreign", storage=storage).trials) == 1
+        optuna.delete_study(study_name="foreign", storage=storage)
         optuna.delete_study(study_name="tiny", storage=storage)
         with storage.engine.begin() as connection:
             connection.execute(sa.text("DELETE FROM hptune_slots"))

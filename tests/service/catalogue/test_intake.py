@@ -25,8 +25,7 @@ def test_an_enqueued_point_is_run(tiny):
 
 def test_a_plain_optuna_study_is_taken_in_once(anywhere):
     anywhere.create(2)
-    study = plain_study(anywhere, "foreign", (0.002, 2.5), (0.008, 2.25))
-    study.enqueue_trial({"lr": 0.1})
+    plain_study(anywhere, "foreign", (0.002, 2.5), (0.008, 2.25), waiting=1)
     call = ("import", "tiny", "--optuna", "foreign", "--map", "lr=optimizer.lr")
     assert invoke(anywhere, *call).stdout == "imported: 2 trials into study tiny; 1 are not complete\n"
     again = invoke(anywhere, *call).stdout

@@ -54,8 +54,9 @@ def test_trials_are_what_optuna_itself_would_have_added(storage):
     one_by_one = optuna.create_study(study_name="one by one", storage=storage)
     for study in (at_once, one_by_one):
         study.tell(study.ask(DISTRIBUTIONS), 1.0)  # there before
-    insert_trials(storage.engine, at_once._study_id, trials())
-    one_by_one.add_trials(trials())
+    made = trials()
+    insert_trials(storage.engine, at_once._study_id, made)
+    one_by_one.add_trials(made)
     found, expected = (study.get_trials()[1:] for study in (at_once, one_by_one))
     assert [facts(trial) for trial in found] == [facts(trial) for trial in expected]
     assert [trial.number for trial in found] == [1, 2, 3]

@@ -1,5 +1,6 @@
 """The winner's verbs on a study that has run, as a person calls them."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.service.winner.asking import best_trial, invoke, trained
 
 def test_a_checkpoint_leaves_in_a_folder_named_for_people(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "HOME", tmp_path)
-    done = invoke(finished, "export", "tiny")
+    done = invoke(finished, "export", "tiny", "--format", "checkpoint")
     best = best_trial(finished)
     folder = tmp_path / "runs" / "models" / "tiny" / f"tiny-trial-{best.number}"
     assert done.stdout == f"written: {folder}\n"
@@ -47,7 +48,10 @@ def test_a_checkpoint_leaves_in_a_folder_named_for_people(finished, tmp_path, mo
         ),
         (("train", "tiny", "--set", "model.depth=2"), "--set: model.depth: unknown key"),
         (("train", "tiny", "--out", "/proc/nope"), "/proc/nope: cannot be written: No such file"),
-        (("export", "tiny", "--out", "/proc/nope"), "/proc/nope: cannot be written: No such file"),
+        (
+            ("export", "tiny", "--format", "checkpoint", "--out", "/proc/nope"),
+            "/proc/nope: cannot be written: No such file",
+        ),
         (
             ("export", "tiny", "--format", "hf", "--out", "/proc/nope"),
             "/proc/nope: cannot be written: No such file",
@@ -67,3 +71,20 @@ def test_a_trial_whose_weights_are_gone_is_told_with_the_way_out(finished):
     assert done.exit_code == 2
     assert done.stderr.endswith(f"keep theirs; `train tiny --trial {worst}` makes them again\n")
     assert f"trial {worst} has no weights in {Path(finished.settings.artifacts)}" in done.stderr
+
+
+@pytest.mark.integration
+def test_every_verb_works_on_postgresql(tiny_on_postgresql, tmp_path):
+    tiny = tiny_on_postgresql
+    tiny.create(1)
+    tiny.worker().work()
+    for call, says in (
+        (("best", "tiny"), "# study tiny: the best of 1 complete trials"),
+        (("best", "tiny", "--as", "difference"), "study tiny: the best of 1 complete trials"),
+        (("generate", "tiny", "--prompt", "the"), "the"),
+        (("train", "tiny", "--tokens", "1000", "--out", str(tmp_path / "more")), "training on "),
+        (("export", "tiny", "--format", "hf", "--out", str(tmp_path / "hf")), f"written: {tmp_path / 'hf'}"),
+    ):
+        done = subprocess.run(**tiny.command(*call), capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(says)

@@ -1,7 +1,8 @@
 import shlex
 
+from model.config.section import validate
 from model.config.train_config import TrainConfig
-from model.config.yaml_tree import parse, parse_overrides, read, validate
+from model.config.yaml_tree import parse, parse_overrides, read
 from tests.conftest import ROOT
 from tests.service.winner.asking import best_trial, invoke, trained
 
