@@ -97,7 +97,7 @@ def delete(study: str, yes: bool) -> None:
 )
 @click.option(
     "--map",
-    "pairs",
+    "names_",
     multiple=True,
     metavar="NAME=KEY",
     help="What is called otherwise there; NAME= is left out.",
@@ -108,7 +108,7 @@ def import_(
     foreign: str | None,
     storage: str | None,
     file: str | None,
-    pairs: tuple[str, ...],
+    names_: tuple[str, ...],
     fitting: bool,
 ) -> None:
     """Add results from elsewhere to a study: they are ranked with its own, and its search learns from them."""
@@ -119,7 +119,7 @@ def import_(
         raise UserError(f"import: {'both' if file else 'neither'} given, allowed: one of --optuna and --csv")
     if storage is not None and foreign is None:
         raise UserError("--storage: has no effect with --csv")
-    settings, names = Settings.from_environment(), intake.parse_names(pairs)
+    settings, names = Settings.from_environment(), intake.parse_names(names_)
     with contextlib.closing(open_study(settings, study)) as opened:
         definition = opened.definition
     if foreign is not None:

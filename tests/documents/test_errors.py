@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from model.config.section import validate
 from model.config.train_config import TrainConfig
-from model.config.yaml_tree import Document, validate
+from model.config.yaml_tree import Document
 from model.errors import ConfigError
 from tests.documents.pages import ROOT, prose
 

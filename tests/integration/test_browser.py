@@ -119,7 +119,7 @@ def test_the_note_of_a_study(browser, look, address):
             "Does it work?",
             "file corpus.txt",
             "9,000 training tokens",
-            "python evaluate.py --study tiny",
+            "python3 evaluate.py --study tiny",
         ],
     )
     assert faults(browser) == []
