@@ -43,7 +43,9 @@ def best(study: str, form: str, trial: int | None) -> None:
 
     winner = _chosen(study, trial)
     if form == "difference":
-        terminal.console().print(configuration.as_difference(winner).as_rich(f"study {study}: {winner.why}"))
+        console = terminal.console()
+        console.print(f"study {study}: {winner.why}", markup=False, soft_wrap=True)
+        console.print(configuration.as_difference(winner).as_rich("what differs"))
     else:
         click.echo(
             configuration.as_yaml(winner) if form == "yaml" else configuration.as_overrides(winner),
