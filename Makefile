@@ -8,7 +8,7 @@ test:  ## what needs no server, with the set-up it takes
 	./hptune.sh --prepare --with-tests
 	$(python) -m pytest -m 'not integration and not slow'
 
-integration: engines  ## the slow ones, and those with PostgreSQL, engines and a browser, which share one Docker engine
+integration: engines transformers  ## the slow ones, and those with PostgreSQL, engines and a browser, which share one Docker engine
 	./hptune.sh --prepare --with-tests
 	$(python) -m pytest -m 'integration or slow' -n 0
 
@@ -35,10 +35,12 @@ bench-gpu: transformers  ## the same on a GPU, all shapes, behind the tests that
 	$(python) -m pytest -n 0 tests/model/hardware/test_gpu.py tests/model/hardware/test_cuda_graph.py
 	$(python) -m tests.benchmarks.training --device cuda --transformers $(beside)/bin/python $(BENCH)
 
-transformers:  # to compare with, in an environment of its own; without it the comparison says that it is not installed
+transformers:  # to compare with, in an environment of its own that sees this one; without it what needs it says so
 	./hptune.sh --prepare --with-tests
-	-test -e $(beside)/installed || { rm -rf $(beside) && python3 -m venv $(beside) && \
-	  $(beside)/bin/pip install -q torch==2.13.0 transformers==5.23.0 && touch $(beside)/installed; }
+	-test -e $(beside)/installed || { rm -rf $(beside) && $(python) -m venv $(beside) && \
+	  $(python) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    >"$$($(beside)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth" && \
+	  $(beside)/bin/pip install -q transformers==5.23.0 && touch $(beside)/installed; }
 
 engines:  # Ray and Kubernetes' schemas, in an environment of its own that sees the other one's packages; its tests are skipped where there is none
 	./hptune.sh --prepare --with-tests

@@ -6,11 +6,13 @@ so that the device never waits for the program. What comes between steps is `mod
 
 import math
 import time
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from model.checkpoint import load_weights
 from model.config.train_config import TrainConfig
 from model.data.batches import TrainingStream
 from model.data.tokenized_corpus import TokenizedCorpus
@@ -34,19 +36,30 @@ class TrainingSteps:
         config: what to train; epochs are turned into tokens here.
         data: tokenizer and train split.
         device: where to train; also sets nothing global beyond torch's generator.
+        weights: to begin with, in place of random ones.
 
     Raises:
+        CheckpointError: the weights are of another network.
         ConfigError: the precision is not available on the device.
         CorpusError: the train split is shorter than one window.
     """
 
-    def __init__(self, config: TrainConfig, data: TokenizedCorpus, *, device: Device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: TokenizedCorpus,
+        *,
+        device: Device,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
         train = data.split("train")
         self.config = config = config.with_token_budget(len(train.tokens))
         self.device = device
         self.precision = precision.choose(config.training.precision, device.torch_device)
         self.scaler = precision.LossScaler(enabled=self.precision.name == "fp16")
         self.model = GPT(config, seed=config.seed, eos_id=data.tokenizer.eos_id).to(device.torch_device)
+        if weights is not None:
+            load_weights(self.model, weights, "checkpoint")
         self.optimizers = optimizer.build(self.model, config.optimizer, device=device.torch_device)
         decay = config.training.ema
         self._average = None if decay is None else WeightAverage(self.model, decay=decay)

@@ -10,7 +10,7 @@ from the step number, so a run that is saved, killed and restored ends with the 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,23 @@ class TrainingRun(TrainingSteps):
         config: what to train; epochs are turned into tokens here.
         data: tokenizer, train and validation split.
         device: where to train; also sets nothing global beyond torch's generator.
+        weights: to begin with, in place of random ones.
 
     Raises:
+        CheckpointError: the weights are of another network.
         ConfigError: the precision is not available on the device.
         CorpusError: a split is shorter than one window.
     """
 
-    def __init__(self, config: TrainConfig, data: TokenizedCorpus, *, device: Device) -> None:
-        super().__init__(config, data, device=device)
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: TokenizedCorpus,
+        *,
+        device: Device,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(config, data, device=device, weights=weights)
         self.tokenizer = data.tokenizer
         self.validation = data.split("validation")
         # refused now and not after the last step

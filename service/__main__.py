@@ -7,9 +7,11 @@ import click
 
 from model.command_line import faults_in_one_line
 from service import output
+from service.catalogue import commands as of_the_catalogue
 from service.machine import places
 from service.settings import Settings
 from service.verbs import reading, running
+from service.winner import commands as of_the_winner
 
 
 class _Verbs(click.Group):
@@ -42,9 +44,8 @@ def cli() -> None:
     """Hyperparameter optimization for small language models."""
 
 
-for _verb in (*running.VERBS, *reading.VERBS):
+for _verb in (*running.VERBS, *reading.VERBS, *of_the_winner.COMMANDS, *of_the_catalogue.COMMANDS):
     cli.add_command(_verb)
-
 
 if __name__ == "__main__":
     cli(prog_name="python -m service")

@@ -25,10 +25,22 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from model.errors import ConfigError, CorpusError
+from model.shipped import INSTALLED, PACKAGES
 from service import addresses
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The project's folder."""
+ROOT = PACKAGES
+"""The folder of the project's code."""
+
+
+def _home() -> Path:
+    try:
+        return Path.cwd() if INSTALLED else ROOT
+    except FileNotFoundError:  # the folder has been removed
+        return Path()
+
+
+HOME = _home()
+"""The folder of `runs/`, and of studies of one's own: the checkout, or where an installed `hptune` is called."""
 MOST_TRIALS = 100_000
 """That one call may ask for: each has a row in the storage from the start."""
 
@@ -44,13 +56,13 @@ class Settings:
     lease_seconds: float = 60.0
     patience_seconds: float = 600.0
     workers_per_gpu: int = 1
-    curves: Path = ROOT / "runs"
+    curves: Path = HOME / "runs"
     json_log: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
         """The settings that the environment asks for. Raises ConfigError for a value that cannot be used."""
-        runs = ROOT / "runs"
+        runs = HOME / "runs"
         return cls(
             storage_url=_with_password(
                 environment.get("HPTUNE_STORAGE_URL") or _sqlite(runs / "hptune.db"), environment

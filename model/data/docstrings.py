@@ -25,8 +25,9 @@ from pathlib import Path
 from model.data.files import write_corpus_file
 from model.data.progress import Progress, Say, silent
 from model.errors import CorpusError
+from model.shipped import SHIPPED
 
-LOCK_FILE = Path(__file__).parents[2] / "requirements.lock"
+LOCK_FILE = SHIPPED / "requirements.lock"
 """The project's own list of pinned packages."""
 
 _EXTRACTION_VERSION = 1

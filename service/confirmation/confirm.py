@@ -15,18 +15,17 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from model.config.data import LARGEST_SEED
-from model.config.section import validate
-from model.config.train_config import TrainConfig, recorded
-from model.config.yaml_tree import Document
+from model.config.train_config import TrainConfig
 from model.errors import ConfigError
 from service.confirmation import elimination, verdict
 from service.confirmation.verdict import Verdict
 from service.dashboard.notes import study_note
 from service.settings import Settings
+from service.storage.configurations import configuration_of
 from service.storage.database import creation_lock
 from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.optuna_tables import bury
-from service.storage.ownership import generation_of, is_own
+from service.storage.ownership import generation_of
 from service.storage.ranking import count_states, ranked_trials
 from service.storage.studies import CONFIRMS, StudyError, create_study, find_study
 from service.study.definition import StudyDefinition
@@ -236,13 +235,7 @@ def _finalists(
         if len(finalists) == top:
             break
         try:
-            if is_own(trial, searched.key.generation):
-                config = validate(
-                    Document(f"trial {trial.number}", recorded(trial.user_attrs["config"])), TrainConfig
-                )
-            else:
-                config = definition.config_for(definition.space.point(trial.params, whole=True))
-                config = config.with_tokens(searched.facts["budget_tokens"])
+            config = configuration_of(search, definition, trial)
         except ConfigError as error:
             say(f"trial {trial.number} of {search.study_name} cannot be run again, and is left out: {error}")
             continue

@@ -98,4 +98,5 @@ def _rest(command: str, left: int) -> str:
     """The command that finishes what is left: the one that made the study, without what the study has kept."""
     words = shlex.split(command)
     kept = [word for i, word in enumerate(words) if word != "--set" and words[i - 1 : i] != ["--set"]]
-    return shlex.join(str(left) if word.isdigit() and i == 1 else word for i, word in enumerate(kept))
+    # `./hptune.sh 6 ...`, of an installed package `hptune run 6 ...`
+    return shlex.join(str(left) if word.isdigit() and i in (1, 2) else word for i, word in enumerate(kept))

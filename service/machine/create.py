@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,6 +33,7 @@ from service.study.definition import StudyDefinition
 from service.study.device_proof import prove_device
 from service.study.file import checked_name
 from service.study.search_space import Values
+from service.text.commands import verb
 
 
 def create(
@@ -93,7 +93,7 @@ def create(
         if met is None:
             assert corpus is not None, "read where there is no study"
             made_by = command(study, name, more or total, overrides, scale)
-            found = _make(settings, storage, store, given, corpus, command=made_by, say=say)
+            found = make_study(settings, storage, store, given, corpus, command=made_by, say=say)
         else:
             found, stored = met
             if (stored.overrides and not overrides) or (stored.scale and not scale):
@@ -139,7 +139,7 @@ def _read_corpus(
     return corpus
 
 
-def _make(
+def make_study(
     settings: Settings,
     storage: Any,
     store: Store,
@@ -149,6 +149,11 @@ def _make(
     command: str,
     say: Callable[[str], None],
 ) -> optuna.Study:
+    """The study of `definition` over `corpus`, with the corpus in the store; made whole or not at all.
+
+    Raises:
+        UserError: the corpus is too small for it or cannot be stored, or another process has made one of this name.
+    """
     tokenized = TokenizedCorpus.prepare(corpus, definition.base_config.tokenizer, cache=settings.cache)
     train_tokens = len(tokenized.split("train").tokens)
     budget = definition.base_config.with_token_budget(train_tokens).budget_tokens
@@ -183,13 +188,13 @@ def command(
     study: str, name: str | None, trials: int | None, overrides: Mapping[str, Any], scale: str | None
 ) -> str:
     """The script's call that makes the study, or resumes it, and runs `trials` of it."""
-    words = ["./hptune.sh", *([str(trials)] if trials else []), "--study", study]
+    words = [*([str(trials)] if trials else []), "--study", study]
     words += ["--scale", scale] if scale else []
     words += ["--name", name] if name else []
     words += ["--docker"] if "HPTUNE_CONTAINER" in os.environ else []
     for key, value in overrides.items():
         words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
-    return shlex.join(words)
+    return verb("run", *words)
 
 
 def _refuse_large_windows(definition: StudyDefinition, corpus: corpora.Corpus, settings: Settings) -> None:

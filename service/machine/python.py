@@ -4,6 +4,7 @@ import os
 import sys
 from typing import Any
 
+from model.shipped import INSTALLED
 from service.settings import ROOT
 
 
@@ -13,4 +14,5 @@ def python(*arguments: str) -> dict[str, Any]:
     The project is found wherever the process is started, and nothing of the current folder is taken for one of its
     modules: `-m` and `-c` alone would put that folder first, where a model.py or a service/ of the user's may lie.
     """
-    return {"args": [sys.executable, "-P", *arguments], "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    found = {} if INSTALLED else {"PYTHONPATH": str(ROOT)}
+    return {"args": [sys.executable, "-P", *arguments], "env": {**os.environ, **found}}

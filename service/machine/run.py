@@ -1,5 +1,6 @@
 """A study's slots worked on by this machine's workers, and what came of it: `workers`, `run` and `confirm`."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -20,12 +21,14 @@ from service.machine.leaderboard import leaderboard
 from service.machine.progress import JsonLines, LiveTable, View
 from service.machine.python import python
 from service.machine.supervisor import Supervisor
-from service.settings import ROOT, Settings
+from service.settings import HOME, MOST_TRIALS, Settings
+from service.storage.database import creation_lock
 from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.outages import Patience
 from service.storage.ranking import count_states, ranked_trials
 from service.storage.slots import Slots
-from service.study.file import checked_name
+from service.study.device_proof import prove_device
+from service.study.file import checked_name, found_in
 from service.text import terminal
 from service.text.commands import verb
 from service.text.quantities import shown_seconds
@@ -54,7 +57,7 @@ def work(
     log = logs.configure(json_lines=settings.json_log, study=study)
     console = terminal.console()
     patience = Patience(settings.patience_seconds, stopping=threading.Event(), log=log)
-    has_folder = (ROOT / "studies" / checked_name(study)).is_dir()
+    has_folder = found_in(HOME, f"studies/{checked_name(study)}").is_dir()
     if make and has_folder:
         say = log.info if settings.json_log else partial(_say, console)
         study, _ = patience(
@@ -134,6 +137,27 @@ def run(
         console.print(leaderboard(best).as_rich("best trials, val_loss in nats per character"))
         _say(console, f"evaluate the best on held-out titles: {verb('evaluate', '--study', study_name)}")
         _say(console, f"all of it as a page: {verb('report', study_name)}")
+
+
+def go_on(
+    settings: Settings, name: str, *, trials: int | None, workers: int | None, console: Console
+) -> OpenedStudy:
+    """Finish trials of a study that is there, whatever has become of its file; the study.
+
+    The arguments are those of `run`, `name` its name in the storage.
+
+    Raises:
+        SystemExit: workers failed, or it was interrupted.
+        UserError: there is no such study, or something given cannot be used.
+    """
+    if trials is not None and not 1 <= trials <= MOST_TRIALS:
+        raise UserError(f"trials: given {trials}, allowed: 1 to {MOST_TRIALS}")
+    with creation_lock(settings), contextlib.closing(open_study(settings, name)) as opened:
+        prove_device(opened.definition, machine.device_type(settings))
+        if trials is not None:
+            opened.slots.more(trials, limit=len(opened.definition.cells) or None)
+    rest = partial("to finish them: run({})".format)
+    return _finish(settings, name, workers=workers, rest=rest, console=console)
 
 
 def confirm(

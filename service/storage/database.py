@@ -24,6 +24,7 @@ from service.storage.outages import (
 )
 from service.storage.schema import create_tables, missing, upgrade
 from service.storage.study_storage import StudyStorage
+from service.text.commands import verb
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -56,7 +57,7 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
                 f"{shown}: the storage cannot be opened: {error.strerror}; HPTUNE_STORAGE_URL names another one"
             ) from None
         if not there:
-            raise StorageError(f"{shown}: there is no storage yet; ./hptune.sh makes one")
+            raise StorageError(f"{shown}: there is no storage yet; {verb('run')} makes one")
     if sqlite:
         engine_kwargs: dict[str, Any] = {"connect_args": {"timeout": 60}}
     else:
@@ -80,7 +81,7 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
         if lacking:
             raise StorageError(
                 f"{shown}: not a storage of this project, or one of another version ({lacking} is missing); "
-                "./hptune.sh makes a new one"
+                f"{verb('run')} makes a new one"
             )
         if sqlite:  # and no earlier: a file of somebody else's stays as it is
             _prepare_sqlite(storage.engine)
@@ -94,6 +95,17 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
             f"{shown}: the storage is of another schema: {str(error).splitlines()[0]}"
         ) from None
     return storage
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[StudyStorage]:
+    """The storage for one piece of work, its connections closed at the end. Raises as `open_storage` does."""
+    storage = open_storage(settings)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def told(error: BaseException, url: sa.URL) -> str:

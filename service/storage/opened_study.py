@@ -84,6 +84,7 @@ class OpenedStudy:
 
     def close(self) -> None:
         """End the connections to the storage."""
+        self.storage.remove_session()
         self.storage.engine.dispose()
 
 

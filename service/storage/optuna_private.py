@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 
 from service.storage.outages import Patience
@@ -29,6 +30,8 @@ TRIAL_LOSSES: sa.Table = models.TrialIntermediateValueModel.__table__
 TRIAL_USER_ATTRIBUTES: sa.Table = models.TrialUserAttributeModel.__table__
 TRIAL_SYSTEM_ATTRIBUTES: sa.Table = models.TrialSystemAttributeModel.__table__
 
+stored_value = models.TrialValueModel.value_to_stored_repr
+"""A final value, as `stored_loss`."""
 stored_loss = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
 """A reported value, as it is stored: the number, and what kind of one it is."""
 CachedStorage = _CachedStorage
@@ -47,7 +50,7 @@ def artifact_key(artifact_id: str) -> str:
     return f"artifacts:{artifact_id}"
 
 
-def id_of(study: optuna.Study) -> int:
+def id_of(study: optuna.Study | FrozenStudy) -> int:
     """The study's id in its storage."""
     return study._study_id
 

@@ -16,6 +16,7 @@ from service.storage.optuna_tables import insert_study
 from service.storage.schema import GENERATION
 from service.storage.study_storage import StudyCache, StudyStorage
 from service.study.definition import StudyDefinition
+from service.text.commands import verb
 
 DEFINITION, CORPUS, COMMAND = "definition", "corpus", "command"
 """Study attributes: the snapshot of its definition; corpus fingerprint, source, artifact and budget; what made it."""
@@ -163,9 +164,15 @@ def refuse_changed(stored: StudyDefinition, given: StudyDefinition) -> None:
     before, now = stored.identity(), given.identity()
     changed = [part for part in now if before.get(part) != now[part]]
     if changed:
+        name = f"{given.name}-2"
+        fork = (
+            ""
+            if given.cells
+            else f"; {verb('fork', given.name, '--name', name)} takes along the trials that fit"
+        )
         raise StudyError(
             f"study {given.name!r} was made with another {' and '.join(changed)}; its trials cannot be compared "
-            f"with new ones. Undo the change, or give it a name of its own: --name {given.name}-2"
+            f"with new ones. Undo the change, or give it a name of its own: --name {name}{fork}"
         )
 
 

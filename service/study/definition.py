@@ -15,12 +15,12 @@ from model.config.section import validate
 from model.config.train_config import TrainConfig, recorded
 from model.config.yaml_tree import Document, KeyPath, read
 from model.errors import ConfigError, UserError
-from service.settings import ROOT
+from service.settings import HOME
 from service.study import pruners, samplers
 from service.study.base import Base, Built
 from service.study.cells import built_cells, file_space
 from service.study.design import Cell, space_of
-from service.study.file import StudyConfig, checked_name, from_here, place_of, study_file
+from service.study.file import StudyConfig, checked_name, found_in, from_here, place_of, study_file
 from service.study.proof import prove_cells, prove_space
 from service.study.search_space import SearchSpace, Values, leaves
 
@@ -131,7 +131,7 @@ def load(
     *,
     overrides: Mapping[str, object] | None = None,
     scale: str | None = None,
-    root: Path = ROOT,
+    root: Path = HOME,
 ) -> StudyDefinition:
     """Read, validate and prove a study.
 
@@ -150,7 +150,7 @@ def load(
     study = validate(document, StudyConfig)
     name = path.resolve().parent.name
     fixed = {key: document.place(("fixed", key)) for key in study.fixed}
-    file = read(from_here(root / study.base)).with_overrides(study.fixed, fixed)
+    file = read(from_here(found_in(root, study.base))).with_overrides(study.fixed, fixed)
     for_all: dict[str, str] = {}
     if scale is not None:
         name = checked_name(f"{name}-{scale}")

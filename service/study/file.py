@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from model.config.section import Section
 from model.errors import UserError
-from service.settings import MOST_TRIALS
+from model.shipped import SHIPPED
+from service.settings import HOME, MOST_TRIALS
 from service.study import pruners, samplers
 from service.study.design import DesignConfig
 from service.study.parameters import ParameterSection
@@ -72,15 +73,26 @@ class StudyConfig(Section):
 def study_file(name_or_path: str, root: Path) -> Path:
     """The file of a study. Raises UserError: there is none, or its name is not one."""
     is_path = os.sep in name_or_path or name_or_path.endswith((".yaml", ".yml"))
-    path = Path(name_or_path) if is_path else root / "studies" / name_or_path / "study.yaml"
+    path = Path(name_or_path) if is_path else found_in(root, f"studies/{name_or_path}/study.yaml")
     if path.is_dir():
         path /= "study.yaml"
     name = path.resolve().parent.name if is_path else name_or_path
     checked_name(name)
     if not path.is_file():
-        there = sorted(file.parent.name for file in (root / "studies").glob("*/study.yaml"))
+        files = (file for each in {root, _shipped(root)} for file in each.glob("studies/*/study.yaml"))
+        there = sorted({file.parent.name for file in files})
         raise UserError(f"study {name_or_path!r} does not exist; there are: {', '.join(there) or 'none'}")
     return path
+
+
+def found_in(root: Path, name: str | Path) -> Path:
+    """The file of this name in `root`, or else among those that an installed package brings along."""
+    own, shipped = root / name, _shipped(root) / name
+    return shipped if shipped.exists() and not own.exists() else own
+
+
+def _shipped(root: Path) -> Path:
+    return SHIPPED if root == HOME else root
 
 
 def from_here(path: Path) -> Path:
@@ -94,8 +106,11 @@ def from_here(path: Path) -> Path:
 
 def place_of(path: Path, root: Path) -> str:
     """The path as a study's definition has it: from `root` where it is in there, and so the same in every checkout."""
-    path, root = path.resolve(), root.resolve()
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+    path = path.resolve()
+    for folder in (root.resolve(), _shipped(root).resolve()):
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    return str(path)
 
 
 def checked_name(name: str) -> str:

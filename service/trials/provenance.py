@@ -8,6 +8,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
+from model.shipped import INSTALLED
 from service.settings import ROOT
 
 
@@ -19,6 +20,8 @@ def commit() -> str | None:
     """
     if built_from := os.environ.get("HPTUNE_COMMIT"):
         return built_from
+    if INSTALLED:  # what is around it is somebody else's checkout
+        return None
     try:
         head = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10

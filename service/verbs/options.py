@@ -7,7 +7,7 @@ import click
 
 from model.data.files import check_writable
 from model.errors import UserError
-from service.settings import MOST_TRIALS, ROOT
+from service.settings import HOME, MOST_TRIALS
 
 OVERRIDE = click.option(
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="Change one key of the base file."
@@ -19,7 +19,7 @@ def reports_folder(study: str, given: str | None) -> Path:
     """Where what is said of a study is written, unless another folder was given; it can be written to."""
     from service.study.file import checked_name
 
-    folder = Path(given) if given else ROOT / "runs" / "reports" / checked_name(study)
+    folder = Path(given) if given else HOME / "runs" / "reports" / checked_name(study)
     try:
         check_writable(folder)
     except OSError as error:

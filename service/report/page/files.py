@@ -17,10 +17,11 @@ from service.report.page.html_page import Section
 from service.report.page.tables import best_arms
 from service.report.published import document as published
 from service.report.record import noise, study_record
-from service.settings import ROOT
+from service.settings import HOME
 from service.storage.opened_study import OpenedStudy
 from service.storage.studies import COMMAND
 from service.study.definition import StudyDefinition
+from service.study.file import found_in
 
 FIGURES = "figures"
 """Folder of the figures, beside the page."""
@@ -101,7 +102,7 @@ def _from_here(folder: Path) -> str:
 def published_file(study: optuna.Study, definition: StudyDefinition) -> Path | None:
     """`published.yaml` beside the file that the study was made from, whatever the study is called."""
     made_from = definition.file or _file_of_command(study)
-    path = (ROOT / made_from).with_name("published.yaml") if made_from else None
+    path = found_in(HOME, made_from).with_name("published.yaml") if made_from else None
     return path if path is not None and path.is_file() else None
 
 

@@ -1,6 +1,5 @@
 """What the page's sections hold, in the order of reading: the answer first, how to repeat it last."""
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -178,9 +177,8 @@ def _failed(record: StudyRecord) -> Section:
 
 
 def _repeat(record: StudyRecord, study: optuna.Study) -> Section:
-    name = shlex.quote(record.name)
     # a study made before the storage held its command
-    made_by = study.user_attrs.get(COMMAND, f"./hptune.sh --study {name}")
+    made_by = study.user_attrs.get(COMMAND, verb("run", "--study", record.name))
     trained = [
         trial.user_attrs["provenance"] for trial in own_trials(study) if "provenance" in trial.user_attrs
     ]

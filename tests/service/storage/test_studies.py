@@ -121,5 +121,8 @@ def test_a_changed_definition_is_refused_by_its_parts(home, definition):
     other.write(
         "space:\n  optimizer.lr: {type: float, low: 1.0e-4, high: 2.0e-2, log: true}\nsampler: {name: random}\n"
     )
-    with pytest.raises(StudyError, match=r"^study 'tiny' was made with another .*--name tiny-2$"):
+    with pytest.raises(
+        StudyError,
+        match=r"^study 'tiny' was made with another .*--name tiny-2; .* takes along .* that fit$",
+    ):
         refuse_changed(definition, study_config.load(other.file))

@@ -1,3 +1,4 @@
+from service.text import commands
 from service.text.commands import verb
 
 
@@ -17,3 +18,14 @@ def test_a_container_is_known_by_its_image(monkeypatch):
     assert verb("status", "hn").startswith("docker compose run")
     monkeypatch.delenv("HPTUNE_CONTAINER")
     assert verb("status", "hn") == ".venv/bin/python -m service status hn"
+
+
+def test_the_script_runs_studies():
+    assert verb("run", "6", "--study", "my study") == "./hptune.sh 6 --study 'my study'"
+    assert verb("run", containers=True) == "./hptune.sh"
+
+
+def test_an_installed_package_has_a_command_of_its_own(monkeypatch):
+    monkeypatch.setattr(commands, "INSTALLED", True)
+    assert verb("run", "6", "--study", "hn") == "hptune run 6 --study hn"
+    assert verb("evaluate", "--study", "hn") == "hptune evaluate --study hn"

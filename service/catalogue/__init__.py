@@ -1,0 +1,1 @@
+"""Studies as things: listed, shown, compared, renamed, deleted, carried in and out, and made anew in another space."""

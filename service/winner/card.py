@@ -1,0 +1,144 @@
+"""The model card of an exported checkpoint: what it was trained on, for how long, how good it is, and how far to trust
+that."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import Checkpoint
+from model.config.counts import flops_per_token, parameter_count
+from service.statistics import estimate
+from service.storage.studies import corpus_facts
+from service.text.markdown import escaped, fenced
+from service.text.quantities import shown_operations
+from service.winner.choice import Winner
+from service.winner.configuration import as_difference
+from service.winner.hugging_face import why_not_gpt2
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What `evaluate` has written of a trial."""
+
+    loss: float
+    interval: tuple[float, float]
+    documents: int
+    reads: int
+
+
+def held_out_of(winner: Winner, folder: Path) -> HeldOut | None:
+    """The trial's held-out loss in the study's last evaluation, where that is of this trial and corpus."""
+    try:
+        found = json.loads((folder / "evaluation.json").read_bytes())
+        mine = next(c for c in found["checkpoints"] if c["trial"] == winner.trial.number)
+        if found["corpus_fingerprint"] != corpus_facts(winner.study)["fingerprint"]:
+            return None
+        if found["study"] != winner.trained_in.study_name or mine["val_loss"] != winner.trial.value:
+            return None
+        low, high = mine["interval"]
+        return HeldOut(
+            mine["held_out_loss"], (low, high), found["held_out_documents"], found["held_out_reads"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return None  # never evaluated, or by another version
+
+
+def card(winner: Winner, checkpoint: Checkpoint, *, held_out: HeldOut | None, name: str) -> str:
+    """The card as Markdown, with the lines that the hub reads in front."""
+    facts = corpus_facts(winner.study)
+    other_code = why_not_gpt2(checkpoint.config.model)
+    trust = ", trust_remote_code=True" if other_code else ""
+    usage = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+        f'model = AutoModelForCausalLM.from_pretrained("{name}"{trust})\n'
+        'begun = tokenizer("A title", return_tensors="pt", return_token_type_ids=False)\n'
+        "print(tokenizer.decode(model.generate(**begun)[0], skip_special_tokens=True))"
+    )
+    layout = (
+        f"GPT-2's layout has no word for {other_code}; the model is the file `modeling_hptune.py` in this folder."
+        if other_code
+        else "The weights are in GPT-2's layout."
+    )
+    sections = [
+        f"# {escaped(name)}\n\n{escaped(winner.definition.question)}\n\nA GPT of "
+        f"{parameter_count(checkpoint.config):,} parameters. {escaped(winner.why.capitalize())}.",
+        f"{fenced(usage, 'python')}\n{layout} Every text begins with `<eos>`, as in training.",
+        "## Data\n\n" + _table(_data(facts)),
+        "## Training\n\n" + _table(_training(winner, checkpoint, facts)),
+        "## Losses\n\nIn nats per character.\n\n" + _table(_losses(winner, checkpoint, held_out)),
+        "## What the study changed\n\n" + (as_difference(winner).as_markdown() or "Nothing."),
+        "## Configuration\n\n"
+        + fenced(json.dumps(checkpoint.config.model_dump(mode="json"), indent=1), "json"),
+    ]
+    front = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- hptune\n---\n\n"
+    return front + "\n\n".join(sections).rstrip() + "\n"
+
+
+def _data(facts: Mapping[str, Any]) -> dict[str, str]:
+    train, validation, held_out = facts["documents"]
+    return {
+        "source": escaped(facts["source"]),
+        "fingerprint": f"`{facts['fingerprint']}`",
+        "documents": f"{train:,} train, {validation:,} validation, {held_out:,} held-out; "
+        f"{facts['duplicates_dropped']:,} duplicates dropped",
+        "train split": f"{facts['train_tokens']:,} tokens",
+    }
+
+
+def _training(winner: Winner, checkpoint: Checkpoint, facts: Mapping[str, Any]) -> dict[str, str]:
+    config, record = checkpoint.config, checkpoint.record
+    evaluation = record.get("evaluation") or {}
+    tokens = evaluation.get("tokens", config.budget_tokens)
+    found = record.get("provenance", {})
+    on = {"train": "train split", "all": "all titles, validation and held-out ones among them"}
+    return {
+        "study": escaped(winner.study.study_name),
+        "trial": f"{winner.trial.number} of {escaped(winner.trained_in.study_name)}",
+        "trained on": on[record.get("trained_on", "train")],
+        "budget": f"{tokens:,} tokens, {tokens / facts['train_tokens']:.3g} times the train split",
+        "compute": f"{shown_operations(flops_per_token(config) * tokens)} FLOPs",
+        "seed": str(config.seed),
+        "device": escaped(f"{found.get('device', 'unknown')}, {found.get('precision', 'unknown precision')}"),
+        "commit": escaped(str(found.get("commit"))),
+        "python": escaped(str(found.get("python"))),
+        "versions": escaped(", ".join(f"{k} {v}" for k, v in found.get("versions", {}).items())),
+    }
+
+
+def _losses(winner: Winner, checkpoint: Checkpoint, held_out: HeldOut | None) -> dict[str, str]:
+    evaluation = checkpoint.record.get("evaluation") or {}
+    seen = checkpoint.record.get("trained_on") == "all"
+    rows: dict[str, str] = {}
+    if evaluation:
+        where = "titles it was trained on: no measure" if seen else "of this model, on the validation split"
+        rows["val\\_loss"] = f"{evaluation['val_loss']:.4f}, {where}"
+        rows["bits per byte"] = f"{evaluation['bits_per_byte']:.4f}"
+    measured = estimate(list(winner.losses.values()))
+    if measured is not None and measured.interval is not None:
+        seeds = ", ".join(map(str, sorted(winner.losses)))
+        rows["val\\_loss over seeds"] = (
+            f"{measured.mean:.4f}, 95 % interval {measured.low:.4f} to {measured.high:.4f}, "
+            f"of its configuration in the study, seeds {seeds}"
+        )
+    elif not seen:
+        rows["over seeds"] = (
+            "one seed: the study has chosen it by this very figure, which is therefore too low; not confirmed "
+            f"(`confirm {shlex.quote(winner.study.study_name)}`)"
+        )
+    if held_out is not None and not seen:
+        rows["held-out"] = (
+            f"{held_out.loss:.4f}, 95 % interval over titles {held_out.interval[0]:.4f} to "
+            f"{held_out.interval[1]:.4f}, on {held_out.documents:,} titles that the study had read "
+            f"{held_out.reads} time{'s' if held_out.reads > 1 else ''}"
+        )
+    elif not seen:
+        rows["held-out"] = "not measured"
+    return rows
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())

@@ -1,0 +1,40 @@
+from tests.service.catalogue.asking import fill, invoke, plain_study
+
+
+def test_every_study_is_listed_with_what_it_has(anywhere):
+    anywhere.create(2)
+    fill(
+        anywhere,
+        ({"optimizer.lr": 0.001}, 2.0),
+        ({"optimizer.lr": 0.002}, 1.25),
+        ({"optimizer.lr": 0.003}, None),
+    )
+    plain_study(anywhere, "foreign", (0.1, 1.0), (0.2, 0.5))
+    lines = invoke(anywhere, "list").stdout.splitlines()
+    rows = [" ".join(line.split()) for line in lines if "complete" in line]
+    assert rows[0].startswith("foreign Optuna's own 2 complete 0.5000 20")
+    assert rows[1].startswith("tiny search 2 complete, 1 pruned 1.2500 20")
+
+
+def test_a_storage_without_studies_and_one_that_is_not_there(tiny):
+    done = invoke(tiny, "list")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.endswith("there is no storage yet; ./hptune.sh makes one\n")
+
+
+def test_a_study_is_shown_with_its_space_and_where_it_stands(anywhere):
+    anywhere.create(5)
+    fill(anywhere, ({"optimizer.lr": 0.001}, 2.0), ({"optimizer.lr": 0.002}, 1.25))
+    shown = invoke(anywhere, "show", "tiny").stdout
+    assert "question: Does it work?\n" in shown
+    assert "optimizer.lr: from 0.0001 to 0.01, log; baseline 0.001\n" in shown
+    assert "trials: 2 complete; 0 of 5 slots closed, 5 left\n" in shown
+    assert "best: trial 1, val_loss 1.2500: optimizer.lr 0.002\n" in shown
+    assert "budget of a trial: 9,000 tokens, " in shown
+
+
+def test_what_is_not_there_is_told(tiny):
+    tiny.create(1)
+    plain_study(tiny, "foreign", (0.1, 1.0))
+    assert invoke(tiny, "show", "nosuch").stderr.endswith("there are: tiny; made by Optuna itself: foreign\n")
+    assert "was made by Optuna itself" in invoke(tiny, "show", "foreign").stderr
