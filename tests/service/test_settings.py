@@ -58,7 +58,7 @@ def test_a_password_is_shown_nowhere():
 
 @pytest.mark.parametrize("name", ["per%20cent", "q?mark", "sp ace", "ümlaut", "{x}", "#", "a@b", "a&b=c;d+e"])
 def test_the_default_storage_is_made_under_any_path(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("service.settings.ROOT", tmp_path / name)
+    monkeypatch.setattr("service.settings.HOME", tmp_path / name)
     storage = open_storage(Settings.from_environment({}), create=True)
     storage.engine.dispose()
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -66,7 +66,7 @@ def test_the_default_storage_is_made_under_any_path(tmp_path, monkeypatch, name)
 
 
 def test_a_path_that_no_url_can_name_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("service.settings.ROOT", tmp_path / os.fsdecode(b"\xff"))
+    monkeypatch.setattr("service.settings.HOME", tmp_path / os.fsdecode(b"\xff"))
     with pytest.raises(
         ConfigError, match="no URL can name a path that is not UTF-8; HPTUNE_STORAGE_URL names"
     ):
