@@ -1,4 +1,4 @@
-.PHONY: test integration check bench bench-gpu transformers chaos lock
+.PHONY: test integration check bench bench-gpu bench-search transformers chaos lock
 
 python := .venv/bin/python
 beside := /tmp/hptune-bench
@@ -30,6 +30,10 @@ transformers:  # to compare with, in an environment of its own; without it the c
 	./hptune.sh --prepare --with-tests
 	-test -e $(beside)/installed || { rm -rf $(beside) && python3 -m venv $(beside) && \
 	  $(beside)/bin/pip install -q torch==2.13.0 transformers==5.23.0 && touch $(beside)/installed; }
+
+bench-search:  ## tokens to a good configuration, replayed; SEARCH='--only thaw --seeds 8' and the like choose
+	./hptune.sh --prepare --with-tests
+	$(python) -m tests.benchmarks.search $(SEARCH)
 
 chaos:  ## sixty faults for three worker containers, as root; CHAOS='--minutes 15 --faults 60 --seed 1' and the like
 	./hptune.sh --prepare --with-tests

@@ -49,8 +49,11 @@ class FloatParameter(Section):
 
     def values(self) -> list[float]:
         """Every value, with a step."""
-        low, step = Decimal(str(self.low)), Decimal(str(self.step))
-        return [float(low + step * i) for i in range(self.count())]
+        return [self.at(i) for i in range(self.count())]
+
+    def at(self, index: int) -> float:
+        """The value `index` steps above the lowest, in decimal, as Optuna counts."""
+        return float(Decimal(str(self.low)) + Decimal(str(self.step)) * index)
 
     def contains(self, value: Any) -> bool:
         """The value is one that a trial may suggest."""

@@ -122,6 +122,7 @@ def search(
     seed: int,
     budget_tokens: int,
     workers: int = 1,
+    target: float = -math.inf,
 ) -> Search:
     """Search the table until the budget is spent; a trial that ends after that does not count.
 
@@ -133,6 +134,7 @@ def search(
         budget_tokens: of all trials together.
         workers: side by side, each with a sampler of its own, all at the same tokens a second; a pruner and a sampler
             know what all of them have reported until then.
+        target: a final loss at which the search ends.
     """
     space = table.space(numbers_only=sampler.name == "cmaes")
     storage = optuna.storages.InMemoryStorage()
@@ -154,6 +156,8 @@ def search(
     while busy and busy[0][0] * workers <= budget_tokens:
         clock, worker, running = heapq.heappop(busy)
         cost = next(running, None)
+        if found.at(math.inf) <= target:
+            break
         if cost is None and clock * workers < budget_tokens:
             trial = studies[worker].ask(space)
             position = tuple(trial.params[key] for key in table.axes)

@@ -1,0 +1,118 @@
+"""What is believed of the losses at the whole budget, from every loss of every trial so far."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import log_ndtr, ndtr
+
+from service.search.coordinates import Array, Coordinates
+from service.search.problem import Begun, Problem
+from service.search.process import CurveProcess, Indices, Points, Shape
+from service.study.search_space import Values
+
+NEW = -1
+"""Trial number of a configuration that is not begun."""
+_FITTED = 192
+"""Losses that the kernel is fitted to, whose cost rises with their cube; all are conditioned on."""
+_LABEL_NOISE = 0.1
+
+
+class Belief:
+    """A process of all curves, and one of failures where there are any.
+
+    Args:
+        problem: what is searched.
+        begun: all trials, of which at least two have a loss. Those that are running count as if they went on to the
+            end as expected, so that other workers look elsewhere.
+    """
+
+    def __init__(self, problem: Problem, begun: Sequence[Begun]) -> None:
+        self._coordinates = Coordinates(problem.space)
+        self._shape = Shape(self._coordinates.owner, self._coordinates.ordered)
+        seen = [trial for trial in begun if trial.losses]
+        counts = [len(trial.losses) for trial in seen]
+        rungs = np.log(problem.rungs)
+        budgets = (rungs - rungs[0]) / max(rungs[-1] - rungs[0], 1e-9)
+        points = Points(
+            np.repeat(self._coordinates.rows([trial.values for trial in seen]), counts, axis=0),
+            np.concatenate([budgets[:count] for count in counts]),
+            np.repeat([trial.number for trial in seen], counts),
+        )
+        losses = levelled(np.concatenate([trial.losses for trial in seen]))
+        rng = np.random.default_rng([problem.seed, len(losses)])
+        process = CurveProcess.fitted(self._shape, points, losses, fit_on=_most_telling(counts, rng))
+        ends = losses[np.cumsum(counts) - 1][np.array(counts) == len(rungs)]
+        running = [trial for trial in begun if trial.state == "running"]
+        if running:
+            at = self._ends([trial.values for trial in running], [trial.number for trial in running])
+            means, _ = process.predicted(at)
+            process = process.believing(at, means)
+            ends = np.concatenate([ends, means])
+        if not len(ends):
+            ends, _ = process.predicted(self._ends([t.values for t in seen], [t.number for t in seen]))
+        self._process = process
+        self._best = float(ends.min())
+        self._failures = self._failing(begun)
+
+    def log_gain(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Array:
+        """Logarithm of the expected improvement at the whole budget, times the probability to get there.
+
+        Args:
+            configurations: of trials or of none.
+            numbers: of the trials; `NEW` of none.
+        """
+        ends = self._ends(configurations, numbers)
+        found = log_expected_improvement(self._best, *self._process.predicted(ends))
+        if self._failures is not None:
+            # least-squares classification: Rasmussen and Williams, section 6.5
+            label, variance = self._failures.predicted(ends)
+            found = found + log_ndtr(label / np.sqrt(variance + _LABEL_NOISE))
+        return found
+
+    def _ends(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Points:
+        rows = self._coordinates.rows(configurations)
+        return Points(rows, np.ones(len(numbers)), np.array(numbers, dtype=np.intp))
+
+    def _failing(self, begun: Sequence[Begun]) -> CurveProcess | None:
+        """A process of labels, −1 for a trial that failed and 1 for one that got on; None where none failed."""
+        told = [trial for trial in begun if trial.state == "failed" or trial.losses]
+        labels = np.array([-1.0 if trial.state == "failed" else 1.0 for trial in told])
+        if not (labels < 0).any():
+            return None
+        rows = self._coordinates.rows([trial.values for trial in told])
+        # one budget and numbers of their own: neither the curve nor the trial has a part in it
+        points = Points(rows, np.ones(len(told)), NEW - 1 - np.arange(len(told)))
+        fit_on = _most_telling([1] * len(told), np.random.default_rng(len(told)))
+        return CurveProcess.fitted(self._shape, points, labels, fit_on=fit_on)
+
+
+def log_expected_improvement(best: float, mean: Array, variance: Array) -> Array:
+    """Logarithm of E[max(0, best − y)] of a normal y, to a hundredth where it is tiny (arXiv 2310.20708)."""
+    deviation = np.sqrt(variance)
+    z = (best - mean) / deviation
+    near = np.maximum(z, -6.0)
+    usual = np.log(near * ndtr(near) + np.exp(-(near**2) / 2) / math.sqrt(2 * math.pi))
+    far = np.minimum(z, -6.0)  # the asymptotic series of Mills' ratio
+    tail = -(far**2) / 2 - math.log(math.sqrt(2 * math.pi)) - 2 * np.log(-far) + np.log1p(-3 / far**2)
+    return np.asarray(np.where(z > -6.0, usual, tail) + np.log(deviation))
+
+
+def levelled(losses: Array) -> Array:
+    """Losses of mean 0 and deviation 1, of which bad ones count by their logarithm.
+
+    Bad is worse than the median by more than the best is better: by how much is of no interest, and would set the
+    scale of all.
+    """
+    middle = float(np.median(losses))
+    away = (losses - middle) / max(middle - float(losses.min()), 1e-9)
+    away = np.where(away > 1, 1 + np.log(np.maximum(away, 1.0)), away)
+    return np.asarray((away - away.mean()) / max(float(away.std()), 1e-9))
+
+
+def _most_telling(counts: Sequence[int], rng: np.random.Generator) -> Indices:
+    """Positions of at most `_FITTED` losses: every trial's last first, then any."""
+    last = np.cumsum(counts) - 1
+    others = np.setdiff1d(np.arange(int(last[-1]) + 1), last)
+    order = np.concatenate([rng.permutation(last), rng.permutation(others)])
+    return np.asarray(np.sort(order[:_FITTED]))

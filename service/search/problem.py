@@ -1,0 +1,68 @@
+"""What a searcher is told, and what it answers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from service.study.search_space import SearchSpace, Values
+
+State = Literal["running", "paused", "ended", "failed"]
+"""`running`: a worker is on its way to the next rung. `paused`: saved at its last rung, free to be advanced. `ended`:
+complete, or not to be advanced for a reason of its own. `failed`: the configuration is to blame (it diverged, or it
+does not fit the memory); it is known by that, never by a loss made up for it."""
+
+
+def _same_price(_: Values) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What stays the same during a search."""
+
+    space: SearchSpace
+    rungs: tuple[int, ...]
+    """Training tokens at which every trial is evaluated, rising; the last is the budget of a whole trial."""
+    seed: int
+    price: Callable[[Values], float] = _same_price
+    """What a token costs at a configuration, in any unit: FLOPs or seconds where these are what is to be saved."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A trial, as far as it has come."""
+
+    number: int
+    values: Values
+    losses: tuple[float, ...]
+    """At the first rungs; finite."""
+    state: State
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Train the paused trial of this number on to its next rung."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Begin a trial, and train it to the first rung."""
+
+    values: Values | None
+    """Its configuration; None leaves it to the study's sampler."""
+
+
+Decision = Advance | Begin
+
+
+class Searcher(Protocol):
+    """A way to search."""
+
+    def decide(self, problem: Problem, begun: Sequence[Begun]) -> Decision | None:
+        """What the next free worker is to do, with all trials of the study; None when nothing is left to be done now.
+
+        The numbers of the trials are 0, 1, 2, ... in the order in which they were begun.
+        """
+        ...

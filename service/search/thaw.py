@@ -1,0 +1,121 @@
+"""Freeze-thaw search: at every rung, whichever trial promises most for what it still costs; the others wait.
+
+After Swersky, Snoek and Adams (arXiv 1406.3896). A trial is never stopped: it is not chosen now, and may be later.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.search.belief import NEW, Belief
+from service.search.coordinates import Array, Coordinates
+from service.search.problem import Advance, Begin, Begun, Decision, Problem
+from service.study.parameters import FloatParameter
+from service.study.search_space import SearchSpace, Values
+
+_CELLS = 1024
+"""A space of no more configurations is looked at as a whole."""
+_SPREAD, _BEST, _MOVES, _ROUNDS = 512, 8, 16, 2
+"""In a larger one: places all over it, best ones that are looked around, moves from each, and how often."""
+
+
+@dataclass(frozen=True)
+class Thaw:
+    """Expected improvement at the whole budget, divided by a power of what a trial still costs.
+
+    No configuration is begun twice: what a second seed of it would show is for a confirmation.
+
+    Attributes:
+        startup: trials begun at points spread over the space before the model is asked.
+        cost_power: 0 asks for the most improvement whatever it costs, 1 for the most a token.
+    """
+
+    startup: int = 4
+    cost_power: float = 0.5
+
+    def decide(self, problem: Problem, begun: Sequence[Begun]) -> Decision | None:
+        """As `Searcher.decide`; None where every configuration of a finite space has been begun and none waits."""
+        taken = {_key(trial.values) for trial in begun}
+        paused = [trial for trial in begun if trial.state == "paused"]
+        if len(begun) < self.startup or sum(bool(trial.losses) for trial in begun) < 2:
+            point = _spread_out(problem, len(begun), taken)
+            if point is not None:
+                return Begin(point)
+            return Advance(paused[0].number) if paused else None
+        belief = Belief(problem, begun)
+
+        def scores(configurations: Sequence[Values], trials: Sequence[Begun | None]) -> Array:
+            numbers = [NEW if trial is None else trial.number for trial in trials]
+            costs = [
+                problem.price(values) * (problem.rungs[-1] - _spent(problem, trial))
+                for values, trial in zip(configurations, trials, strict=True)
+            ]
+            return belief.log_gain(configurations, numbers) - self.cost_power * np.log(costs)
+
+        choices: list[tuple[float, Decision]] = []
+        if paused:
+            of_paused = scores([trial.values for trial in paused], paused)
+            best = int(np.argmax(of_paused))
+            choices.append((float(of_paused[best]), Advance(paused[best].number)))
+        rng = np.random.default_rng([problem.seed, len(begun), sum(len(trial.losses) for trial in begun)])
+        new, of_new = _candidates(problem, begun, lambda values: scores(values, [None] * len(values)), rng)
+        of_new[[_key(values) in taken for values in new]] = -np.inf
+        best = int(np.argmax(of_new))
+        if np.isfinite(of_new[best]):
+            choices.append((float(of_new[best]), Begin(new[best])))
+        return max(choices, key=lambda choice: choice[0])[1] if choices else None
+
+
+def _candidates(
+    problem: Problem,
+    begun: Sequence[Begun],
+    scores: Callable[[list[Values]], Array],
+    rng: np.random.Generator,
+) -> tuple[list[Values], Array]:
+    """Configurations that may be begun, and their scores: all of a small space, the promising ones of a larger."""
+    if _is_small(problem.space):
+        cells = list(problem.space.cells())
+        return cells, scores(cells)
+    coordinates = Coordinates(problem.space)
+    leaders = sorted((t for t in begun if t.losses), key=lambda t: (-len(t.losses), t.losses[-1]))[:_BEST]
+    spread = coordinates.spread(int(rng.integers(2**31)), _SPREAD)
+    places = np.concatenate([spread, _moved(coordinates.places([t.values for t in leaders]), rng)])
+    found = scores(coordinates.values(places))
+    for _ in range(_ROUNDS):
+        near = _moved(places[np.argsort(-found)[:_BEST]], rng)
+        places = np.concatenate([places, near])
+        found = np.concatenate([found, scores(coordinates.values(near))])
+    return coordinates.values(places), found
+
+
+def _spread_out(problem: Problem, number: int, taken: set[str]) -> Values | None:
+    """The next point of a sequence that covers the space and is not begun yet; None where there is none in sight."""
+    coordinates = Coordinates(problem.space)
+    points = coordinates.values(coordinates.spread(problem.seed, 64, skip=number))
+    return next((values for values in points if _key(values) not in taken), None)
+
+
+def _moved(places: Array, rng: np.random.Generator) -> Array:
+    """Places near others: one or two parameters drawn anew, or all of them shaken, a little or more."""
+    found = np.repeat(places, _MOVES, axis=0)
+    shape = found.shape
+    anew = rng.random(shape) < 1.5 / shape[1]
+    anew[rng.random(shape[0]) < 0.5] = False
+    shaken = found + rng.normal(0, 1, shape) * 10.0 ** rng.uniform(-2.5, -0.7, (shape[0], 1))
+    found = np.where(anew.any(1)[:, None], found, np.clip(shaken, 0, 1))
+    return np.where(anew, rng.random(shape), found)
+
+
+def _is_small(space: SearchSpace) -> bool:
+    endless = any(isinstance(p, FloatParameter) and p.step is None for p in space.parameters.values())
+    return not endless and not space.conditional and space.cell_count <= _CELLS
+
+
+def _spent(problem: Problem, trial: Begun | None) -> int:
+    return problem.rungs[len(trial.losses) - 1] if trial is not None and trial.losses else 0
+
+
+def _key(values: Values) -> str:
+    return json.dumps(values, sort_keys=True)

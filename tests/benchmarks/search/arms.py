@@ -1,0 +1,100 @@
+"""What is compared: samplers and pruners as a study has them, and searchers whose trials pause."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from service.search.coordinates import Coordinates
+from service.search.halving import Halving
+from service.search.problem import Begun, Problem, Searcher
+from service.search.thaw import Thaw
+from service.study.pruners import PrunerConfig
+from service.study.samplers import SamplerConfig, TpeConfig, build_sampler
+from service.study.search_space import Values
+from tests.benchmarks import loss_table
+from tests.benchmarks.loss_table import LossTable, Search
+from tests.benchmarks.samplers import PRUNERS, SAMPLERS
+from tests.benchmarks.search.replay import Draw, Replay
+
+DEFAULT = ("TPE", "none")
+"""What a study gets that names neither: `StudyConfig`."""
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """A sampler and a pruner, which ends trials for good."""
+
+    sampler: SamplerConfig
+    pruner: PrunerConfig
+
+    def search(
+        self, table: LossTable, *, seed: int, budget_tokens: int, workers: int, target: float
+    ) -> Search:
+        """Until it has arrived, or the budget is spent."""
+        return loss_table.search(
+            table,
+            self.sampler,
+            self.pruner,
+            seed=seed,
+            budget_tokens=budget_tokens,
+            workers=workers,
+            target=target,
+        )
+
+
+def drawn_at_random(problem: Problem, begun: list[Begun]) -> Values:
+    """A configuration like any other."""
+    rng = np.random.default_rng([problem.seed, len(begun)])
+    place = rng.random((1, len(problem.space.parameters)))
+    return Coordinates(problem.space).values(place)[0]
+
+
+def drawn_by_tpe(problem: Problem, begun: list[Begun]) -> Values:
+    """As TPE draws with every loss so far: of a paused trial as of a pruned one."""
+    seed = int(np.random.default_rng([problem.seed, len(begun)]).integers(2**31))
+    distributions = problem.space.distributions
+    study = optuna.create_study(sampler=build_sampler(TpeConfig(), seed=seed, space=distributions))
+    states = {"running": TrialState.RUNNING, "paused": TrialState.PRUNED, "failed": TrialState.PRUNED}
+    for trial in begun:
+        state = states.get(trial.state, TrialState.COMPLETE)
+        known = optuna.trial.create_trial(
+            state=state,
+            params=problem.space.encode(trial.values),
+            distributions={key: distributions[key] for key in trial.values},
+            intermediate_values=dict(zip(problem.rungs, trial.losses, strict=False)),
+            value=trial.losses[-1] if state == TrialState.COMPLETE else None,
+        )
+        study._storage.create_new_trial(study._study_id, template_trial=known)
+    return problem.space.suggest(study.ask())
+
+
+@dataclass(frozen=True)
+class Pausing:
+    """A searcher, and what draws where it leaves that to a sampler."""
+
+    searcher: Searcher
+    draw: Draw = drawn_at_random
+
+    def search(
+        self, table: LossTable, *, seed: int, budget_tokens: int, workers: int, target: float
+    ) -> Search:
+        """Until it has arrived, or the budget is spent."""
+        replay = Replay(table, self.searcher, self.draw, seed, workers)
+        return replay.run(budget_tokens=budget_tokens, target=target)
+
+
+Arm = Stopping | Pausing
+
+ARMS: Mapping[tuple[str, str], Arm] = {
+    (sampler, pruner): Stopping(SAMPLERS[sampler], PRUNERS[pruner])
+    for sampler, pruner in product(SAMPLERS, PRUNERS)
+} | {
+    ("random", "halving with promotion"): Pausing(Halving()),
+    ("TPE", "halving with promotion"): Pausing(Halving(), drawn_by_tpe),
+    ("thaw", "pauses"): Pausing(Thaw()),
+}
+"""By searcher and pruner."""

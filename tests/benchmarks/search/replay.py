@@ -1,0 +1,103 @@
+"""Searches replayed on a table with trials that pause: the real decisions, losses that were recorded."""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from service.search.problem import Advance, Begin, Begun, Problem, Searcher
+from service.study.parameters import CategoricalParameter, IntParameter, Parameter
+from service.study.search_space import SearchSpace, Values
+from tests.benchmarks.loss_table import LossTable, Search
+
+Draw = Callable[[Problem, list[Begun]], Values]
+"""What draws a configuration where the searcher leaves it to the study's sampler."""
+
+
+def problem_of(table: LossTable, seed: int) -> Problem:
+    """The table's cells as a space: positions, in order where the values have one (as `LossTable.space`)."""
+    ordered = table.space(numbers_only=False)
+    parameters: dict[str, Parameter] = {}
+    for key, values in table.axes.items():
+        if hasattr(ordered[key], "choices"):
+            names = tuple(f"{i}" for i in range(len(values)))
+            parameters[key] = CategoricalParameter(type="categorical", choices=names)
+        else:
+            parameters[key] = IntParameter(type="int", low=0, high=len(values) - 1)
+    return Problem(SearchSpace(parameters), table.rungs, seed)
+
+
+@dataclass
+class _Trial:
+    curve: tuple[float, ...]
+    values: Values
+    seen: int = 0
+    state: str = "running"
+
+
+@dataclass
+class Replay:
+    """A search on a table, by one searcher and any number of workers that train at one speed.
+
+    A worker that has trained to a rung reports it and asks at once what to do next, knowing what has been reported
+    before; those that report at the same time do so in the order of their numbers.
+    """
+
+    table: LossTable
+    searcher: Searcher
+    draw: Draw
+    seed: int
+    workers: int = 1
+    decisions: int = 0
+    _trials: list[_Trial] = field(default_factory=list)
+
+    def run(self, *, budget_tokens: int, target: float = float("-inf")) -> Search:
+        """Until the budget is spent, or a whole trial has a loss of at most `target`."""
+        table, found = self.table, Search()
+        problem = problem_of(table, self.seed)
+        cells: set[tuple[int, ...]] = set()
+        busy: list[tuple[int, int, _Trial | None]] = [(0, worker, None) for worker in range(self.workers)]
+        while busy:
+            clock, worker, trial = heapq.heappop(busy)
+            if clock * self.workers > budget_tokens:
+                break
+            if trial is not None:
+                self._report(trial, found, clock * self.workers)
+                if found.at(budget_tokens) <= target:
+                    break
+            begun = [
+                Begun(number, t.values, t.curve[: t.seen], t.state)  # type: ignore[arg-type]
+                for number, t in enumerate(self._trials)
+            ]
+            decision = self.searcher.decide(problem, begun)
+            self.decisions += 1
+            match decision:
+                case Advance(number):
+                    trial = self._trials[number]
+                    assert trial.state == "paused", "only what waits can go on"
+                case Begin(values):
+                    values = self.draw(problem, begun) if values is None else values
+                    cell = tuple(int(values[key]) for key in table.axes)
+                    found.trials += 1
+                    found.repeats += cell in cells
+                    cells.add(cell)
+                    trial = _Trial(table.losses[cell], values)
+                    self._trials.append(trial)
+                case None:
+                    continue  # this worker is done; what others are at may still be of use
+            trial.state = "running"
+            before = table.rungs[trial.seen - 1] if trial.seen else 0
+            heapq.heappush(busy, (clock + table.rungs[trial.seen] - before, worker, trial))
+        found.pruned = sum(trial.state == "paused" for trial in self._trials)
+        return found
+
+    def _report(self, trial: _Trial, found: Search, spent: int) -> None:
+        if trial.seen == len(trial.curve):  # the rung at which it diverged
+            trial.state = "failed"
+            return
+        trial.seen += 1
+        trial.state = "paused"
+        if trial.seen == len(self.table.rungs):
+            trial.state = "ended"
+            if trial.curve[-1] < found.at(float("inf")):
+                found.tokens.append(spent)
+                found.best.append(trial.curve[-1])

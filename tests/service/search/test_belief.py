@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from service.search.belief import NEW, Belief, levelled, log_expected_improvement
+from service.search.problem import Begun, Problem
+from service.study.parameters import FloatParameter
+from service.study.search_space import SearchSpace
+
+LINE = Problem(SearchSpace({"x": FloatParameter(type="float", low=0.0, high=1.0)}), (10, 20, 40), 0)
+
+
+@pytest.mark.parametrize("mean", [-1.0, 0.0, 0.5, 3.0, 5.9, 6.1, 12.0, 30.0])
+def test_the_expected_improvement_is_that_of_the_integral(mean):
+    # of y normal around the mean, below 0; relative to the density at 0, which keeps the tail in range
+    density, _ = integrate.quad(
+        lambda y: -y * np.exp(-((y - mean) ** 2) / 2 + (mean**2 / 2 if mean > 0 else 0)),
+        -12 - 2 * abs(mean),
+        0,
+    )
+    exact = np.log(density) - (mean**2 / 2 if mean > 0 else 0) - np.log(np.sqrt(2 * np.pi))
+    found = log_expected_improvement(0.0, np.array([mean]), np.array([1.0]))
+    assert found == pytest.approx([exact], abs=0.01)
+
+
+def test_losses_are_levelled_in_order_and_a_huge_one_does_not_set_the_scale():
+    losses = np.array([2.0, 2.1, 2.2, 2.3, 2.5])
+    assert stats.spearmanr(losses, levelled(losses)).statistic == pytest.approx(1)
+    huge = levelled(np.append(losses, 1e6))
+    assert huge[4] - huge[0] > 0.1 * (huge.max() - huge.min())
+    assert (huge.mean(), huge.std()) == pytest.approx((0, 1))
+    assert np.array_equal(levelled(np.full(3, 2.0)), np.zeros(3))
+
+
+def whole(number, x, loss=None, state="ended"):
+    end = (x - 0.3) ** 2 if loss is None else loss
+    return Begun(number, {"x": x}, (end + 2, end + 1.5, end + 1), state)
+
+
+SEEN = [whole(i, x) for i, x in enumerate((0.0, 0.15, 0.5, 0.7, 1.0))]
+
+
+def gains(begun, *at):
+    return Belief(LINE, begun).log_gain([{"x": x} for x in at], [NEW] * len(at))
+
+
+def test_more_is_expected_where_losses_point_to():
+    between, beyond = gains(SEEN, 0.3, 0.9)
+    assert between > beyond + 1
+
+
+def test_a_place_where_a_worker_is_promises_less():
+    running = [*SEEN, Begun(5, {"x": 0.3}, (2.0,), "running")]
+    alone, beside = gains(SEEN, 0.31), gains(running, 0.31)
+    assert beside < alone - 0.5
+
+
+def test_a_place_among_failures_promises_less_and_no_loss_is_made_up_for_them():
+    failed = [Begun(5 + i, {"x": x}, (), "failed") for i, x in enumerate((0.25, 0.3, 0.35))]
+    free, among = gains(SEEN, 0.3), gains([*SEEN, *failed], 0.3)
+    assert among < free - 0.5
+    assert gains([*SEEN, *failed], 0.9) > gains(SEEN, 0.9) - 0.7  # far from them: little changes
+
+
+def test_a_trial_is_carried_on_from_its_own_curve():
+    lucky = Begun(5, {"x": 0.8}, (1.5, 1.0), "paused")
+    own, other = Belief(LINE, [*SEEN, lucky]).log_gain([{"x": 0.8}, {"x": 0.8}], [5, NEW])
+    assert own > other
