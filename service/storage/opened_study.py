@@ -1,5 +1,6 @@
 """A study that has been opened: the study and all that is kept with it, for whoever reads it or works on it."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import optuna
 
 from model.config.train_config import TrainConfig
 from service.settings import Settings
+from service.storage.budget import Budget
 from service.storage.database import open_patiently, open_storage
 from service.storage.optuna_private import StudyStorage
 from service.storage.outages import Patience
@@ -57,6 +59,23 @@ class OpenedStudy:
     def slots(self) -> Slots:
         """Its budget."""
         return Slots(self.storage.engine, self.key)
+
+    @cached_property
+    def budget(self) -> Budget | None:
+        """Its budget in tokens, of a study whose trials pause; None where it is the slots."""
+        return Budget(self.slots) if self.definition.pauses else None
+
+    def trials_left(self) -> int:
+        """How many trials are still to finish; where trials pause, whole ones that there are tokens for, rounded up."""
+        if self.budget is None:
+            counts = self.slots.counts()
+            return counts["open"] + counts["leased"]
+        seen = self.budget.read()
+        if seen is None:
+            return 0
+        whole = self.base_config.budget_tokens
+        going_on = seen.busy or seen.waiting() or seen.left >= self.base_config.rungs[0]
+        return max(1, math.ceil(seen.left / whole)) if going_on else 0
 
     @cached_property
     def roster(self) -> Roster:
