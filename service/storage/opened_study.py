@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -73,9 +74,10 @@ class OpenedStudy:
         seen = self.budget.read()
         if seen is None:
             return 0
-        whole = self.base_config.budget_tokens
-        going_on = seen.busy or seen.waiting() or seen.left >= self.base_config.rungs[0]
-        return max(1, math.ceil(seen.left / whole)) if going_on else 0
+        rungs = self.base_config.rungs
+        dearest = max(after - before for before, after in pairwise((0, *rungs)))  # they differ by a token
+        going_on = seen.busy or seen.waiting() or seen.left >= dearest
+        return max(1, math.ceil(seen.left / rungs[-1])) if going_on else 0
 
     @cached_property
     def roster(self) -> Roster:

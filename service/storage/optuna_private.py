@@ -23,6 +23,10 @@ STUDIES: sa.Table = models.StudyModel.__table__
 DIRECTIONS: sa.Table = models.StudyDirectionModel.__table__
 USER_ATTRIBUTES: sa.Table = models.StudyUserAttributeModel.__table__
 SYSTEM_ATTRIBUTES: sa.Table = models.StudySystemAttributeModel.__table__
+TRIALS: sa.Table = models.TrialModel.__table__
+PARAMETERS: sa.Table = models.TrialParamModel.__table__
+REPORTS: sa.Table = models.TrialIntermediateValueModel.__table__
+TRIAL_USER_ATTRIBUTES: sa.Table = models.TrialUserAttributeModel.__table__
 
 FIXED = "fixed_params"
 """System attribute of an enqueued trial: the values that its suggestions take."""

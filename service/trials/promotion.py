@@ -19,8 +19,10 @@ from service.storage.claims import Slot
 from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_private import show_trials
 from service.storage.pauses import Pauses
+from service.storage.reports import Reported, read_params, read_reports
 from service.study.definition import StudyDefinition
 from service.study.pruners import AshaConfig
+from service.study.search_space import Values
 from service.trials.failures import blames_configuration
 from service.trials.lease import Lease
 
@@ -39,14 +41,15 @@ class Promotion:
     """
 
     def __init__(self, opened: OpenedStudy, *, pauses: Pauses, searcher: Searcher, keep_states: int) -> None:
-        self._study = opened.study
         self._space = opened.definition.space
         self._pauses = pauses
         self._searcher = searcher
         self._keep_states = keep_states
         self._rungs = opened.base_config.rungs
         self._problem = Problem(self._space, self._rungs, opened.definition.seed)
-        show_trials(self._study, self._as_pruned)
+        self._values: dict[int, Values] = {}
+        """By trial number."""
+        show_trials(opened.study, self._as_pruned)
 
     def next(self) -> Slot | None:
         """A slot to work in, claimed with the tokens of its next rung; None where there is nothing to be done now."""
@@ -140,19 +143,23 @@ class Promotion:
         return (decision, tokens) if tokens - claimed <= seen.left else None
 
     def _begun(self, seen: Reading) -> list[Begun]:
-        trials = {trial.number: trial for trial in self._study.get_trials(deepcopy=False)}
+        slots = self._pauses.claims.slots
+        reports = read_reports(slots)
+        numbers = {row.trial_number for row in seen.slots if row.trial_number in reports}
+        # a trial that has reported has all its parameters
+        known = {number: self._values[number] for number in numbers if number in self._values}
+        for number, params in read_params(slots, numbers - known.keys()).items():
+            known[number] = self._space.decode(params)
+            if reports[number].losses:
+                self._values[number] = known[number]
         found = []
         for row in seen.slots:
-            trial = trials.get(row.trial_number)
-            values = json.loads(row.point) if row.point else {}
-            if trial is None:
-                found.append(Begun(row.slot, values, (), "running"))
+            if row.trial_number not in known:
+                found.append(Begun(row.slot, json.loads(row.point) if row.point else {}, (), "running"))
                 continue
-            reports = trial.intermediate_values
-            passed = [rung for rung in self._rungs if rung in reports]
-            losses = tuple(reports[rung] for rung in passed)
-            values |= self._space.decode(trial.params)
-            found.append(Begun(row.slot, values, losses, _state(row.state, trial)))
+            trial = reports[row.trial_number]
+            losses = tuple(trial.losses[rung] for rung in self._rungs if rung in trial.losses)
+            found.append(Begun(row.slot, known[row.trial_number], losses, _state(row.state, trial)))
         return found
 
     def _as_pruned(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
@@ -180,10 +187,10 @@ def _pruned(trial: FrozenTrial) -> FrozenTrial:
     return seen
 
 
-def _state(slot: str, trial: FrozenTrial) -> State:
+def _state(slot: str, trial: Reported) -> State:
     if slot == "paused":
         return "paused"
     if slot != "closed":
         return "running"
-    failed = trial.state == TrialState.FAIL or blames_configuration(trial.user_attrs.get("ended", ""))
+    failed = trial.state == TrialState.FAIL or blames_configuration(trial.ended)
     return "failed" if failed else "ended"

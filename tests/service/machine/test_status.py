@@ -1,4 +1,5 @@
 import io
+import itertools
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -9,6 +10,10 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from service.machine import status
+from service.trials import objective
+from service.trials.promotion import Promotion
+from tests.conftest import SPACE
+from tests.fast_run import FastRun
 
 
 def shown(draw, width=80):
@@ -27,6 +32,29 @@ def test_a_finished_study_is_shown_in_eighty_columns(finished):
         r"^ +\d +\d\.\d{4} +\d\.\d{4} +[\d,]+ +\d\.\d{3}e\d+ +\d s +[\d,]+ *$", text, re.MULTILINE
     )
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_paused_trials_are_shown_as_such_with_the_tokens_that_are_left(tiny, monkeypatch):
+    monkeypatch.setattr(objective, "TrainingRun", FastRun)
+    tiny.write(f"{SPACE}pruner: {{name: asha, reduction_factor: 4}}\n")
+    tiny.create(4)
+    worker = tiny.worker()
+    begin = Promotion.next
+    calls = itertools.count()
+
+    def next_until_two_wait(promotion):
+        if next(calls) == 2:
+            worker.stop()
+            return None
+        return begin(promotion)
+
+    monkeypatch.setattr(Promotion, "next", next_until_two_wait)
+    worker.work()
+    snapshot = status.take(tiny.settings, "tiny")()
+    text = shown(lambda console: console.print(status.page(snapshot)))
+    assert "0 trials finished, 2 paused, tokens of 4 left, 0 workers alive" in text  # 3⅓ whole ones
+    assert len(re.findall(r"│ +1/3 paused │", text)) == 2
+    assert snapshot.left == 4
 
 
 def test_watching_a_finished_study_ends(finished):
