@@ -115,7 +115,8 @@ def test_a_running_trial_is_as_old_as_it_is_in_whatever_time_zone_its_worker_is(
 
 def test_time_left_follows_from_the_rate(finished):
     snapshot = status.take(finished.settings, "tiny")()
-    busy = replace(snapshot, slots={"open": 3, "leased": 1, "held": 0, "closed": 2}, trials_per_hour=8.0)
+    slots = {"open": 3, "leased": 1, "held": 0, "closed": 2}
+    busy = replace(snapshot, slots=slots, left=4, trials_per_hour=8.0)
     assert busy.seconds_left == pytest.approx(1800)
     assert "2 of 6 trials finished" in busy.summary
     assert "about 30 min 00 s left" in busy.summary
