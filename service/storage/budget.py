@@ -91,7 +91,9 @@ class Budget:
             try:
                 with self.slots.engine.begin() as connection:
                     self._replace(connection, seen, counted)
-                    if connection.execute(change).rowcount != 1:
+                    done = connection.execute(change)
+                    # of an insertion some drivers do not count the row; it is there, or an error
+                    if isinstance(change, sa.Update) and done.rowcount != 1:
                         raise _Outrun
             except (_Outrun, sa.exc.IntegrityError):
                 return False
