@@ -18,6 +18,7 @@ from service.dashboard.notes import study_note
 from service.machine import places
 from service.settings import Settings
 from service.storage.artifact_stores import Store, open_store
+from service.storage.budget import BUDGET, NOTHING_GRANTED
 from service.storage.database import creation_lock, open_storage
 from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_tables import bury
@@ -109,6 +110,12 @@ def create(
         slots = opened.slots
         if as_it_is and met is not None and more is None and total is None:
             pass
+        elif opened.budget is not None:
+            whole = opened.base_config.budget_tokens
+            if more is not None:
+                opened.budget.more(more * whole)
+            else:
+                opened.budget.total((total or given.trials) * whole)
         elif more is not None:
             slots.more(more, limit=len(given.cells) or None)
         else:
@@ -175,7 +182,12 @@ def _make(
         "budget_tokens": budget,
     }
     return create_study(
-        storage, definition, facts, command=command, note=study_note(definition, facts, command=command)
+        storage,
+        definition,
+        facts,
+        command=command,
+        note=study_note(definition, facts, command=command),
+        attributes={BUDGET: NOTHING_GRANTED} if definition.pauses else None,
     )
 
 

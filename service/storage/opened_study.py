@@ -1,13 +1,16 @@
 """A study that has been opened: the study and all that is kept with it, for whoever reads it or works on it."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
 from model.config.train_config import TrainConfig
 from service.settings import Settings
+from service.storage.budget import Budget
 from service.storage.database import open_patiently, open_storage
 from service.storage.outages import Patience
 from service.storage.ownership import key_of
@@ -57,6 +60,24 @@ class OpenedStudy:
     def slots(self) -> Slots:
         """Its budget."""
         return Slots(self.storage.engine, self.key)
+
+    @cached_property
+    def budget(self) -> Budget | None:
+        """Its budget in tokens, of a study whose trials pause; None where it is the slots."""
+        return Budget(self.slots) if self.definition.pauses else None
+
+    def trials_left(self) -> int:
+        """How many trials are still to finish; where trials pause, whole ones that there are tokens for, rounded up."""
+        if self.budget is None:
+            counts = self.slots.counts()
+            return counts["open"] + counts["leased"]
+        seen = self.budget.read()
+        if seen is None:
+            return 0
+        rungs = self.base_config.rungs
+        dearest = max(after - before for before, after in pairwise((0, *rungs)))  # they differ by a token
+        going_on = seen.busy or seen.waiting() or seen.left >= dearest
+        return max(1, math.ceil(seen.left / rungs[-1])) if going_on else 0
 
     @cached_property
     def roster(self) -> Roster:
