@@ -84,7 +84,7 @@ def fork(
         new = OpenedStudy(settings, old.storage, made, given)
         fitting, left = _fitting(old.study, old.definition, given, new.facts["budget_tokens"])
         insert_trials(old.storage.engine, id_of(made), fitting)
-        new.slots.total(trials or given.trials)
+        new.total(trials)
     return Forked(name, given, len(fitting), left)
 
 

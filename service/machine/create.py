@@ -17,6 +17,7 @@ from service.dashboard.notes import study_note
 from service.machine import places
 from service.settings import Settings
 from service.storage.artifact_stores import Store, open_store
+from service.storage.budget import BUDGET, NOTHING_GRANTED
 from service.storage.database import creation_lock, open_storage
 from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_tables import bury
@@ -106,14 +107,12 @@ def create(
         if met is not None:
             _refuse_changed_file(opened)
         bury(storage.engine, opened.key)
-        slots = opened.slots
         if as_it_is and met is not None and more is None and total is None:
             pass
         elif more is not None:
-            slots.more(more, limit=len(given.cells) or None)
+            opened.more(more)
         else:
-            cells = len(given.cells)
-            slots.total(min(total or cells, cells) if cells else total or given.trials)
+            opened.total(total)
     return given.name, given
 
 
@@ -180,7 +179,12 @@ def make_study(
         "budget_tokens": budget,
     }
     return create_study(
-        storage, definition, facts, command=command, note=study_note(definition, facts, command=command)
+        storage,
+        definition,
+        facts,
+        command=command,
+        note=study_note(definition, facts, command=command),
+        attributes={BUDGET: NOTHING_GRANTED} if definition.pauses else None,
     )
 
 

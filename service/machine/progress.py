@@ -97,9 +97,9 @@ class _Worker:
             if self.seen and event["tokens"] > self.seen[1]:
                 self.tokens_per_second = (event["tokens"] - self.seen[1]) / (now - self.seen[0])
             self.seen = (now, event["tokens"])
-        elif event["event"] == "trial ended":
+        elif event["event"] in ("trial ended", "trial paused"):
             self.trial = None
-            self.rung = "ended"
+            self.rung = event["event"].removeprefix("trial ")
         self.tokens = event.get("tokens", self.tokens)
         self.budget_tokens = event.get("budget_tokens", self.budget_tokens)
 
@@ -121,13 +121,13 @@ class LiveTable:
     Args:
         study: its name.
         workers: how many run.
-        trials: how many are to finish in this call.
+        trials: how many are to finish in this call; None where that is decided on the way.
         trial_seconds: what a whole trial takes, as measured beforehand; without it no time is told until one has ended.
         console: where to show it.
     """
 
     def __init__(
-        self, study: str, *, workers: int, trials: int, trial_seconds: float | None, console: Console
+        self, study: str, *, workers: int, trials: int | None, trial_seconds: float | None, console: Console
     ) -> None:
         self._study = study
         self._workers = workers
@@ -180,6 +180,8 @@ class LiveTable:
             )
         elif name == "audited":
             self.say(f"trial {event['trial']} to be pruned at rung {event['rung']}, runs on for the audit")
+        elif name in ("trial paused", "paused trial ended"):
+            self.say(f"trial {event['trial']} {event['ended']}")
         elif name == "trial ended":
             loss = "" if event["val_loss"] is None else f"  val_loss {event['val_loss']:.4f}"
             ended = event["ended"]  # `complete`, `pruned at rung 2 of 4`, `interrupted`
@@ -215,10 +217,11 @@ class LiveTable:
         headings = ("worker", "trial", "rung", "val_loss", "tokens/s", "time left")
         table = FittingTable(f"study {self._study}", headings, rows)
         best = "" if self._best is None else f"   best {self._best[0]:.4f} (trial {self._best[1]})"
-        return Group(table, Text(f"{self._ended} of {self._trials} trials ended{best}   {self._time_left()}"))
+        ended = f"{self._ended} trials" if self._trials is None else f"{self._ended} of {self._trials} trials"
+        return Group(table, Text(f"{ended} ended{best}   {self._time_left()}"))
 
     def _time_left(self) -> str:
-        if self._ended >= self._trials:
+        if self._trials is None or self._ended >= self._trials:
             return ""
         typical = self._typical_seconds()
         if typical is None:

@@ -26,7 +26,6 @@ from service.storage.database import creation_lock
 from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.outages import Patience
 from service.storage.ranking import count_states, ranked_trials
-from service.storage.slots import Slots
 from service.study.device_proof import prove_device
 from service.study.file import checked_name, found_in
 from service.text import terminal
@@ -78,11 +77,17 @@ def work(
         log.info("workers start", workers=len(places), gpus=gpus, threads=places[0].threads)
         view = JsonLines(log)
     else:
-        counts = slots.counts()
-        to_run = counts["open"] + counts["leased"]
+        to_run = opened.trials_left()
         on = f"GPU {', '.join(gpus)}" if gpus else f"{places[0].threads} threads each"
-        _say(console, f"study {study}: {to_run} trials to finish, {len(places)} workers here ({on})")
-        view = LiveTable(study, workers=len(places), trials=to_run, trial_seconds=None, console=console)
+        what = f"{opened.definition.counted(to_run)} to {'spend' if opened.budget else 'finish'}"
+        _say(console, f"study {study}: {what}, {len(places)} workers here ({on})")
+        view = LiveTable(
+            study,
+            workers=len(places),
+            trials=None if opened.budget else to_run,
+            trial_seconds=None,
+            console=console,
+        )
     return Supervisor(study, slots=slots, places=places, view=view).run()
 
 
@@ -155,7 +160,7 @@ def go_on(
     with creation_lock(settings), contextlib.closing(open_study(settings, name)) as opened:
         prove_device(opened.definition, machine.device_type(settings))
         if trials is not None:
-            opened.slots.more(trials, limit=len(opened.definition.cells) or None)
+            opened.more(trials)
     rest = partial("to finish them: run({})".format)
     return _finish(settings, name, workers=workers, rest=rest, console=console)
 
@@ -220,14 +225,14 @@ def _finish(
     """
     opened = open_study(settings, name)
     slots = opened.slots
-    counts = slots.counts()
-    to_run = counts["open"] + counts["leased"]
+    to_run = opened.trials_left()
     if not to_run:
         what = "configurations of its design" if opened.definition.cells else "trials of its file"
-        console.print(f"study {name}: all {counts['closed']} {what} have run")
+        all_of = f"the tokens of all {what}" if opened.budget else f"all {slots.counts()['closed']} {what}"
+        console.print(f"study {name}: {all_of} have run")
         return opened
     places = machine.places(settings, workers=workers)
-    if len(places) > to_run:
+    if len(places) > to_run and not opened.budget:
         places = machine.places(settings, workers=to_run)
     workers = len(places)
     _say(console, "measuring how fast this machine trains: some seconds of training, and one evaluation")
@@ -236,28 +241,35 @@ def _finish(
     _say(
         console,
         f"a whole trial of the base configuration takes about {shown_seconds(seconds)} here "
-        f"({measured['device']}, {measured['tokens_per_second']:,.0f} tokens/s); {to_run} trials with "
+        f"({measured['device']}, {measured['tokens_per_second']:,.0f} tokens/s); "
+        f"{opened.definition.counted(to_run)} with "
         f"{workers} worker{'s' if workers > 1 else ''} at most about {shown_seconds(seconds * to_run / workers)}, "
         "if none is pruned and none is larger",
     )
-    view = LiveTable(name, workers=workers, trials=to_run, trial_seconds=seconds, console=console)
+    view = LiveTable(
+        name,
+        workers=workers,
+        trials=None if opened.budget else to_run,
+        trial_seconds=seconds,
+        console=console,
+    )
     status = Supervisor(name, slots=slots, places=places, view=view).run()
     if status:
-        _say_what_is_left(slots, rest, console)
+        _say_what_is_left(opened, rest, console)
         sys.exit(status)
     return opened
 
 
-def _say_what_is_left(slots: Slots, rest: Callable[[int], str], console: Console) -> None:
+def _say_what_is_left(opened: OpenedStudy, rest: Callable[[int], str], console: Console) -> None:
     try:
-        counts = slots.counts()
+        left, leased = opened.trials_left(), opened.slots.counts()["leased"]
     except sa.exc.SQLAlchemyError:
         _say(console, "the storage is away; what is left is not known")
         return
-    left = counts["open"] + counts["leased"]
-    how = "other workers are at work on them" if counts["leased"] else rest(left)
+    how = "other workers are at work on them" if leased else rest(left)
     if left:
-        _say(console, f"{left} trial{'s are' if left > 1 else ' is'} left; {how}")
+        are = "is" if left == 1 and not opened.budget else "are"
+        _say(console, f"{opened.definition.counted(left)} {are} left; {how}")
 
 
 def _measure(study: str, threads: int) -> dict[str, Any]:

@@ -37,16 +37,15 @@ class Snapshot:
     study: optuna.Study
     states: str
     slots: dict[str, int]
+    left: int
+    """Trials that are still to finish, or whole ones that there are tokens for (`OpenedStudy.trials_left`)."""
+    paused: set[int] | None
+    """Trials that wait at a rung; None where they never do."""
     workers: list[AliveWorker]
     running: list[optuna.trial.FrozenTrial]
     rungs: list[int]
     best: list[optuna.trial.FrozenTrial]
     trials_per_hour: float | None
-
-    @property
-    def left(self) -> int:
-        """Trials that are still to finish."""
-        return self.slots["open"] + self.slots["leased"]
 
     @property
     def seconds_left(self) -> float | None:
@@ -56,15 +55,21 @@ class Snapshot:
     @property
     def summary(self) -> str:
         """One line."""
+        of_slots = (
+            f"{self.slots['closed']} of {sum(self.slots.values()) - self.slots['held']} trials finished"
+        )
+        if self.paused is not None:
+            of_slots = f"{self.slots['closed']} trials finished, {len(self.paused)} paused"
+            of_slots += f", tokens of {self.left} left" if self.left else ""
         parts = [
-            f"{self.slots['closed']} of {sum(self.slots.values()) - self.slots['held']} trials finished",
+            of_slots,
             f"{len(self.workers)} worker{'s' if len(self.workers) != 1 else ''} alive",
         ]
         if self.best:
             parts.append(f"best {self.best[0].value:.4f} (trial {self.best[0].number})")
         if self.trials_per_hour:
             parts.append(f"{self.trials_per_hour:,.1f} trials/h")
-        if self.left and self.seconds_left is not None:
+        if self.left and self.paused is None and self.seconds_left is not None:
             parts.append(f"about {shown_seconds(self.seconds_left)} left")
         return ", ".join(parts)
 
@@ -80,6 +85,8 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
             study=study,
             states=counted(trials),
             slots=opened.slots.counts(),
+            left=opened.trials_left(),
+            paused=opened.slots.paused_trials() if opened.budget else None,
             workers=opened.roster.alive(),
             running=[trial for trial in trials if trial.state == TrialState.RUNNING],
             rungs=list(rungs),
@@ -130,7 +137,7 @@ def page(snapshot: Snapshot, *, best: int = SHOWN_BEST) -> Group:
             since = (datetime.now(UTC) - begun).total_seconds()
             row = (
                 str(trial.number),
-                f"{len(reports)}/{rungs}" + (" audited" if audit.MARK in trial.user_attrs else ""),
+                f"{len(reports)}/{rungs}{_aside(trial, snapshot)}",
                 f"{reports[-1][1]:.4f}" if reports else "–",
                 shown_seconds(since),
                 configuration(trial),
@@ -145,6 +152,12 @@ def page(snapshot: Snapshot, *, best: int = SHOWN_BEST) -> Group:
         table = leaderboard(snapshot.best[:best])
         parts.append(table.as_rich("best trials, val_loss in nats per character"))
     return Group(*parts)
+
+
+def _aside(trial: optuna.trial.FrozenTrial, snapshot: Snapshot) -> str:
+    if trial.number in (snapshot.paused or ()):
+        return " paused"
+    return " audited" if audit.MARK in trial.user_attrs else ""
 
 
 def _rungs(trial: optuna.trial.FrozenTrial) -> int | None:

@@ -30,10 +30,21 @@ from service.storage.ranking import ranked_trials
 CHECKPOINT = "checkpoint"
 """Trial attribute: artifact ids of the files of its checkpoint."""
 
+PAUSES = "pauses"
+"""Trial attribute: how often it has been set aside at a rung; absent where it never was."""
+
 
 def attach_text(store: Store, trial: optuna.Trial, name: str, text: str) -> str:
-    """Attach a text to a running trial as a file; the id of the artifact. Raises OSError: it is not attached then."""
-    artifact_id = _stored(store, io.BytesIO(text.encode()))
+    """Attach a text to a running trial as a file; the id of the artifact. Raises OSError: it is not attached then.
+
+    A trial that has paused has one of the name already, which it replaces.
+    """
+    artifact_id = _listed(trial, name) if PAUSES in trial.user_attrs else None
+    content = io.BytesIO(text.encode())
+    if artifact_id is not None:
+        store.write(artifact_id, content)
+        return artifact_id
+    artifact_id = _stored(store, content)
     _list(trial, artifact_id, name)
     return artifact_id
 
@@ -115,6 +126,13 @@ def _list(trial: optuna.Trial, artifact_id: str, name: str) -> None:
     trial.storage.set_trial_system_attr(
         trial_id_of(trial), artifact_key(artifact_id), _entry(artifact_id, name)
     )
+
+
+def _listed(trial: optuna.Trial, name: str) -> str | None:
+    """The id of the trial's file of this name."""
+    listed = trial.storage.get_trial(trial_id_of(trial)).system_attrs
+    entries = (json.loads(entry) for key, entry in listed.items() if key.startswith(artifact_key("")))
+    return next((entry["artifact_id"] for entry in entries if entry["filename"] == name), None)
 
 
 def _entry(artifact_id: str, name: str) -> str:

@@ -29,6 +29,12 @@ class Slot:
     """How often its configuration has failed since its trial last got on."""
     lost: str | None
     """Why its last holder lost it, where that is known."""
+    tokens: int | None = None
+    """To which its trial is trained now, in a study whose trials pause; None in any other."""
+    point: str | None = None
+    """The values that its trial is to have, as JSON; None: the study's file or sampler says."""
+    promoted: bool = False
+    """Its trial was paused, and goes on as the same one."""
 
 
 class LeaseLost(Exception):  # noqa: N818 - an outcome, not a fault
@@ -82,7 +88,9 @@ class Claims:
                     lost=None,
                 )
                 if swapped:
-                    return Slot(row.slot, row.trial_number, attempts, row.lost)
+                    return Slot(
+                        row.slot, row.trial_number, attempts, row.lost, tokens=row.tokens, point=row.point
+                    )
 
     def renew(self, slot: Slot) -> None:
         """Keep the slot for another lease. Raises LeaseLost when another worker has it."""
@@ -92,6 +100,18 @@ class Claims:
         """Note which trial runs in the slot; the slot as it is now. Raises LeaseLost when another worker has it."""
         self._update_own(slot, trial_number=trial_number, attempts=attempts)
         return replace(slot, trial_number=trial_number, attempts=attempts)
+
+    def restart(self, slot: Slot, *, tokens: int) -> Slot:
+        """Give the slot to another configuration, which is trained to `tokens` at first; what it had is given back.
+
+        Raises LeaseLost when another worker has it.
+        """
+        self._update_own(slot, trial_number=None, attempts=0, tokens=tokens, point=None)
+        return replace(slot, trial_number=None, attempts=0, tokens=tokens, point=None)
+
+    def pause(self, slot: Slot) -> None:
+        """Its trial waits at its rung. Raises LeaseLost when another worker has it."""
+        self._update_own(slot, or_state="paused", state="paused", leased_until=None)
 
     def hand_back(self, slot: Slot, *, attempts: int) -> None:
         """Free the slot for whoever comes next. Raises LeaseLost when another worker has it."""

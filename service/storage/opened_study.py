@@ -1,13 +1,16 @@
 """A study that has been opened: the study and all that is kept with it, for whoever reads it or works on it."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
 from model.config.train_config import TrainConfig
 from service.settings import Settings
+from service.storage.budget import Budget
 from service.storage.database import open_patiently, open_storage
 from service.storage.outages import Patience
 from service.storage.ownership import key_of
@@ -59,6 +62,24 @@ class OpenedStudy:
         return Slots(self.storage.engine, self.key)
 
     @cached_property
+    def budget(self) -> Budget | None:
+        """Its budget in tokens, of a study whose trials pause; None where it is the slots."""
+        return Budget(self.slots) if self.definition.pauses else None
+
+    def trials_left(self) -> int:
+        """How many trials are still to finish; where trials pause, whole ones that there are tokens for, rounded up."""
+        if self.budget is None:
+            counts = self.slots.counts()
+            return counts["open"] + counts["leased"]
+        seen = self.budget.read()
+        if seen is None:
+            return 0
+        rungs = self.base_config.rungs
+        dearest = max(after - before for before, after in pairwise((0, *rungs)))  # they differ by a token
+        going_on = seen.busy or seen.waiting() or seen.left >= dearest
+        return max(1, math.ceil(seen.left / rungs[-1])) if going_on else 0
+
+    @cached_property
     def roster(self) -> Roster:
         """Its workers."""
         return Roster(self.storage.engine, self.key, lease_seconds=self.settings.lease_seconds)
@@ -76,6 +97,21 @@ class OpenedStudy:
         from service.storage.corpus import load_corpus  # the same
 
         return load_corpus(self.study, self.settings)
+
+    def more(self, trials: int) -> None:
+        """Have so many further trials finish, as far as a design has them left; where trials pause, buy their tokens."""
+        if self.budget is not None:
+            self.budget.more(trials * self.base_config.budget_tokens)
+        else:
+            self.slots.more(trials, limit=len(self.definition.cells) or None)
+
+    def total(self, trials: int | None) -> None:
+        """Have so many trials finish in all, or as many as the study's file says; where trials pause, buy their tokens."""
+        cells = len(self.definition.cells)
+        if self.budget is not None:
+            self.budget.total((trials or self.definition.trials) * self.base_config.budget_tokens)
+        else:
+            self.slots.total(min(trials or cells, cells) if cells else trials or self.definition.trials)
 
     def other(self, name: str) -> "OpenedStudy":
         """Another study of the same storage. Raises StudyError."""

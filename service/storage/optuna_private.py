@@ -4,8 +4,9 @@ No other module uses such a name (`tests/test_private_names.py`). Its own test h
 installed, and the range in `pyproject.toml` has no version that it has not been held against.
 """
 
+import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import optuna
@@ -14,7 +15,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from service.storage.outages import Patience
 
@@ -70,6 +71,20 @@ def running_trial(study: optuna.Study, trial_id: int) -> optuna.Trial:
     # as there, so that the sampler sees what other workers have finished since the last trial
     study._thread_local.cached_all_trials = None
     return optuna.Trial(study, trial_id)
+
+
+def show_trials(study: optuna.Study, shown: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> None:
+    """See that this object's trials are read, by samplers too, as `shown` makes them of what is stored."""
+    read = study._get_trials
+
+    def get_trials(
+        deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        found = shown(read(deepcopy=False, use_cache=use_cache))
+        found = found if states is None else [trial for trial in found if trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    study._get_trials = get_trials  # type: ignore[method-assign]
 
 
 PATIENT_METHODS = (

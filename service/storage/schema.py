@@ -21,13 +21,18 @@ SLOTS = sa.Table(
     METADATA,
     sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("state", sa.String(8), nullable=False, default="open"),  # open | leased | held | closed
+    # open | leased | paused | held | closed
+    sa.Column("state", sa.String(8), nullable=False, default="open"),
     sa.Column("owner", sa.String(255)),
     sa.Column("leased_until", sa.Float),  # seconds since the epoch
     sa.Column("trial_number", sa.Integer),  # the last trial that ran in it
     sa.Column("attempts", sa.Integer, nullable=False, default=0),  # at failures, as `slots` counts
     sa.Column("lost", sa.String(255)),  # why its last holder lost it, where that is known
     sa.Column("generation", sa.String(32)),  # of the study
+    # of a study whose trials pause: claimed of its budget, to the rung that the trial trains to or waits at,
+    sa.Column("tokens", sa.BigInteger),
+    # and the values that its trial is to have, as JSON; none: the sampler is asked
+    sa.Column("point", sa.Text),
 )
 
 WORKERS = sa.Table(
@@ -93,21 +98,31 @@ def create_tables(engine: sa.Engine) -> None:
     METADATA.create_all(engine)
 
 
+_ADDED = ("generation", "tokens", "point")
+"""Columns that tables of an older version lack."""
+
+
 def upgrade(engine: sa.Engine) -> None:
-    """Add the column that tables of an older version lack. May be called by several processes at once."""
+    """Add the columns that tables of an older version lack. May be called by several processes at once."""
     found = sa.inspect(engine)
     for table in METADATA.sorted_tables:
-        if found.has_table(table.name) and not _has_generation(engine, table):
+        if not found.has_table(table.name):
+            continue
+        for column in _lacking(engine, table):
+            if column.name not in _ADDED:
+                continue
+            kind = column.type.compile(engine.dialect)
             try:
                 with engine.begin() as connection:
-                    connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN generation VARCHAR(32)")
+                    connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
             except sa.exc.DBAPIError:
-                if not _has_generation(engine, table):  # otherwise another process came first
+                if column in _lacking(engine, table):  # otherwise another process came first
                     raise
 
 
-def _has_generation(engine: sa.Engine, table: sa.Table) -> bool:
-    return any(column["name"] == "generation" for column in sa.inspect(engine).get_columns(table.name))
+def _lacking(engine: sa.Engine, table: sa.Table) -> list[sa.Column[Any]]:
+    there = {column["name"] for column in sa.inspect(engine).get_columns(table.name)}
+    return [column for column in table.columns if column.name not in there]
 
 
 def missing(engine: sa.Engine) -> str | None:
@@ -116,10 +131,8 @@ def missing(engine: sa.Engine) -> str | None:
     for table in METADATA.sorted_tables:
         if not found.has_table(table.name):
             return table.name
-        there = {column["name"] for column in found.get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in there:
-                return f"{table.name}.{column.name}"
+        for column in _lacking(engine, table):
+            return f"{table.name}.{column.name}"
     return None
 
 

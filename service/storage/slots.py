@@ -38,24 +38,25 @@ class Slots:
         return database_time(self.engine)
 
     @cached_property
-    def _mine(self) -> sa.ColumnElement[bool]:
+    def mine(self) -> sa.ColumnElement[bool]:
+        """Which rows of the table they are."""
         # a number below 0 is no slot's: it was put there by hand
         return self.study.rows(_SLOTS) & (_SLOTS.c.slot >= 0)
 
     def counts(self) -> dict[str, int]:
-        """Slots by state: open, leased, held, closed."""
+        """Slots by state: open, leased, held, closed. Paused ones are counted by `paused_trials`."""
         query = (
             sa.select(_SLOTS.c.state, sa.func.count().label("slots"))
-            .where(self._mine)
+            .where(self.mine)
             .group_by(_SLOTS.c.state)
         )
-        found = {row.state: row.slots for row in self._read(query)}
+        found = {row.state: row.slots for row in self.read(query)}
         return {state: found.get(state, 0) for state in ("open", "leased", "held", "closed")}
 
     def total(self, trials: int) -> None:
         """See that the study has at least `trials` slots, closed ones included, and that none is held back."""
         with self.engine.begin() as connection:
-            held = self._mine & (_SLOTS.c.state == "held")
+            held = self.mine & (_SLOTS.c.state == "held")
             connection.execute(_SLOTS.update().where(held).values(state="open"))
             self._add(connection, trials - self._count(connection))
 
@@ -66,10 +67,9 @@ class Slots:
         slots never started are dropped beyond the number, and started ones beyond it wait for a later call.
         While other workers are at work on the study, the slots are added to theirs.
         """
-        alive = (_SLOTS.c.state == "leased") & (_SLOTS.c.leased_until >= self.now)
         with self.engine.begin() as connection:
             # what workers that are alive may be about to claim is neither dropped nor held
-            if self._count(connection, alive):
+            if self._count(connection, self._alive):
                 room = trials if limit is None else limit - self._count(connection)
                 self._add(connection, min(trials, room))
                 return
@@ -78,11 +78,11 @@ class Slots:
                 trials = min(trials, limit - self._count(connection, _SLOTS.c.state == "closed"))
             unfinished = connection.execute(
                 sa.select(_SLOTS.c.slot, _SLOTS.c.trial_number)
-                .where(self._mine, _SLOTS.c.state != "closed")
+                .where(self.mine, _SLOTS.c.state != "closed")
                 .order_by(_SLOTS.c.trial_number.is_(None), _SLOTS.c.slot)
             ).all()
             for rank, (index, trial_number) in enumerate(unfinished):
-                where = self._mine & (_SLOTS.c.slot == index)
+                where = self.mine & (_SLOTS.c.slot == index)
                 if rank < trials:
                     connection.execute(_SLOTS.update().where(where).values(state="open", owner=None))
                 elif trial_number is None:
@@ -91,10 +91,25 @@ class Slots:
                     connection.execute(_SLOTS.update().where(where).values(state="held", owner=None))
             self._add(connection, trials - len(unfinished))
 
+    @property
+    def _alive(self) -> sa.ColumnElement[bool]:
+        return (_SLOTS.c.state == "leased") & (_SLOTS.c.leased_until >= self.now)
+
+    def any_alive(self) -> bool:
+        """A worker is at work in one of them."""
+        return bool(self.rows(self._alive, first=1))
+
     def trials_in_progress(self) -> set[int]:
-        """Numbers of the trials in slots that are leased, or free to be resumed."""
-        running = _SLOTS.c.state.in_({"leased", "open"}) & _SLOTS.c.trial_number.is_not(None)
-        return {row.trial_number for row in self.rows(running)}
+        """Numbers of the trials in slots that are leased, paused, or free to be resumed."""
+        return self._trials("leased", "paused", "open")
+
+    def paused_trials(self) -> set[int]:
+        """Numbers of the trials that wait at a rung."""
+        return self._trials("paused")
+
+    def _trials(self, *states: str) -> set[int]:
+        of_trial = _SLOTS.c.state.in_(states) & _SLOTS.c.trial_number.is_not(None)
+        return {row.trial_number for row in self.rows(of_trial)}
 
     def release(self, owner: str, *, lost: str, counts: bool = True) -> None:
         """Free at once what a process known to be dead had leased.
@@ -115,9 +130,15 @@ class Slots:
     def rows(self, where: sa.ColumnElement[bool], *, first: int | None = None) -> list[Any]:
         """The study's rows of the table, those with a trial to resume first."""
         order = _SLOTS.c.trial_number.is_(None), _SLOTS.c.slot
-        return self._read(sa.select(_SLOTS).where(self._mine, where).order_by(*order).limit(first))
+        return self.read(sa.select(_SLOTS).where(self.mine, where).order_by(*order).limit(first))
 
-    def _read(self, query: sa.Select[Any]) -> list[Any]:
+    def by_number(self) -> list[Any]:
+        """All of the study's rows, by number."""
+        return self.read(sa.select(_SLOTS).where(self.mine).order_by(_SLOTS.c.slot))
+
+    def read(self, query: sa.Select[Any]) -> list[Any]:
+        """What a query of the storage finds."""
+
         def select() -> list[Any]:
             with self.engine.connect() as connection:
                 return list(connection.execute(query))
@@ -127,7 +148,7 @@ class Slots:
 
     def swap(self, where: sa.ColumnElement[bool], **values: Any) -> bool:
         """Change the one slot that is still as `where` says; whether it was."""
-        update = _SLOTS.update().where(self._mine, where).values(**values)
+        update = _SLOTS.update().where(self.mine, where).values(**values)
 
         def swap() -> bool:
             with self.engine.begin() as connection:
@@ -136,11 +157,11 @@ class Slots:
         return bool(self.patience(swap))
 
     def _count(self, connection: sa.Connection, *where: sa.ColumnElement[bool]) -> int:
-        query = sa.select(sa.func.count()).select_from(_SLOTS).where(self._mine, *where)
+        query = sa.select(sa.func.count()).select_from(_SLOTS).where(self.mine, *where)
         return int(connection.execute(query).scalar_one())
 
     def _add(self, connection: sa.Connection, number: int) -> None:
-        taken = set(connection.execute(sa.select(_SLOTS.c.slot).where(self._mine)).scalars())
+        taken = set(connection.execute(sa.select(_SLOTS.c.slot).where(self.mine)).scalars())
         # the lowest free numbers, those of dropped slots too: a number stands for a configuration of a design
         free = itertools.islice((i for i in itertools.count() if i not in taken), max(0, number))
         for index in free:

@@ -75,6 +75,16 @@ class StudyDefinition:
         """The base file's configuration: the baseline's."""
         return self.base.config
 
+    @property
+    def pauses(self) -> bool:
+        """Its trials may wait at a rung, and its budget is in tokens."""
+        return isinstance(self.pruner, pruners.AshaConfig)
+
+    def counted(self, trials: int) -> str:
+        """A number of trials that are to finish, or of whole ones that there are tokens for."""
+        counted = f"{trials} trial" if trials == 1 else f"{trials} trials"
+        return f"tokens of {counted}" if self.pauses else counted
+
     def fixed_values(self, slot: int) -> Values | None:
         """The values of the trial in slot `slot`, from 0, or None where the sampler suggests them.
 

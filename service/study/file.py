@@ -59,7 +59,13 @@ class StudyConfig(Section):
             raise ValueError("rebuilds_published is for a design, given with a space")
         if self.design is not None and self.sampler is not None:
             raise ValueError("sampler has no effect with a design, given both")
-        if self.design is not None or (self.sampler is not None and self.sampler.name == "grid"):
+        as_a_whole = self.design is not None or (self.sampler is not None and self.sampler.name == "grid")
+        if as_a_whole and self.pruner.name == "asha":
+            raise ValueError(
+                "pruner asha begins trials as it goes, and a design or a grid is run as a whole; give it none, or "
+                "another pruner"
+            )
+        if as_a_whole:
             if "seed" in self.model_fields_set:
                 raise ValueError(
                     "seed is the sampler's and has no effect with a design or a grid; for training runs give "

@@ -108,6 +108,22 @@ class HyperbandConfig(AuditedSection):
     """As of `successive_halving`."""
 
 
+class AshaConfig(Section):
+    """Asynchronous successive halving with promotion (Li et al. 2020): trials wait at a rung, the best go on later.
+
+    A study under it has its budget in tokens: `trials` whole ones pay for several times as many that are begun.
+    """
+
+    name: Literal["asha"]
+    audit: ClassVar[float] = 0.0
+    reduction_factor: int = Field(4, ge=2)
+    """The best 1/`reduction_factor` of a level's trials go on to the next level, at as many times its tokens."""
+    grows: bool = False
+    """PASHA (Bohdal et al. 2023): a level is opened when those below it do not agree on the order of their trials."""
+    keep_states: int = Field(64, ge=1)
+    """Trials that may wait, each with its saved state on disk; of more, those furthest from going on are ended."""
+
+
 PrunerConfig = Annotated[
     NoPrunerConfig
     | MedianConfig
@@ -115,7 +131,8 @@ PrunerConfig = Annotated[
     | PatientConfig
     | ThresholdConfig
     | SuccessiveHalvingConfig
-    | HyperbandConfig,
+    | HyperbandConfig
+    | AshaConfig,
     Field(discriminator="name"),
 ]
 
@@ -159,7 +176,7 @@ def build_pruner(section: PrunerConfig, *, rungs: tuple[int, ...]) -> optuna.pru
     """
     budget_tokens = rungs[-1]
     match section:
-        case NoPrunerConfig():
+        case NoPrunerConfig() | AshaConfig():  # whether a trial goes on is asked elsewhere
             return optuna.pruners.NopPruner()
         case MedianConfig() | PercentileConfig():
             assert section.warmup_fraction is not None, "filled in when the study was loaded"

@@ -53,6 +53,11 @@ def classify(error: BaseException, *, device_answers: bool = True) -> Failure:
     return Failure(TrialState.FAIL, f"{type(error).__name__}: {_first_line(error)}", "retry")
 
 
+def blames_configuration(ended: str) -> bool:
+    """Whether a trial that was closed with this reason says nothing but that its configuration cannot be trained."""
+    return ended.startswith(("diverged", "out of memory"))
+
+
 _OUT_OF_MEMORY = re.compile(
     r"DefaultCPUAllocator|CUDA error: out of memory|cudaErrorMemoryAllocation|_STATUS_ALLOC_FAILED"
 )

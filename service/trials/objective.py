@@ -4,12 +4,14 @@ import contextlib
 import json
 import tempfile
 import uuid
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import structlog
 from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.trial import TrialState
 
 from model.config.counts import flops_per_token, parameter_count, passes_per_token
 from model.config.train_config import TrainConfig
@@ -22,6 +24,7 @@ from model.measurement.sinks import Curves
 from model.training import TrainingRun
 from service.storage import artifacts, measurements
 from service.storage.artifact_stores import Store, fetch
+from service.storage.optuna_private import storage_of, trial_id_of
 from service.storage.ranking import is_among_best
 from service.storage.study_storage import together
 from service.study import audit
@@ -30,7 +33,10 @@ from service.trials.failures import Interrupted, Unsaved
 from service.trials.lease import Lease
 
 STATES = "states"
-"""Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that resumes it."""
+"""Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that goes on."""
+
+GoesOn = Callable[[TrainingRun], bool]
+"""Whether a run may train on beyond the last rung that it has passed."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,15 @@ class Outcome:
     """How a trial that was not disturbed ended."""
 
     val_loss: float
-    pruned: bool
+    state: TrialState
+    """COMPLETE, PRUNED, or RUNNING: it waits at its rung."""
     ended: str
-    """For people: `complete`, `pruned at rung 4 of 8`, `complete, audited: ...`."""
+    """For people: `complete`, `pruned at rung 4 of 8`, `paused at rung 1 of 8`, `complete, audited: ...`."""
+
+    @property
+    def value(self) -> float | None:
+        """What Optuna is told; of a trial that is not complete it takes the last report."""
+        return self.val_loss if self.state == TrialState.COMPLETE else None
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ class TrialRunner:
             corpus_fingerprint=self.corpus.fingerprint,
             precision=run.precision.name,
         )
+        reported = _reported(trial) if run.evaluations else ()
         with together(trial):
             trial.set_user_attr("config", config.model_dump(mode="json"))
             trial.set_user_attr("train_tokens", data.split("train").n_tokens)
@@ -79,10 +92,19 @@ class TrialRunner:
             trial.set_user_attr("flops_per_token", flops_per_token(config))
             trial.set_user_attr("provenance", facts)
             for evaluation in run.evaluations:  # of the trials that it resumes
-                trial.report(evaluation.val_loss, evaluation.rung_tokens)
+                if evaluation.rung_tokens not in reported:
+                    trial.report(evaluation.val_loss, evaluation.rung_tokens)
         return run
 
-    def train(self, trial: optuna.Trial, run: TrainingRun, lease: Lease, *, audited: bool) -> Outcome:
+    def train(
+        self,
+        trial: optuna.Trial,
+        run: TrainingRun,
+        lease: Lease,
+        *,
+        audited: bool,
+        goes_on: GoesOn | None = None,
+    ) -> Outcome:
         """Train a run that has been built.
 
         Args:
@@ -90,6 +112,7 @@ class TrialRunner:
             run: of the trial; whoever calls can stop it.
             lease: of the trial's slot.
             audited: the pruner's verdict is noted and not carried out.
+            goes_on: asked between two rungs, in a study whose trials pause.
 
         Raises:
             Interrupted: the run was stopped and its state is saved.
@@ -99,12 +122,16 @@ class TrialRunner:
         """
         config, rungs = run.config, len(run.config.rungs)
         pruned = False
+        reported = _reported(trial) if goes_on else ()
+        # a worker that dies at a rung has not come to ask
+        paused = _is_paused(run, goes_on)
         with self._drawn(trial, run) as curves:
-            for evaluation in run:
+            for evaluation in () if paused else run:
                 lease.check()
                 if self._save_state(trial, run):
                     lease.got_on(trial.number)
-                trial.report(evaluation.val_loss, evaluation.rung_tokens)
+                if evaluation.rung_tokens not in reported:  # otherwise a paused trial had lost its state
+                    trial.report(evaluation.val_loss, evaluation.rung_tokens)
                 curves.write()
                 self.log.info(
                     "rung",
@@ -118,15 +145,22 @@ class TrialRunner:
                 if not run.finished and self._is_stopped(trial, run, audited=audited):
                     pruned = True
                     break
+                if _is_paused(run, goes_on):
+                    paused = True
+                    break
         lease.check()
-        if not run.finished and not pruned:
+        if not (run.finished or pruned or paused):
             raise Interrupted if self._save_state(trial, run) else Unsaved
-        ended = f"pruned at rung {len(run.evaluations)} of {rungs}" if pruned else _complete(trial)
+        at = f"at rung {len(run.evaluations)} of {rungs}"
+        ended = f"pruned {at}" if pruned else f"paused {at}" if paused else _complete(trial)
+        if paused:
+            trial.set_user_attr(artifacts.PAUSES, trial.user_attrs.get(artifacts.PAUSES, 0) + 1)
         val_loss = run.evaluations[-1].val_loss
-        with_weights = not pruned and is_among_best(trial.study, val_loss, self.keep_checkpoints)
+        with_weights = run.finished and is_among_best(trial.study, val_loss, self.keep_checkpoints)
         self._record(trial, run, ended, with_weights=with_weights)
         self._show(trial, run, config, ended, with_titles=with_weights)
-        return Outcome(val_loss, pruned, ended)
+        state = TrialState.PRUNED if pruned else TrialState.RUNNING if paused else TrialState.COMPLETE
+        return Outcome(val_loss, state, ended)
 
     def show_failure(
         self, trial: optuna.Trial, run: TrainingRun | None, config: TrainConfig, reason: str
@@ -238,6 +272,15 @@ class TrialRunner:
             reason = f"{', '.join(missing)} not saved: {error.strerror or error}"
             trial.set_user_attr("artifacts", reason)
             self.log.warning("artifacts not saved", reason=reason)
+
+
+def _reported(trial: optuna.Trial) -> Collection[int]:
+    """The rungs whose losses the trial has, which Optuna takes once."""
+    return storage_of(trial.study).get_trial(trial_id_of(trial)).intermediate_values
+
+
+def _is_paused(run: TrainingRun, goes_on: GoesOn | None) -> bool:
+    return goes_on is not None and bool(run.evaluations) and not run.finished and not goes_on(run)
 
 
 def _complete(trial: optuna.Trial) -> str:

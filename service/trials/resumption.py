@@ -1,5 +1,6 @@
 """Which trial runs in a slot: a new one, or one that resumes that of a dead worker."""
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -57,6 +58,7 @@ class Lineages:
         self._claims = claims
         self._store = store
         self._budget_tokens: int = opened.facts["budget_tokens"]
+        self._first_rung = opened.base_config.rungs[0]
         self._log = log
         self._seen_strays: set[int] = set()
         self._drops = drops
@@ -74,6 +76,8 @@ class Lineages:
         previous = None if slot.trial_number is None else self.frozen(slot.trial_number)
         # A worker dies in one of three places. While it trained, its trial is RUNNING and is ended here;
         if previous is not None and previous.state == TrialState.RUNNING:
+            if slot.promoted:
+                return running_trial(self._study, trial_id_of(previous)), slot
             self._fail(previous, with_attempts(slot.lost or DIED, slot.attempts))
             previous = self.frozen(previous.number)
         # after it had told Optuna and before it closed the slot, the trial counts and only the slot is left to close;
@@ -88,10 +92,9 @@ class Lineages:
             if self._definition.cells or (slot.index == 0 and self._definition.baseline):
                 self._claims.close(slot)  # a fixed configuration has no other to take its place
                 return None
-            previous, attempts = (
-                None,
-                0,
-            )  # the slot is still owed a trial, of another configuration
+            previous, attempts = None, 0  # the slot is still owed a trial, of another configuration
+            if slot.tokens is not None:
+                slot = self._claims.restart(slot, tokens=self._first_rung)
         trial = self._new_trial(slot, previous)
         return trial, self._claims.set_trial(slot, trial.number, attempts=attempts)
 
@@ -114,6 +117,8 @@ class Lineages:
             attributes |= {**kept, "goes_on_with": previous.number}
             return self._create(previous.params, attributes, fixed=previous.system_attrs.get(FIXED))
         values = self._definition.fixed_values(slot.index)
+        if values is None and slot.point is not None:
+            values = json.loads(slot.point)
         if values is None:
             return self.take_enqueued(slot) or self._create({}, attributes)
         space = self._definition.space

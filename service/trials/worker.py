@@ -23,8 +23,10 @@ from service.storage import added, artifacts
 from service.storage.artifact_stores import open_store
 from service.storage.claims import Claims, LeaseLost, Slot
 from service.storage.opened_study import open_study
+from service.storage.optuna_private import storage_of, trial_id_of
 from service.storage.outages import Patience, StorageAwayError
 from service.storage.ownership import SLOT
+from service.storage.pauses import Pauses
 from service.storage.slots import SEEN_FAILURE
 from service.study import audit
 from service.study.device_proof import prove_device
@@ -33,6 +35,7 @@ from service.study.samplers import build_sampler, worker_seed
 from service.trials import objective
 from service.trials.failures import Failure, classify
 from service.trials.lease import Lease
+from service.trials.promotion import Waiting, promotion_of
 from service.trials.resumption import Drops, Lineages, with_attempts
 
 MAX_FAILURES_IN_A_ROW = 5
@@ -93,6 +96,7 @@ class Worker:
             seed=worker_seed(self._definition.seed, self._number),
             space=self._definition.space.distributions,
         )
+        self._promotion = promotion_of(opened, Pauses(self._claims))
         self._study.pruner = build_pruner(self._definition.pruner, rungs=opened.base_config.rungs)
         self._runner = objective.TrialRunner(
             store=self._store,
@@ -128,14 +132,20 @@ class Worker:
         failures_in_a_row = 0
         waited = 0.0
         while not self._stopping.is_set():
-            slot = self._claims.claim()
+            slot = self._claims.claim() or (self._promotion.next() if self._promotion else None)
             if slot is None:
                 strays = self._lineages.fail_strays()
                 counts = self._claims.slots.counts()
                 if any(counts.values()):  # otherwise the study is gone, and its id may be another one's
                     self._lineages.take_enqueued()
-                if not (counts["open"] or counts["leased"] or strays) or self._orphaned():
+                if self._orphaned():
                     return
+                if not (counts["open"] or counts["leased"] or strays):
+                    if self._promotion is None:
+                        return
+                    if self._promotion.over():
+                        self._end(self._promotion.at_the_end())
+                        return
                 self._stopping.wait(1.0)  # another worker may still die and leave its trial
                 waited += 1.0
                 if waited >= self._settings.lease_seconds / 4:
@@ -145,6 +155,8 @@ class Worker:
                 continue
             failure = self._run_slot(slot)
             self._free_memory()
+            if self._promotion is not None:
+                self._end(self._promotion.too_many())
             if failure is None or failure.next == "close":
                 failures_in_a_row = 0
             elif failure.next == "stop":
@@ -167,14 +179,17 @@ class Worker:
         with contextlib.suppress(RuntimeError):  # of a device that does not answer
             self._where.free_memory()
 
-    def _run_slot(self, slot: Slot) -> Failure | None:
-        with Lease(
+    def _lease(self, slot: Slot) -> Lease:
+        return Lease(
             self._claims,
             slot,
             beat=self._stop_if_orphaned,
             renew_worker=partial(self._roster.renew, self._number),
             log=self.log,
-        ) as lease:
+        )
+
+    def _run_slot(self, slot: Slot) -> Failure | None:
+        with self._lease(slot) as lease:
             try:
                 return self._run_trial(lease)
             except (LeaseLost, optuna.exceptions.UpdateFinishedTrialError):
@@ -199,9 +214,10 @@ class Worker:
             log.info("trial started", **named, params=trial.params, slot=lease.slot.index)
             run = runner.build(trial, config)
             self._watch(run, lease)
-            outcome = runner.train(trial, run, lease, audited=self._is_audited(lease.slot))
-            state = TrialState.PRUNED if outcome.pruned else TrialState.COMPLETE
-            ended, value = outcome.ended, None if outcome.pruned else outcome.val_loss
+            goes_on = partial(self._promotion.goes_on, lease) if self._promotion else None
+            audited = self._is_audited(lease.slot)
+            outcome = runner.train(trial, run, lease, audited=audited, goes_on=goes_on)
+            state, ended, value = outcome.state, outcome.ended, outcome.value
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
             raise  # the trial is not this worker's to write to any more, or cannot be
         except Exception as error:
@@ -213,9 +229,22 @@ class Worker:
                 log.error("trial failed", exc_info=True)
                 lease.slot = dataclasses.replace(lease.slot, attempts=lease.slot.attempts + SEEN_FAILURE)
                 ended = with_attempts(ended, lease.slot.attempts)
+        if state == TrialState.RUNNING:
+            self._claims.pause(lease.slot)
+            log.info("trial paused", ended=ended)
+            return None
         self._finish(lease, trial, state, value, ended)
         log.info("trial ended", state=state.name, val_loss=value, ended=ended)
         return failure
+
+    def _end(self, waiting: list[Waiting]) -> None:
+        """End paused trials, with their last losses."""
+        for slot, ended in waiting:
+            taken = (LeaseLost, optuna.exceptions.UpdateFinishedTrialError)
+            with self._lease(slot) as lease, contextlib.suppress(*taken):
+                trial = self._lineages.frozen(slot.trial_number or 0)
+                self._finish(lease, trial, TrialState.PRUNED, None, ended)
+                self.log.info("paused trial ended", trial=trial.number, ended=ended)
 
     def _watch(self, run: TrainingRun, lease: Lease) -> None:
         """See that a signal or a lost lease stops the run."""
@@ -229,11 +258,16 @@ class Worker:
         return audit.is_drawn(share, study_seed=seed, slot=slot.index)
 
     def _finish(
-        self, lease: Lease, trial: optuna.Trial, state: TrialState, value: float | None, ended: str
+        self,
+        lease: Lease,
+        trial: optuna.Trial | optuna.trial.FrozenTrial,
+        state: TrialState,
+        value: float | None,
+        ended: str,
     ) -> None:
         """Tell Optuna, then close or free the slot; a crash in between is seen by whoever leases it next."""
         lease.check()
-        trial.set_user_attr("ended", ended)
+        storage_of(self._study).set_trial_user_attr(trial_id_of(trial), "ended", ended)
         try:
             self._study.tell(trial.number, value, state)
         except ValueError:  # the trial has ended

@@ -11,8 +11,17 @@ import sys
 import time
 
 from service.settings import Settings
-from service.storage.opened_study import open_study
+from service.storage.opened_study import OpenedStudy, open_study
 from tests.fast_run import fork_worker, train_fast
+
+
+def share_done(opened: OpenedStudy) -> float:
+    """Of a study's trials those that are closed; of one whose trials pause the tokens that are claimed."""
+    if opened.budget:
+        seen = opened.budget.read()
+        return (seen.granted - seen.left) / seen.granted
+    counts = opened.slots.counts()
+    return counts["closed"] / sum(counts.values())
 
 
 def main(study: str, kills: int, lanes: int, longest: float) -> None:
@@ -38,10 +47,8 @@ def main(study: str, kills: int, lanes: int, longest: float) -> None:
         killed += 1
         if generator.random() < 0.5:  # as a supervisor does; the others' leases run out
             opened = open_study(settings, study)
-            slots = opened.slots
-            slots.release(owner, lost="its worker was killed")
-            counts = slots.counts()
-            ahead = counts["closed"] * kills > sum(counts.values()) * killed
+            opened.slots.release(owner, lost="its worker was killed")
+            ahead = share_done(opened) * kills > killed
             # on a fast machine the trials must not be used up before the kills
             lifetime = min(longest, lifetime * (0.8 if ahead else 1.1))
             opened.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from service.storage.opened_study import open_study
 from tests.fast_run import STEPS_PER_RUNG, chain, loss
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -48,6 +49,45 @@ def test_hundreds_of_kills_on_postgresql_lose_nothing(tiny_on_postgresql):
         resumed += "goes_on_with" in trial.user_attrs
     assert resumed > 0
     print(f"{by_state}, {resumed} of {trials} went on where another ended")
+    for trial in everything:
+        if trial.state == TrialState.FAIL:
+            assert "its worker" in trial.user_attrs["ended"]
+
+
+def test_dozens_of_kills_of_a_study_whose_trials_pause_lose_nothing_and_spend_its_tokens_once(
+    tiny_on_postgresql,
+):
+    trials, kills = 20, 100
+    tiny_on_postgresql.write(f"{SPACE}pruner: {{name: asha, reduction_factor: 2, keep_states: 6}}\n")
+    tiny_on_postgresql.create(trials)
+    command = tiny_on_postgresql.command()
+    command["args"] = [sys.executable, str(DRIVER), "tiny", str(kills), "2", "0.9"]
+    done = subprocess.run(**command, stdout=subprocess.PIPE, check=True, timeout=400)
+    report = json.loads(done.stdout)
+    print(report)
+    assert report["status"] == 0
+    assert report["killed"] >= 50  # fewer where the study was finished first
+
+    opened = open_study(tiny_on_postgresql.settings, "tiny")
+    seen, rungs = opened.budget.read(), opened.base_config.rungs
+    opened.close()
+    assert {row.state for row in seen.slots} == {"closed"}
+    assert (seen.granted, seen.left) == (trials * rungs[-1], 0)
+    everything = tiny_on_postgresql.trials()
+    by_state = Counter(trial.state for trial in everything)
+    assert set(by_state) == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    ended = {t.number: t for t in everything if t.state in (TrialState.COMPLETE, TrialState.PRUNED)}
+    assert sorted(row.trial_number for row in seen.slots) == sorted(ended)
+    assert len({trial.params["optimizer.lr"] for trial in ended.values()}) == len(ended)
+    for row in seen.slots:
+        trial = ended[row.trial_number]
+        assert sorted(trial.intermediate_values) == [rung for rung in rungs if rung <= row.tokens]
+        steps = len(trial.intermediate_values) * STEPS_PER_RUNG
+        assert trial.value == loss(chain(trial.params["optimizer.lr"], steps))
+        assert (trial.state == TrialState.COMPLETE) == (row.tokens == rungs[-1])
+    states = [path.name for path in Path(tiny_on_postgresql.settings.artifacts).glob("state-*")]
+    print(f"{by_state}, {len(states)} states left behind")
+    assert sum("pauses" in trial.user_attrs for trial in everything) > trials
     for trial in everything:
         if trial.state == TrialState.FAIL:
             assert "its worker" in trial.user_attrs["ended"]

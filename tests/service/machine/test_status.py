@@ -1,4 +1,5 @@
 import io
+import itertools
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -11,6 +12,10 @@ from rich.console import Console
 
 from service.machine import status
 from service.storage.roster import AliveWorker
+from service.trials import objective
+from service.trials.promotion import Promotion
+from tests.conftest import SPACE
+from tests.fast_run import FastRun
 
 
 def shown(draw, width=80):
@@ -60,6 +65,29 @@ def test_a_page_that_is_watched_has_no_more_lines_than_the_terminal(finished):
         for found in (status.page(snapshot), status._fitting(snapshot, console))
     )
     assert fitting < 9 < whole
+
+
+def test_paused_trials_are_shown_as_such_with_the_tokens_that_are_left(tiny, monkeypatch):
+    monkeypatch.setattr(objective, "TrainingRun", FastRun)
+    tiny.write(f"{SPACE}pruner: {{name: asha, reduction_factor: 4}}\n")
+    tiny.create(4)
+    worker = tiny.worker()
+    begin = Promotion.next
+    calls = itertools.count()
+
+    def next_until_two_wait(promotion):
+        if next(calls) == 2:
+            worker.stop()
+            return None
+        return begin(promotion)
+
+    monkeypatch.setattr(Promotion, "next", next_until_two_wait)
+    worker.work()
+    snapshot = status.take(tiny.settings, "tiny")()
+    text = shown(lambda console: console.print(status.page(snapshot)))
+    assert "0 trials finished, 2 paused, tokens of 4 left, 0 workers alive" in text  # 3⅓ whole ones
+    assert len(re.findall(r" 1/3 paused ", text)) == 2
+    assert snapshot.left == 4
 
 
 def test_watching_a_finished_study_ends(finished):
@@ -120,7 +148,8 @@ def test_a_running_trial_is_as_old_as_it_is_in_whatever_time_zone_its_worker_is(
 
 def test_time_left_follows_from_the_rate(finished):
     snapshot = status.take(finished.settings, "tiny")()
-    busy = replace(snapshot, slots={"open": 3, "leased": 1, "held": 0, "closed": 2}, trials_per_hour=8.0)
+    slots = {"open": 3, "leased": 1, "held": 0, "closed": 2}
+    busy = replace(snapshot, slots=slots, left=4, trials_per_hour=8.0)
     assert busy.seconds_left == pytest.approx(1800)
     assert "2 of 6 trials finished" in busy.summary
     assert "about 30 min 00 s left" in busy.summary

@@ -37,6 +37,15 @@ def url(request, tmp_path):
 
 
 @pytest.fixture
+def engine_of_each(url):
+    """As `engine`, of every database that a storage may be."""
+    engine = sa.create_engine(url)
+    make_two_studies(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
 def pair(url):
     """One study, opened by Optuna and by us."""
     theirs = RDBStorage(url)

@@ -62,9 +62,10 @@ def test_tables_are_made_once_and_what_is_missing_is_named(tmp_path):
     engine.dispose()
 
 
-def test_an_older_table_gets_the_column_that_it_lacks_and_keeps_its_rows(engine):
+def test_an_older_table_gets_the_columns_that_it_lacks_and_keeps_its_rows(engine):
     with engine.begin() as connection:
-        connection.exec_driver_sql("ALTER TABLE hptune_slots DROP COLUMN generation")
+        for column in ("generation", "tokens", "point"):
+            connection.exec_driver_sql(f"ALTER TABLE hptune_slots DROP COLUMN {column}")
     assert missing(engine) == "hptune_slots.generation"
     for _ in range(2):  # the second time there is nothing to do
         upgrade(engine)
@@ -77,17 +78,17 @@ def test_an_older_table_gets_the_column_that_it_lacks_and_keeps_its_rows(engine)
 def test_an_upgrade_that_somebody_else_makes_first_is_no_fault(engine, monkeypatch):
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE hptune_slots DROP COLUMN generation")
-    has, asked = schema._has_generation, []
+    lacking, asked = schema._lacking, []
 
-    def has_in_a_moment(engine, table):
+    def lacking_in_a_moment(engine, table):
         asked.append(table.name)
+        found = lacking(engine, table)
         if asked == ["hptune_slots"]:  # between the look and the change
             with engine.begin() as connection:
                 connection.exec_driver_sql("ALTER TABLE hptune_slots ADD COLUMN generation VARCHAR(32)")
-            return False
-        return has(engine, table)
+        return found
 
-    monkeypatch.setattr(schema, "_has_generation", has_in_a_moment)
+    monkeypatch.setattr(schema, "_lacking", lacking_in_a_moment)
     upgrade(engine)
     assert asked == ["hptune_slots", "hptune_slots", "hptune_workers"]
 

@@ -32,6 +32,8 @@ def test_a_study_is_a_search_or_a_design(body):
         (DESIGN + "seed: 1\n", "seed is the sampler's and has no effect with a design or a grid"),
         (SPACE + "sampler: {name: grid}\nseed: 1\n", "seed is the sampler's and has no effect"),
         (DESIGN + "trials: 3\n", "trials has no effect with a design or a grid"),
+        (DESIGN + "pruner: {name: asha}\n", "pruner asha begins trials as it goes, and a design or a grid"),
+        (SPACE + "sampler: {name: grid}\npruner: {name: asha}\n", "pruner asha begins trials as it goes"),
         (SPACE + "trials: 0\n", "trials"),
         ("space: {}\n", "space"),
     ],

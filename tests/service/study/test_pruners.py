@@ -160,6 +160,8 @@ def test_a_pruner_has_only_its_own_keys(section, key):
         ({"name": "threshold"}, 2, True),
         ({"name": "hyperband"}, 1, False),
         ({"name": "successive_halving"}, 2, True),
+        ({"name": "asha"}, 1, False),
+        ({"name": "asha"}, 2, True),
         ({"name": "patient", "patience_rungs": 2}, 4, False),
         ({"name": "patient", "patience_rungs": 2}, 5, True),
         (

@@ -1,0 +1,102 @@
+import json
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from service.storage.budget import BUDGET, NOTHING_GRANTED, Budget
+from service.storage.optuna_private import METADATA, USER_ATTRIBUTES
+from service.storage.pauses import Pauses
+from service.storage.schema import SLOTS
+
+
+@pytest.fixture
+def engine(engine_of_each):
+    return engine_of_each
+
+
+@pytest.fixture
+def pauses_of(engine, claims_of):
+    with engine.begin() as connection:
+        row = {"study_id": 1, "key": BUDGET, "value_json": json.dumps(NOTHING_GRANTED)}
+        connection.execute(USER_ATTRIBUTES.insert().values(row))
+    return lambda owner, **arguments: Pauses(claims_of(owner, **arguments))
+
+
+def test_nothing_is_granted_at_first_and_a_total_never_takes_any_back(pauses_of):
+    budget = pauses_of("a").budget
+    assert budget.read().left == 0
+    budget.total(900)
+    budget.total(300)
+    assert (budget.read().granted, budget.read().left) == (900, 900)
+
+
+def test_more_is_beyond_what_is_spent_when_nobody_works_and_beyond_what_is_granted_otherwise(pauses_of):
+    pauses = pauses_of("a")
+    budget = pauses.budget
+    budget.more(900)
+    slot = pauses.begin(budget.read(), tokens=300, point=None)
+    budget.more(100)
+    assert (budget.read().granted, budget.read().left) == (1000, 700)
+    pauses.claims.pause(slot)
+    budget.more(200)
+    assert (budget.read().granted, budget.read().left) == (500, 200)
+
+
+def test_of_two_claims_by_one_reading_the_second_changes_nothing(pauses_of):
+    one, other = pauses_of("one"), pauses_of("other")
+    one.budget.total(900)
+    seen = one.budget.read()
+    assert one.begin(seen, tokens=300, point=None).index == 0
+    assert other.begin(seen, tokens=300, point=None) is None
+    assert (len(one.budget.read().slots), one.budget.read().left) == (1, 600)
+    assert other.begin(other.budget.read(), tokens=300, point=None).index == 1
+
+
+def test_a_claim_whose_slot_has_changed_is_not_counted(pauses_of, engine):
+    pauses = pauses_of("a")
+    pauses.budget.total(900)
+    slot = pauses.begin(pauses.budget.read(), tokens=300, point=None)
+    pauses.claims.pause(slot)
+    seen = pauses.budget.read()
+    with engine.begin() as connection:
+        connection.execute(SLOTS.update().values(state="closed"))
+    assert pauses.promote(seen, 0, tokens=600) is None
+    now = pauses.budget.read()
+    assert (now.claims, now.left, now.slots[0].tokens) == (seen.claims, 600, 300)
+
+
+def test_a_study_that_is_gone_has_no_budget(pauses_of, engine):
+    budget = pauses_of("a").budget
+    with engine.begin() as connection:
+        for table in reversed(METADATA.sorted_tables):
+            connection.execute(sa.delete(table))
+    assert budget.read() is None
+    budget.total(900)
+    assert isinstance(budget, Budget)
+    assert budget.read() is None
+
+
+def test_many_workers_claim_exactly_what_is_granted(pauses_of):
+    workers = [pauses_of(f"w{number}") for number in range(4)]
+    workers[0].budget.total(40 * 7 + 3)
+    failures = []
+
+    def work(pauses):
+        try:
+            while (seen := pauses.budget.read()).left >= 7:
+                slot = pauses.begin(seen, tokens=7, point={"x": len(seen.slots)})
+                if slot is not None:
+                    pauses.claims.pause(slot)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(pauses,)) for pauses in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    seen = workers[0].budget.read()
+    assert ([row.slot for row in seen.slots], seen.left) == (list(range(40)), 3)
+    assert [json.loads(row.point)["x"] for row in seen.slots] == list(range(40))

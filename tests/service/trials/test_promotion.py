@@ -1,0 +1,230 @@
+import itertools
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from model.data.tokenized_corpus import TokenizedCorpus
+from model.hardware import device
+from model.training import TrainingRun
+from service.storage.opened_study import open_study
+from service.storage.slots import SEEN_FAILURE
+from service.study.search_space import SearchSpace
+from service.trials import objective
+from service.trials.promotion import Promotion
+from service.trials.resumption import FAILURES
+from tests.fast_run import STEPS_PER_RUNG, FastRun, chain, loss
+
+ASHA = """\
+space:
+  optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+sampler: {name: random}
+"""
+RUNGS = (3000, 6000, 9000)
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Training of milliseconds; runs of the test's own class where it gives one."""
+
+    def use(run=FastRun):
+        monkeypatch.setattr(run, "step_seconds", 0.0)
+        monkeypatch.setattr(objective, "TrainingRun", run)
+
+    use()
+    return use
+
+
+def write(tiny, *, more="", pruner="name: asha, reduction_factor: 2"):
+    tiny.write(f"{ASHA}{more}pruner: {{{pruner}}}\n")
+
+
+def tokens(tiny):
+    opened = open_study(tiny.settings, "tiny")
+    try:
+        seen = opened.budget.read()
+        return seen.granted, [row.tokens for row in seen.slots], opened.trials_left()
+    finally:
+        opened.close()
+
+
+def saved_states(tiny):
+    return [path.name for path in Path(tiny.settings.artifacts).iterdir() if path.name.startswith("state-")]
+
+
+def assert_whole(tiny, *, whole):
+    """Every token is spent once, every trial has ended, and every loss is that of a run never paused."""
+    granted, claimed, left = tokens(tiny)
+    assert granted == whole * RUNGS[-1] == sum(claimed)
+    assert left == 0
+    assert set(tiny.slots().items()) == {("open", 0), ("leased", 0), ("held", 0), ("closed", len(claimed))}
+    assert saved_states(tiny) == []
+    ended = [t for t in tiny.trials() if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert sorted(max(trial.intermediate_values) for trial in ended) == sorted(claimed)
+    assert len({trial.params["optimizer.lr"] for trial in ended}) == len(ended) == len(claimed)
+    for trial in ended:
+        for passed, rung in enumerate(RUNGS[: len(trial.intermediate_values)], start=1):
+            steps = passed * STEPS_PER_RUNG
+            assert trial.intermediate_values[rung] == loss(chain(trial.params["optimizer.lr"], steps))
+        last = max(trial.intermediate_values)
+        assert trial.value == trial.intermediate_values[last]
+        assert (trial.state == TrialState.COMPLETE) == (last == RUNGS[-1])
+
+
+def test_a_budget_is_spent_to_the_token_and_what_waits_ends_pruned_with_its_last_loss(tiny, fast):
+    write(tiny)
+    tiny.create(3)
+    tiny.worker().work()
+    assert_whole(tiny, whole=3)
+    trials = tiny.trials()
+    assert len(trials) > 3
+    assert trials[0].params == {"optimizer.lr": 1e-3}  # the baseline
+    assert [t.state for t in trials if t.state == TrialState.FAIL] == []
+    ends = {t.user_attrs["ended"] for t in trials}
+    assert "complete" in ends
+    assert "paused at rung 1 of 3, not promoted" in ends
+    names = [
+        entry
+        for entry in trials[1].system_attrs.values()
+        if isinstance(entry, str) and "curve.jsonl" in entry
+    ]
+    assert len(names) == 1  # one file, however often a trial has paused
+
+
+@pytest.mark.slow
+def test_further_trials_are_further_tokens(tiny, fast):
+    write(tiny)
+    tiny.create(2)
+    tiny.worker().work()
+    tiny.create(2)
+    assert tokens(tiny)[2] == 2
+    tiny.worker().work()
+    assert_whole(tiny, whole=4)
+    tiny.create(total=3)  # no less than there is
+    assert tokens(tiny)[2] == 0
+
+
+@pytest.mark.slow
+def test_no_more_trials_wait_than_states_are_kept(tiny, fast, monkeypatch):
+    most = []
+    original = Promotion.next
+
+    def watched(promotion):
+        most.append((len(saved_states(tiny)), len(promotion._pauses.budget.read().waiting())))
+        return original(promotion)
+
+    monkeypatch.setattr(Promotion, "next", watched)
+    write(tiny, pruner="name: asha, reduction_factor: 3, keep_states: 2")
+    tiny.create(5)
+    tiny.worker().work()
+    assert max(most) == (2, 2)
+    assert "more than 2 wait" in " ".join(trial.user_attrs["ended"] for trial in tiny.trials())
+    assert_whole(tiny, whole=5)
+
+
+@pytest.mark.slow
+def test_an_interrupted_and_a_stateless_trial_go_on_within_the_budget(tiny, fast):
+    calls = itertools.count()
+    workers = []
+
+    class Stopping(FastRun):
+        def save(self, path):
+            call = next(calls)
+            if call % 5 == 4:
+                workers[-1].stop()
+            elif call % 5 == 2:
+                raise OSError("no space")
+            super().save(path)
+
+    fast(Stopping)
+    write(tiny)
+    tiny.create(6)
+    for _ in range(40):
+        workers.append(tiny.worker())
+        workers[-1].work()
+        if not tokens(tiny)[2]:
+            break
+    assert_whole(tiny, whole=6)
+    assert len(workers) > 3
+
+
+@pytest.mark.slow
+def test_a_configuration_that_always_fails_is_given_up_and_gives_its_tokens_back(tiny, fast):
+    class Failing(FastRun):
+        failures = 0
+
+        def __iter__(self):
+            if self.config.optimizer.lr != 1e-3 and Failing.failures < FAILURES:
+                Failing.failures += 1
+                raise RuntimeError("of this configuration")
+            yield from super().__iter__()
+
+    fast(Failing)
+    write(tiny)
+    tiny.create(4)
+    tiny.worker().work()
+    assert_whole(tiny, whole=4)
+    failed = [trial for trial in tiny.trials() if trial.state == TrialState.FAIL]
+    assert len(failed) == FAILURES
+    assert len({trial.params["optimizer.lr"] for trial in failed}) == 1
+    assert SEEN_FAILURE > 1
+
+
+@pytest.mark.slow
+def test_a_diverged_trial_is_closed_and_what_was_claimed_for_it_is_spent(tiny, fast):
+    from model.errors import Diverged
+
+    class Diverging(FastRun):
+        def __iter__(self):
+            for evaluation in super().__iter__():
+                if len(self.evaluations) == 2:
+                    raise Diverged("loss nan")
+                yield evaluation
+
+    fast(Diverging)
+    write(tiny)
+    tiny.create(4)
+    tiny.worker().work()
+    granted, claimed, left = tokens(tiny)
+    assert (sum(claimed), left, max(claimed)) == (granted, 0, 6000)
+    assert {trial.state for trial in tiny.trials()} == {TrialState.PRUNED}
+    assert any(trial.user_attrs["ended"].startswith("diverged") for trial in tiny.trials())
+
+
+def test_a_sampler_sees_paused_trials_as_pruned_and_everybody_else_as_running(tiny, fast, monkeypatch):
+    seen = []
+    suggest = SearchSpace.suggest
+
+    def watched(space, trial):
+        seen.append((trial.study, [t.state for t in trial.study._get_trials(use_cache=True)], tiny.trials()))
+        return suggest(space, trial)
+
+    monkeypatch.setattr(SearchSpace, "suggest", watched)
+    write(tiny, pruner="name: asha, reduction_factor: 4")
+    tiny.create(1)
+    tiny.worker().work()
+    _, states, stored = seen[-1]
+    assert states == [TrialState.PRUNED, TrialState.PRUNED, TrialState.RUNNING]
+    assert [trial.state for trial in stored] == [TrialState.RUNNING] * 3
+    assert all(isinstance(study, optuna.Study) for study, _, _ in seen)
+
+
+@pytest.mark.slow
+def test_a_promoted_trial_ends_with_the_bits_of_one_never_paused(tiny):
+    write(tiny)
+    tiny.create(4)
+    tiny.worker().work()
+    opened = open_study(tiny.settings, "tiny")
+    corpus, definition = opened.corpus, opened.definition
+    trials = opened.study.get_trials()
+    opened.close()
+    paused = [trial for trial in trials if trial.user_attrs.get("pauses", 0)]
+    far = [trial for trial in paused if len(trial.intermediate_values) > 1]
+    assert far  # promoted after a pause
+    for trial in trials:
+        config = definition.config_for(definition.space.decode(trial.params))
+        data = TokenizedCorpus.prepare(corpus, config.tokenizer, cache=tiny.settings.cache)
+        run = TrainingRun(config, data, device=device.choose("cpu", threads=1))
+        losses = {e.rung_tokens: e.val_loss for e in itertools.islice(run, len(trial.intermediate_values))}
+        assert losses == trial.intermediate_values
