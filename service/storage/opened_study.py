@@ -99,14 +99,14 @@ class OpenedStudy:
         return load_corpus(self.study, self.settings)
 
     def more(self, trials: int) -> None:
-        """Have so many further trials finish, as far as a design has them left; where trials pause, buy their tokens."""
+        """Have so many further trials finish, as far as a design has them; where trials pause, grant their tokens."""
         if self.budget is not None:
             self.budget.more(trials * self.base_config.budget_tokens)
         else:
             self.slots.more(trials, limit=len(self.definition.cells) or None)
 
     def total(self, trials: int | None) -> None:
-        """Have so many trials finish in all, or as many as the study's file says; where trials pause, buy their tokens."""
+        """Have so many finish in all, or as many as the study's file says; where trials pause, grant their tokens."""
         cells = len(self.definition.cells)
         if self.budget is not None:
             self.budget.total((trials or self.definition.trials) * self.base_config.budget_tokens)
