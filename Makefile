@@ -1,4 +1,4 @@
-.PHONY: test integration check reference site bench bench-gpu bench-search transformers engines chaos lock
+.PHONY: test integration clusters check reference site bench bench-gpu bench-search transformers engines chaos lock
 
 python := .venv/bin/python
 beside := /tmp/hptune-bench
@@ -6,11 +6,14 @@ engines := /tmp/hptune-engines
 
 test:  ## what needs no server, with the set-up it takes
 	./hptune.sh --prepare --with-tests
-	$(python) -m pytest -m 'not integration and not slow'
+	$(python) -m pytest -m 'not integration and not slow and not cluster'
 
 integration: engines transformers  ## the slow ones, and those with PostgreSQL, engines and a browser, which share one Docker engine
 	./hptune.sh --prepare --with-tests
 	$(python) -m pytest -m 'integration or slow' -n 0
+
+clusters: engines  ## jobs, nodes, heads and workers of a Slurm and a Ray cluster lost and added; six minutes each
+	$(python) -m pytest -m cluster -n 0
 
 check:  ## lint, types, import contracts, the site with its links, shell scripts
 	./hptune.sh --prepare --with-tests

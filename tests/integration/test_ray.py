@@ -16,7 +16,7 @@ from tests.integration.engine_runs import assert_exactly, disturbed_study, in_pr
 from tests.integration.processes import PYTHON, descendants, wait_until, with_engines
 from tests.integration.ray_cluster import RayCluster
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, with_engines]
+pytestmark = [pytest.mark.cluster, with_engines]
 
 TRIALS = 6
 

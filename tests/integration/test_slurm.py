@@ -13,7 +13,7 @@ from tests.integration.engine_runs import assert_exactly, disturbed_study, in_pr
 from tests.integration.processes import wait_until
 from tests.integration.slurm import Cluster
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = pytest.mark.cluster
 
 TRIALS = 6
 
