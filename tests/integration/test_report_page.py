@@ -22,7 +22,10 @@ def page(browser, tuned):  # noqa: F811
         feature = {"name": "prefers-color-scheme", "value": scheme}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
         browser.get((tuned[0] / "report.html").as_uri())
-        script = "return [...document.querySelectorAll('[data-plot]')].filter(e => e.offsetParent && !e.drawn).length"
+        script = (
+            "return [...document.querySelectorAll('[data-plot]')]"
+            ".filter(e => e.checkVisibility() && !e.drawn).length"
+        )
         wait_for(browser, lambda: browser.execute_script(script) == 0, "figures")
         return browser
 
@@ -36,7 +39,7 @@ def test_nothing_is_wider_than_the_window(page, shots, width, scheme):  # noqa: 
     seen = page(width, scheme)
     seen.save_screenshot(str(shots / f"report-{width}-{scheme}.png"))
     wider = seen.execute_script(
-        "return [...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && e.offsetParent"
+        "return [...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && e.checkVisibility()"
         " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
     )
     assert wider == []
