@@ -20,7 +20,15 @@ from service.study import pruners, samplers
 from service.study.base import Base, Built
 from service.study.cells import built_cells, file_space
 from service.study.design import Cell, space_of
-from service.study.file import StudyConfig, checked_name, found_in, from_here, place_of, study_file
+from service.study.file import (
+    StudyConfig,
+    checked_name,
+    found_in,
+    from_here,
+    place_of,
+    refuse_varied,
+    study_file,
+)
 from service.study.proof import prove_cells, prove_space
 from service.study.search_space import SearchSpace, Values, leaves
 
@@ -167,7 +175,7 @@ def load(
         file, for_all = _resized(study, document, file, scale)
     given = dict(overrides or {})
     for_all |= dict.fromkeys(given, "command line")
-    _refuse_varied(study, fixed, for_all)  # first: what such a value breaks is not what is wrong
+    refuse_varied(study, fixed, for_all)  # first: what such a value breaks is not what is wrong
     base = Base.of(file.with_overrides(given, for_all))
     cells = built_cells(study, document, base, study.scales[scale] if scale else None)
     made_from = {"scale": scale, "overrides": given, "file": place_of(path, root)}
@@ -204,28 +212,6 @@ def _resized(
     mapping = {key: place(("map", key)) for key in resized.replacements}
     resized_file = file.with_overrides(resized.base_values(values), setting | mapping)
     return resized_file, setting if study.design else setting | mapping
-
-
-def _refuse_varied(study: StudyConfig, fixed: dict[str, str], for_all: dict[str, str]) -> None:
-    """Refuse values for all trials that some replace; by key with their places.
-
-    A design's `fixed` is what its configurations start from: there some may.
-    """
-    searched = study.space is not None
-
-    def overlap(one: str, other: str) -> bool:
-        return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
-
-    varied = set(study.space or ())
-    if study.design is not None:
-        varied |= {key for cell in study.design.cells() for key in cell.values}
-        varied |= {"seed"} if study.design.seeds else set()
-    for edit, place in (fixed | for_all if searched else for_all).items():
-        for key in sorted(varied):
-            if overlap(edit, key):
-                what = "varied by the study, cannot be set for all trials"
-                there = f"{key} stands in its {'space' if searched else 'design'}, take it out there to set it here"
-                raise ConfigError(f"{place}: {edit}: {what}; {there}")
 
 
 def _refuse_seen_validation(definition: StudyDefinition) -> None:

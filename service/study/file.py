@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from model.config.section import Section
-from model.errors import UserError
+from model.errors import ConfigError, UserError
 from model.shipped import SHIPPED
 from service.settings import HOME, MOST_TRIALS
 from service.study import pruners, samplers
@@ -127,3 +127,25 @@ def checked_name(name: str) -> str:
             "at most 100 characters"
         )
     return name
+
+
+def refuse_varied(study: StudyConfig, fixed: dict[str, str], for_all: dict[str, str]) -> None:
+    """Refuse values for all trials that some replace; by key with their places.
+
+    A design's `fixed` is what its configurations start from: there some may.
+    """
+    searched = study.space is not None
+
+    def overlap(one: str, other: str) -> bool:
+        return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+    varied = set(study.space or ())
+    if study.design is not None:
+        varied |= {key for cell in study.design.cells() for key in cell.values}
+        varied |= {"seed"} if study.design.seeds else set()
+    for edit, place in (fixed | for_all if searched else for_all).items():
+        for key in sorted(varied):
+            if overlap(edit, key):
+                what = "varied by the study, cannot be set for all trials"
+                there = f"{key} stands in its {'space' if searched else 'design'}, take it out there to set it here"
+                raise ConfigError(f"{place}: {edit}: {what}; {there}")

@@ -23,16 +23,22 @@ baseline: false
 """
 
 
-def test_hundreds_of_kills_on_postgresql_lose_nothing(tiny_on_postgresql):
-    trials, kills = 60, 300
-    tiny_on_postgresql.write(SPACE)
-    tiny_on_postgresql.create(trials)
-    command = tiny_on_postgresql.command()
+def finished_under(kills, study):
+    """What the driver reports that ran the study to its end and killed its workers meanwhile."""
+    command = study.command()
     command["args"] = [sys.executable, str(DRIVER), "tiny", str(kills), "2", "0.9"]
     done = subprocess.run(**command, stdout=subprocess.PIPE, check=True, timeout=400)
     report = json.loads(done.stdout)
     print(report)
     assert report["status"] == 0
+    return report
+
+
+def test_hundreds_of_kills_on_postgresql_lose_nothing(tiny_on_postgresql):
+    trials, kills = 60, 300
+    tiny_on_postgresql.write(SPACE)
+    tiny_on_postgresql.create(trials)
+    report = finished_under(kills, tiny_on_postgresql)
     assert report["killed"] >= 200  # fewer where the study was finished first
 
     assert tiny_on_postgresql.slots() == {"open": 0, "leased": 0, "held": 0, "closed": trials}
@@ -60,12 +66,7 @@ def test_dozens_of_kills_of_a_study_whose_trials_pause_lose_nothing_and_spend_it
     trials, kills = 20, 100
     tiny_on_postgresql.write(f"{SPACE}pruner: {{name: asha, reduction_factor: 2, keep_states: 6}}\n")
     tiny_on_postgresql.create(trials)
-    command = tiny_on_postgresql.command()
-    command["args"] = [sys.executable, str(DRIVER), "tiny", str(kills), "2", "0.9"]
-    done = subprocess.run(**command, stdout=subprocess.PIPE, check=True, timeout=400)
-    report = json.loads(done.stdout)
-    print(report)
-    assert report["status"] == 0
+    report = finished_under(kills, tiny_on_postgresql)
     assert report["killed"] >= 50  # fewer where the study was finished first
 
     opened = open_study(tiny_on_postgresql.settings, "tiny")
