@@ -1,8 +1,9 @@
 .PHONY: test integration clusters check reference site bench bench-gpu bench-search transformers engines chaos lock
 
 python := .venv/bin/python
-beside := /tmp/hptune-bench
-engines := /tmp/hptune-engines
+beside := .venv-transformers
+engines := .venv-engines
+comma := ,
 
 test:  ## what needs no server, with the set-up it takes
 	./hptune.sh --prepare --with-tests
@@ -38,20 +39,21 @@ bench-gpu: transformers  ## the same on a GPU, all shapes, behind the tests that
 	$(python) -m pytest -n 0 tests/model/hardware/test_gpu.py tests/model/hardware/test_cuda_graph.py
 	$(python) -m tests.benchmarks.training --device cuda --transformers $(beside)/bin/python $(BENCH)
 
-transformers:  # to compare with, in an environment of its own that sees this one; without it what needs it says so
-	./hptune.sh --prepare --with-tests
-	-test -e $(beside)/installed || { rm -rf $(beside) && $(python) -m venv $(beside) && \
+# an environment that sees this tree's, made anew where it no longer does
+define environment
+	-$(1)/bin/python -c 'import numpy, $(2)' 2>/dev/null || { rm -rf $(1) && $(python) -m venv $(1) && \
+	  $(1)/bin/pip install -q -c requirements.lock $(3) && \
 	  $(python) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-	    >"$$($(beside)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth" && \
-	  $(beside)/bin/pip install -q transformers==5.23.0 && touch $(beside)/installed; }
+	    >"$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hptune.pth"; }
+endef
 
-engines:  # Ray and Kubernetes' schemas, in an environment of its own that sees the other one's packages; its tests are skipped where there is none
+transformers:  # to compare with; what needs it says so where it could not be had
 	./hptune.sh --prepare --with-tests
-	-test -e $(engines)/installed || { rm -rf $(engines) && python3 -m venv $(engines) && \
-	  $(engines)/bin/pip install -q -c requirements.lock 'ray[default]==2.60.0' kubernetes-validate==1.37.0 && \
-	  $(python) -c 'import site; print(site.getsitepackages()[0])' \
-	    >"$$($(engines)/bin/python -c 'import site; print(site.getsitepackages()[0])')/hptune.pth" && \
-	  touch $(engines)/installed; }
+	$(call environment,$(beside),transformers,transformers==5.23.0)
+
+engines:  # Ray and Kubernetes' schemas; their tests are skipped where they could not be had
+	./hptune.sh --prepare --with-tests
+	$(call environment,$(engines),ray$(comma) kubernetes_validate,'ray[default]==2.60.0' kubernetes-validate==1.37.0)
 
 bench-search:  ## tokens to a good configuration, replayed; SEARCH='--only thaw --seeds 8' and the like choose
 	./hptune.sh --prepare --with-tests

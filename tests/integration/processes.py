@@ -1,7 +1,6 @@
 """What tests of engines need of processes."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-PYTHON = Path(os.environ.get("HPTUNE_ENGINES_PYTHON") or "/tmp/hptune-engines/bin/python")
+PYTHON = Path(__file__).parents[2] / ".venv-engines/bin/python"
 """Of an environment that has Ray and Kubernetes' schemas beside what this one has; `make engines` makes it."""
 with_engines = pytest.mark.skipif(not PYTHON.exists(), reason=f"{PYTHON} is not there (make engines)")
 

@@ -16,7 +16,7 @@ from service.winner import hugging_face
 from tests.tiny_gpt import tiny_config
 
 pytestmark = pytest.mark.integration
-PYTHON = Path(os.environ.get("HPTUNE_TRANSFORMERS", "/tmp/hptune-bench/bin/python"))
+PYTHON = Path(__file__).parents[3] / ".venv-transformers/bin/python"
 TEXTS = ("the old cat", " two  spaces", "Ünï ☃ <eos> x", "")
 SHAPES = {
     "gpt2": {},
