@@ -21,7 +21,7 @@ from service.storage.studies import CONFIRMS
 from service.storage.study_storage import together
 from service.study import audit
 from service.study.definition import StudyDefinition
-from service.trials import objective
+from service.trials import objective, trial_page
 
 FAILURES = 3
 """Of one configuration without progress before it is given up; three times as many where nobody saw why."""
@@ -221,6 +221,7 @@ class Lineages:
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             self._log.info("trial ended by its own worker after all", trial=trial.number)
             return False
+        trial_page.show_dead(self._study, self.frozen(trial.number), ended=reason, log=self._log)
         return True
 
 
