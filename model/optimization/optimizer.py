@@ -67,7 +67,10 @@ class Optimizers:
     @torch.no_grad()
     def _step_and_take_back(self, optimizer: torch.optim.Optimizer) -> None:
         state = [
-            tensor for values in optimizer.state.values() for tensor in values.values() if torch.is_tensor(tensor)
+            tensor
+            for values in optimizer.state.values()
+            for tensor in values.values()
+            if torch.is_tensor(tensor)
         ]
         changed = [p for group in optimizer.param_groups for p in group["params"]] + state
         self._copies |= {tensor: torch.empty_like(tensor) for tensor in changed if tensor not in self._copies}

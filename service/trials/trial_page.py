@@ -106,7 +106,9 @@ def show_dead(
             ended=ended,
             config=config,
             last=None,
-            facts={"reached": f"val_loss {losses[-1][1]:.4f} after {losses[-1][0]:,} tokens"} if losses else {},
+            facts={"reached": f"val_loss {losses[-1][1]:.4f} after {losses[-1][0]:,} tokens"}
+            if losses
+            else {},
             changes=_changes(study.user_attrs, config) if config else None,
         )
         _save_note(study, trial_id_of(trial), note)

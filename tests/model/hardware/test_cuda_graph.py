@@ -329,7 +329,9 @@ def test_an_update_that_may_be_taken_back_reads_nothing_from_its_device(name):
     config = tiny_config(optimizer=name)
     model = GPT(config, seed=1, eos_id=0).to("meta")
     built = build(model, config.optimizer, device=torch.device("meta"))
-    kinds = [one for one in built._optimizers if not isinstance(one, torch.optim.Adam)]  # whose own kernel decides
+    kinds = [
+        one for one in built._optimizers if not isinstance(one, torch.optim.Adam)
+    ]  # whose own kernel decides
     optimizers = Optimizers(*kinds)
     for parameter in optimizers.parameters:
         parameter.grad = torch.zeros_like(parameter)

@@ -317,10 +317,14 @@ def test_a_request_that_comes_in_drops_is_given_up_and_one_in_pieces_is_answered
             answer.begin()
             assert answer.read() == b"ab"
         connection.sendall(begin % 10**6)
-        with pytest.raises(ConnectionError):
+
+        def drip():
             for _ in range(600):
                 connection.sendall(b"a")
                 time.sleep(0.1)
+
+        with pytest.raises(ConnectionError):
+            drip()
     server.close()
 
 

@@ -153,7 +153,12 @@ def test_a_killed_worker_loses_no_trial(tiny, undisturbed_loss):
     killed, *others = tiny.trials()
     assert killed.user_attrs["ended"] == "its worker died or was cut off"
     told = texts(note_of(tiny, 0), "td")
-    assert told[:4] == ["ended", "its worker died or was cut off", "changes", "nothing: it is the base file as it is"]
+    assert told[:4] == [
+        "ended",
+        "its worker died or was cut off",
+        "changes",
+        "nothing: it is the base file as it is",
+    ]
     (rung, loss) = max(killed.intermediate_values.items())
     assert told[4:] == ["reached", f"val_loss {loss:.4f} after {rung:,} tokens"]
     # whether the other trial ran before or after it depends on when the dead worker's lease ran out
