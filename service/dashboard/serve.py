@@ -104,6 +104,9 @@ def serve(
 class _Connection(HTTPChannel):  # type: ignore[misc]
     """One whose request takes as little time as nothing at all may: each drop of it would else keep it open."""
 
+    last_activity: float
+    _begun: float
+
     def received(self, data: bytes) -> bool:
         """Take in some bytes, of which `last_activity` has just been noted."""
         if self.request is None:

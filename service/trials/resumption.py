@@ -117,10 +117,11 @@ class Lineages:
             attributes |= {**kept, "goes_on_with": previous.number}
             return self._create(previous.params, attributes, fixed=previous.system_attrs.get(FIXED))
         values = self._definition.fixed_values(slot.index)
-        if values is None and slot.point is not None:
-            values = json.loads(slot.point)
         if values is None:
-            return self.take_enqueued(slot) or self._create({}, attributes)
+            # what a person asks for goes before what a searcher has decided to begin
+            if (enqueued := self.take_enqueued(slot)) is not None:
+                return enqueued
+            values = {} if slot.point is None else json.loads(slot.point)
         space = self._definition.space
         params = space.encode({key: value for key, value in values.items() if key in space.parameters})
         return self._create(params, attributes)

@@ -43,7 +43,7 @@ def build(record: StudyRecord, published: Published | None) -> tuple[Plot, ...]:
     if not arms:
         return ()
     found = (
-        *_curves(arms, published),
+        *curves(arms, published),
         _final(arms, published),
         _efficiency(arms),
         _throughput(arms, published),
@@ -59,7 +59,8 @@ def _rungs(run: Run) -> Sequence[Any]:
     return run.curve
 
 
-def _curves(arms: Sequence[DrawnArm], published: Published | None) -> list[Plot]:
+def curves(arms: Sequence[DrawnArm], published: Published | None) -> list[Plot]:
+    """Losses while the arms train, against tokens, steps and seconds."""
     quoted = published.curves if published else ()
     also = {_SAME_CURVE.get(curve.metric, curve.metric) for curve in quoted} & {"nats_per_token"}
     plots = []
@@ -76,16 +77,16 @@ def _curves(arms: Sequence[DrawnArm], published: Published | None) -> list[Plot]
             if measured:
                 charts.append(Chart(Axis(label), y, (*measured, *beside), f"against {axis}"))
         if charts:
-            dashed = any(series.dashed for chart in charts for series in chart.series)
-            plots.append(
-                Plot(
-                    f"{metric.replace('_', '-')}-curves",
-                    _TITLES[metric],
-                    "Mean over seeds at each rung, with its 95 % interval."
-                    + (" Dashed: as published, by the document's own metric and size." if dashed else ""),
-                    tuple(charts),
-                )
+            drawn = [series for chart in charts for series in chart.series]
+            means = any(series.low for series in drawn)
+            caption = (
+                "Mean over seeds at each rung, with its 95 % interval."
+                if means
+                else "At each rung; one seed each."
             )
+            if any(series.dashed for series in drawn):
+                caption += " Dashed: as published, by the document's own metric and size."
+            plots.append(Plot(f"{metric.replace('_', '-')}-curves", _TITLES[metric], caption, tuple(charts)))
     return plots
 
 

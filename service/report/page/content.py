@@ -73,10 +73,7 @@ def _facts(record: StudyRecord, published: Published | None) -> Iterator[tuple[s
     yield "model", f"{_range(record, 'parameters')} parameters"
     yield "budget of a run", f"{_range(record, 'tokens') or f'{record.budget_tokens:,}'} tokens"
     yield "seeds", ", ".join(map(str, record.seeds)) or "no run yet"
-    yield (
-        "trials",
-        ", ".join(f"{len(trials)} {state}" for state, trials in record.states.items()) or "none yet",
-    )
+    yield "trials", record.shown_states or "none yet"
     if record.baseline and not record.tuned:
         yield "compared with", record.baseline
     if published:

@@ -30,6 +30,11 @@ BEST_FILE = "best.yaml"
 _TRIALS = "trials"
 _ELSEWHERE_SD = 0.0026
 """Over sixteen seeds of half a million parameters, in `studies/noise`."""
+NOISE_ELSEWHERE = (
+    "The noise between seeds was not measured here. For scale: in `studies/noise`, half a million parameters, a run's "
+    f"loss has a standard deviation of {_ELSEWHERE_SD} over seeds, and two single runs that differ by less than "
+    f"{numbers.difference(2.77 * _ELSEWHERE_SD)} are not told apart; smaller models and shorter trainings vary more."
+)
 
 
 def sections(
@@ -167,13 +172,7 @@ def _headline(record: StudyRecord, best: Arm) -> str:
 def _of_noise(record: StudyRecord, best: Arm, noise: Noise | None) -> str:
     """What a seed alone changes, beside the difference."""
     if noise is None:
-        sd, clear = _ELSEWHERE_SD, numbers.difference(2.77 * _ELSEWHERE_SD)
-        return (
-            "Every trial has one seed, so that the noise between seeds was not measured here. For scale: in "
-            f"`studies/noise`, half a million parameters, a run's loss has a standard deviation of {sd} over seeds, "
-            f"and two single runs that differ by less than {clear} are not told apart; smaller models and shorter "
-            "trainings vary more."
-        )
+        return f"Every trial has one seed. {NOISE_ELSEWHERE}"
     other = _loss(record.arm(record.baseline or ""))
     loss = _loss(best)
     said = (

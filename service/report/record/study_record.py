@@ -123,6 +123,12 @@ class StudyRecord:
         return not self.definition.cells
 
     @property
+    def shown_states(self) -> str:
+        """`6 complete, 2 pruned, 1 interrupted and resumed`."""
+        said = {"continued": "interrupted and resumed"}
+        return ", ".join(f"{len(of)} {said.get(state, state)}" for state, of in self.states.items())
+
+    @property
     def runs(self) -> tuple[Run, ...]:
         """All runs, arm by arm."""
         return tuple(run for arm in self.arms for run in arm.runs)
@@ -143,7 +149,7 @@ class StudyRecord:
 
 
 def read(
-    study: optuna.Study, definition: StudyDefinition, store: Store, *, baseline: str | None = None
+    study: optuna.Study, definition: StudyDefinition, store: Store | None, *, baseline: str | None = None
 ) -> StudyRecord:
     """The record of a study as it stands now.
 
@@ -152,7 +158,7 @@ def read(
     Args:
         study: as loaded.
         definition: its stored definition.
-        store: where its artifacts are.
+        store: where its artifacts are; None reads no file, and is fast.
         baseline: the arm to compare with; the base file's, or else the design's first one, unless given.
 
     Raises:
@@ -214,7 +220,7 @@ def _run(
     state: str,
     definition: StudyDefinition,
     study: optuna.Study,
-    store: Store,
+    store: Store | None,
     facts: Mapping[str, Any],
 ) -> Run:
     attributes = trial.user_attrs
