@@ -1,7 +1,14 @@
 """`python -m service`: its verbs, and how each of them ends. `--help` lists them."""
 
 import os
+import signal
+import threading
 from typing import Any
+
+_at_start = signal.getsignal(signal.SIGINT)
+_stands_by = _at_start is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+if _stands_by:  # Ctrl-C in the middle of the imports below ends the process without their traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import click
 
@@ -12,6 +19,9 @@ from service.machine import places
 from service.settings import Settings
 from service.verbs import reading, running
 from service.winner import commands as of_the_winner
+
+if _stands_by:
+    signal.signal(signal.SIGINT, _at_start)
 
 
 class _Verbs(click.Group):

@@ -86,7 +86,7 @@ class StudyDefinition:
     @property
     def pauses(self) -> bool:
         """Its trials may wait at a rung, and its budget is in tokens."""
-        return isinstance(self.pruner, pruners.AshaConfig)
+        return isinstance(self.pruner, pruners.AshaConfig) or isinstance(self.sampler, samplers.ThawConfig)
 
     def counted(self, trials: int) -> str:
         """A number of trials that are to finish, or of whole ones that there are tokens for."""

@@ -96,7 +96,7 @@ class Worker:
             seed=worker_seed(self._definition.seed, self._number),
             space=self._definition.space.distributions,
         )
-        self._promotion = promotion_of(opened, Pauses(self._claims))
+        self._promotion = promotion_of(opened, Pauses(self._claims), log=self.log)
         self._study.pruner = build_pruner(self._definition.pruner, rungs=opened.base_config.rungs)
         self._runner = objective.TrialRunner(
             store=self._store,
