@@ -27,6 +27,14 @@ if _stands_by:
 class _Verbs(click.Group):
     """Shows a user's mistake, and a database's refusal, as one line."""
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each verb with its whole first sentence, which click would cut to what fits on one line."""
+        verbs = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, found.get_short_help_str(limit=1000)) for name, found in verbs if found]
+            )
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; a UserError ends it with its status, Ctrl-C with 130. Output that fails ends nothing."""
         output.protect()

@@ -49,7 +49,10 @@ def read_file(path: Path, *, column: str | None) -> list[str]:
     except CorpusError:
         raise
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from None
+        looked_for = "" if path.is_absolute() else f"; data.path is taken from {Path.cwd()} on"
+        raise CorpusError(
+            f"{path}: cannot be read: {error.strerror or _one_line(error)}{looked_for}"
+        ) from None
     except (
         Exception
     ) as error:  # parsers have exceptions of their own, and bare ones for files that no one foresaw

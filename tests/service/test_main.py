@@ -47,6 +47,16 @@ def test_a_value_that_is_no_yaml_is_refused_in_one_line():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_help_has_every_verb_with_a_whole_sentence(columns):
+    said = CliRunner().invoke(cli, ["--help"], terminal_width=columns, max_content_width=columns).stdout
+    assert max(map(len, said.splitlines())) <= columns
+    words = " ".join(said.split())
+    assert "..." not in words.partition("Commands:")[2]
+    for name, command in cli.commands.items():
+        assert f"{name} {command.get_short_help_str(limit=1000)}" in words
+
+
 def test_a_users_mistake_is_one_line_and_status_2(tiny):
     result = done(tiny, "create", "nosuch")
     assert result.returncode == 2

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -105,6 +106,12 @@ def test_missing_files_and_directories_are_refused(tmp_path):
     assert "cannot be read: No such file" in refusal(tmp_path / "none.txt")
     assert "cannot be read: No such file" in refusal(tmp_path / "none.parquet")
     assert "is a directory" in refusal(tmp_path)
+
+
+def test_a_relative_path_is_said_to_be_taken_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refusal(Path("none.txt")).endswith(f"; data.path is taken from {tmp_path} on")
+    assert "data.path" not in refusal(tmp_path / "none.txt")
 
 
 def test_a_column_of_a_text_file_would_have_no_effect(tmp_path):
