@@ -132,9 +132,7 @@ def dots(
     if beside:
         xs, ys = zip(*beside, strict=True)
         series.append(Series("published", xs, ys, draw="points", style=6, dashed=True))
-    unit = metrics.metric(metric).unit
-    label = f"{metric}, {unit}" if unit else metric
-    return Chart(Axis(label), Axis("", categories=tuple(names)), tuple(series))
+    return Chart(Axis(metrics.metric(metric).label), Axis("", categories=tuple(names)), tuple(series))
 
 
 def published_values(published: Published | None, metric: str) -> dict[str, float]:
