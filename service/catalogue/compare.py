@@ -23,7 +23,7 @@ def compare(settings: Settings, first: str, second: str) -> tuple[Grid, str]:
         sides = [_side(each) for each in pair]
         sentence = _sentence(*pair)
     keys = list(dict.fromkeys([*sides[0], *sides[1]]))
-    always = {"trials", "best val_loss"}
+    always = {"trials", *(f"best {each.definition.words.metric}" for each in pair)}
     rows = [
         (key, *(side.get(key, "–") for side in sides))
         for key in keys
@@ -34,10 +34,11 @@ def compare(settings: Settings, first: str, second: str) -> tuple[Grid, str]:
 
 def _side(opened: OpenedStudy) -> dict[str, str]:
     study, definition, facts = opened.study, opened.definition, opened.facts
+    words = definition.words
     found = {
         "kind": kind(study.user_attrs),
-        "corpus": f"{facts['source']} ({facts['fingerprint'][:12]})",
-        "budget_tokens": f"{facts['budget_tokens']:,}",
+        "trains" if definition.own_run else "corpus": f"{facts['source']} ({facts['fingerprint'][:12]})",
+        f"budget_{words.budget}": f"{facts['budget_tokens']:,}",
         "sampler": "none, a design" if definition.cells else definition.sampler.name,
         "pruner": definition.pruner.name,
     }
@@ -47,14 +48,14 @@ def _side(opened: OpenedStudy) -> dict[str, str]:
         found[f"space {key}"] = parameter.allowed + (", log" if getattr(parameter, "log", False) else "")
     found["trials"] = shown_states(tally_of(opened).states)
     if best := best_of(study):
-        found["best val_loss"] = f"{best.value:.4f} (trial {best.number})"
+        found[f"best {words.metric}"] = f"{best.value:.4f} (trial {best.number})"
         try:
             config = configuration_of(study, definition, best)
         except ConfigError:  # one that was added and cannot be run here
             return found
         base = dict(leaves(definition.base_config.model_dump(mode="json")))
         for key, value in leaves(config.model_dump(mode="json")):
-            if not same(value, base[key]) and not key.startswith("training.epochs"):
+            if not same(value, base.get(key)) and not key.startswith("training.epochs"):
                 found[f"best {key}"] = shown_value(value)
     return found
 
@@ -69,9 +70,9 @@ def _sentence(first: OpenedStudy, second: OpenedStudy) -> str:
         return "their losses can be compared, once both have a complete trial"
     gain = (best[1].value or 0.0) - (best[0].value or 0.0)
     if not gain:
-        return "their best trials have the same val_loss"
+        return f"their best trials have the same {first.definition.words.metric}"
     better, worse = (first, second) if gain > 0 else (second, first)
-    said = f"{better.name} is {abs(gain):.4f} nats per character better than {worse.name}"
+    said = f"{better.name} is {abs(gain):.4f}{first.definition.words.in_unit} better than {worse.name}"
     budget = "" if first.facts["budget_tokens"] == second.facts["budget_tokens"] else ", at another budget"
     return f"{said}{budget}: the best of each, one run on one seed; `confirm` tells better from luckier"
 
@@ -79,8 +80,13 @@ def _sentence(first: OpenedStudy, second: OpenedStudy) -> str:
 def _apart(
     facts: Mapping[str, Any], others: Mapping[str, Any], one: StudyDefinition, other: StudyDefinition
 ) -> str | None:
+    if one.words != other.words or bool(one.own_run) != bool(other.own_run):
+        return "they do not measure the same"
     if facts["fingerprint"] != others["fingerprint"]:
-        return "their corpora are not the same"
-    if one.base_config.evaluation != other.base_config.evaluation:
+        return "their training code is not the same" if one.own_run else "their corpora are not the same"
+    if (
+        one.own_run is None
+        and one.gpt_config("evaluation").evaluation != other.gpt_config("evaluation").evaluation
+    ):
         return "they are evaluated differently (evaluation.block_size, evaluation.batch_size)"
     return None

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
-from model.training import TrainingRun
 from service.search.halving import Halving
 from service.search.problem import Advance, Begun, Decision, Problem, Searcher, State
 from service.storage.budget import Reading
@@ -23,6 +22,7 @@ from service.storage.reports import Reported, read_params, read_reports
 from service.study.definition import StudyDefinition
 from service.study.pruners import AshaConfig
 from service.study.search_space import Values
+from service.trials.contract import Run
 from service.trials.failures import blames_configuration
 from service.trials.lease import Lease
 
@@ -68,7 +68,7 @@ class Promotion:
             if slot is not None:
                 return slot
 
-    def goes_on(self, lease: Lease, run: TrainingRun) -> bool:
+    def goes_on(self, lease: Lease, run: Run) -> bool:
         """Whether a run may train on beyond its last rung; the tokens of the next one are claimed then."""
         if run.evaluations[-1].rung_tokens < (lease.slot.tokens or 0):
             return True

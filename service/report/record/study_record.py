@@ -19,6 +19,7 @@ from service.storage.studies import corpus_facts
 from service.study import audit
 from service.study.definition import StudyDefinition
 from service.study.design import BASELINE
+from service.text.words import Words
 
 COMPLETE, DIVERGED, OUT_OF_MEMORY = "complete", "diverged", "out of memory"
 
@@ -116,6 +117,16 @@ class StudyRecord:
     states: Mapping[str, tuple[int, ...]]
     """Trial numbers by state; `continued` are those that another trial went on with."""
     definition: StudyDefinition
+
+    @property
+    def words(self) -> Words:
+        """What its objective and its budget are called."""
+        return self.definition.words
+
+    @property
+    def own_code(self) -> bool:
+        """It trains code of the user's, of whose models nothing is known."""
+        return self.definition.own_run is not None
 
     @property
     def tuned(self) -> bool:
@@ -231,7 +242,7 @@ def _run(
         ended=attributes.get("ended", state),
         config=config,
         metrics=measured.figures(
-            config=config,
+            config=config if definition.own_run is None else {},
             curve=kept.curve,
             noted=kept.noted,
             steps=steps,
@@ -280,7 +291,7 @@ def _train_tokens(
     """Of the train split under the run's own tokenizer; None where it is another one than the base file's and the
     trial is of a version that did not note it."""
     noted: int | None = attributes.get("train_tokens")
-    if noted is not None or "config" not in attributes:
+    if noted is not None or "config" not in attributes or definition.own_run is not None:
         return noted
     own = TokenizerConfig.model_validate(attributes["config"]["tokenizer"])
-    return facts["train_tokens"] if own == definition.base_config.tokenizer else None
+    return facts["train_tokens"] if own == definition.gpt_config("a tokenizer").tokenizer else None
