@@ -87,7 +87,7 @@ def trial_note(
 
     Args:
         ended: why it ended, for people.
-        config: what it trained.
+        config: what it trained; empty where it came to nothing.
         last: its last evaluation; None where it came to none.
         changes: what it has other than the base file of its study, where that is known.
         facts: further rows of its table: device, memory and the like.
@@ -109,8 +109,9 @@ def trial_note(
     if titles:
         lines = "".join(f"- {escaped(title)}\n" for title in titles)
         parts.append(f"Titles drawn from the model, temperature 0.8:\n\n{lines}")
-    parts.append("The whole configuration:\n")
-    parts.append(fenced(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), "yaml"))
+    if config:
+        parts.append("The whole configuration:\n")
+        parts.append(fenced(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), "yaml"))
     return "\n".join(parts)
 
 

@@ -13,8 +13,8 @@ from service.study.search_space import Values
 
 NEW = -1
 """Trial number of a configuration that is not begun."""
-_FITTED = 192
-"""Losses that the kernel is fitted to, whose cost rises with their cube; all are conditioned on."""
+_FITTED, _CONDITIONED = 192, 1000
+"""Losses that the kernel is fitted to, and that the process is given: the cost of both rises with their cube."""
 _LABEL_NOISE = 0.1
 
 
@@ -33,17 +33,20 @@ class Belief:
         seen = [trial for trial in begun if trial.losses]
         counts = [len(trial.losses) for trial in seen]
         rungs = np.log(problem.rungs)
-        budgets = (rungs - rungs[0]) / max(rungs[-1] - rungs[0], 1e-9)
+        # of a single one, the end
+        budgets = (rungs - rungs[0]) / (rungs[-1] - rungs[0]) if len(rungs) > 1 else np.ones(1)
         points = Points(
             np.repeat(self._coordinates.rows([trial.values for trial in seen]), counts, axis=0),
-            np.concatenate([budgets[:count] for count in counts]),
+            np.concatenate([budgets[trial.skipped : trial.passed] for trial in seen]),
             np.repeat([trial.number for trial in seen], counts),
         )
         losses = levelled(np.concatenate([trial.losses for trial in seen]))
+        whole = np.array([trial.passed == len(rungs) for trial in seen])
+        ends = losses[np.cumsum(counts) - 1][whole]
         rng = np.random.default_rng([problem.seed, len(losses)])
-        process = CurveProcess.fitted(self._shape, points, losses, fit_on=_most_telling(counts, rng))
-        ends = losses[np.cumsum(counts) - 1][np.array(counts) == len(rungs)]
-        running = [trial for trial in begun if trial.state == "running"]
+        process = _fitted(self._shape, points, losses, counts, rng)
+        # of one that its sampler has still to draw nothing is known
+        running = [trial for trial in begun if trial.state == "running" and trial.values]
         if running:
             at = self._ends([trial.values for trial in running], [trial.number for trial in running])
             means, _ = process.predicted(at)
@@ -68,6 +71,8 @@ class Belief:
             # least-squares classification: Rasmussen and Williams, section 6.5
             label, variance = self._failures.predicted(ends)
             found = found + log_ndtr(label / np.sqrt(variance + _LABEL_NOISE))
+        if not np.isfinite(found).all():
+            raise FloatingPointError("a promise is no number")
         return found
 
     def _ends(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Points:
@@ -83,8 +88,7 @@ class Belief:
         rows = self._coordinates.rows([trial.values for trial in told])
         # one budget and numbers of their own: neither the curve nor the trial has a part in it
         points = Points(rows, np.ones(len(told)), NEW - 1 - np.arange(len(told)))
-        fit_on = _most_telling([1] * len(told), np.random.default_rng(len(told)))
-        return CurveProcess.fitted(self._shape, points, labels, fit_on=fit_on)
+        return _fitted(self._shape, points, labels, [1] * len(told), np.random.default_rng(len(told)))
 
 
 def log_expected_improvement(best: float, mean: Array, variance: Array) -> Array:
@@ -110,9 +114,13 @@ def levelled(losses: Array) -> Array:
     return np.asarray((away - away.mean()) / max(float(away.std()), 1e-9))
 
 
-def _most_telling(counts: Sequence[int], rng: np.random.Generator) -> Indices:
-    """Positions of at most `_FITTED` losses: every trial's last first, then any."""
+def _fitted(
+    shape: Shape, points: Points, seen: Array, counts: Sequence[int], rng: np.random.Generator
+) -> CurveProcess:
+    """A process of what has been seen, `counts` of each trial: every trial's last first, and then as many as may be."""
     last = np.cumsum(counts) - 1
     others = np.setdiff1d(np.arange(int(last[-1]) + 1), last)
     order = np.concatenate([rng.permutation(last), rng.permutation(others)])
-    return np.asarray(np.sort(order[:_FITTED]))
+    kept: Indices = np.sort(order[:_CONDITIONED])
+    fit_on: Indices = np.searchsorted(kept, np.sort(order[:_FITTED]))
+    return CurveProcess.fitted(shape, points.chosen(kept), seen[kept], fit_on=fit_on)

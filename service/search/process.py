@@ -129,7 +129,7 @@ class CurveProcess:
 
     @classmethod
     def given(cls, shape: Shape, points: Points, losses: Array, logs: Array) -> "CurveProcess":
-        """With a kernel that is known."""
+        """With a kernel that is known. Raises LinAlgError: points too alike for it."""
         covariance = _covariance(shape, points, points, logs)
         covariance[np.diag_indices(len(points))] += math.exp(2 * logs[-1]) + _JITTER
         lower = cholesky(covariance, lower=True, check_finite=False)

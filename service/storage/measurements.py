@@ -55,9 +55,13 @@ def note_last(trial: optuna.Trial, evaluation: Evaluated, diagnostics: Row) -> N
             trial.set_user_attr(key, value)
 
 
-def read(trial: FrozenTrial, study: optuna.Study, store: Store) -> Measurements:
-    """What is kept of a trial's measurements. Raises StudyError: the store cannot be read."""
-    files = _files(trial, study, store)
+def read(trial: FrozenTrial, study: optuna.Study, store: Store | None) -> Measurements:
+    """What is kept of a trial's measurements, without a store as if its files were gone.
+
+    Raises:
+        StudyError: the store cannot be read.
+    """
+    files = _files(trial, study, store) if store else {}
     diagnostics = files.get(DIAGNOSTICS, ())
     losses = sorted(trial.intermediate_values.items())
     curve: tuple[Row, ...] = files.get(CURVE) or tuple(

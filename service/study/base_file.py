@@ -38,6 +38,11 @@ def kind_of(study: StudyConfig) -> Kind:
     return OwnRunKind(study.run, study.budget, study.metric or "loss")
 
 
+def code_folders(file: str | None) -> list[Path]:
+    """`folders_of` the file that a study's definition names, which may have none."""
+    return folders_of(found_in(HOME, file) if file else None)
+
+
 def folders_of(file: Path | None) -> list[Path]:
     """Where the training code of a study in this file is looked for: beside it, and in the current folder."""
     found = [] if file is None else [file.absolute().parent]

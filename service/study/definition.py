@@ -20,7 +20,6 @@ from service.study import pruners, samplers
 from service.study.base import Base, Built
 from service.study.base_file import (
     decays,
-    folders_of,
     kind_of,
     read_base_file,
     refuse_seen_validation,
@@ -31,7 +30,6 @@ from service.study.design import Cell, space_of
 from service.study.file import (
     StudyConfig,
     checked_name,
-    found_in,
     from_here,
     place_of,
     refuse_varied,
@@ -114,14 +112,10 @@ class StudyDefinition:
         own = self.own_run
         return GPT if own is None else Words(own.metric, "", own.budget.unit)
 
-    def code_folders(self) -> list[Path]:
-        """Where the training code of the user's is looked for, besides what is installed."""
-        return folders_of(found_in(HOME, self.file) if self.file else None)
-
     @property
     def pauses(self) -> bool:
         """Its trials may wait at a rung, and its budget is in tokens."""
-        return isinstance(self.pruner, pruners.AshaConfig)
+        return isinstance(self.pruner, pruners.AshaConfig) or isinstance(self.sampler, samplers.ThawConfig)
 
     def counted(self, trials: int) -> str:
         """A number of trials that are to finish, or of whole ones that there are tokens for."""

@@ -78,6 +78,11 @@ class StudyConfig(Section):
         if self.design is not None and self.sampler is not None:
             raise ValueError("sampler has no effect with a design, given both")
         as_a_whole = self.design is not None or (self.sampler is not None and self.sampler.name == "grid")
+        if self.sampler is not None and self.sampler.name == "thaw" and self.pruner.name != "none":
+            raise ValueError(
+                f"pruner {self.pruner.name} does not go with sampler thaw, which itself says how far each trial goes; "
+                "take one of the two out"
+            )
         if as_a_whole and self.pruner.name == "asha":
             raise ValueError(
                 "pruner asha begins trials as it goes, and a design or a grid is run as a whole; give it none, or "

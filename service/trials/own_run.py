@@ -7,52 +7,24 @@ it should (`service.trials.contract.OwnCode`) as `OwnCodeError`, which ends the 
 import contextlib
 import copy
 import json
-import math
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from model.errors import CheckpointError, Diverged
+from model.errors import CheckpointError
 from service.storage.artifacts import STATE
 from service.study.own_code import OwnCodeError, OwnCodeFailed, failing, told
 from service.study.own_run import OwnConfig, OwnRunKind, imported
 from service.study.run_config import RunConfig
 from service.trials.contract import OwnCode, Record
+from service.trials.own_evaluation import OwnEvaluation, evaluated
 
 _FACTS, _OWN = "hptune.json", "own/"
 """In a saved state: what is known here, and the folder that the class has written."""
-OTHER_METRICS = "metrics/"
-"""Begins the names of what else a class yields, so that none of them is taken for one of ours."""
-
-
-@dataclass(frozen=True)
-class OwnEvaluation:
-    """A run at one rung, as `service.study.run_config.Evaluated` says. Budgets are in units of its own."""
-
-    rung_tokens: int
-    tokens: int
-    """As the class says."""
-    val_loss: float
-    """What it minimises, whatever that is."""
-    train_seconds: float
-    """In the class's code since the start of the run, evaluations included, over all its attempts."""
-    others: Mapping[str, float]
-    """Further numbers that it has yielded."""
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Units of the budget."""
-        return self.tokens / self.train_seconds if self.train_seconds else math.nan
-
-    def as_dict(self) -> dict[str, Any]:
-        """Its fields, for JSON."""
-        fields = asdict(self)
-        others = {f"{OTHER_METRICS}{name}": value for name, value in fields.pop("others").items()}
-        return {**fields, "tokens_per_second": self.tokens_per_second, **others}
 
 
 class OwnRun:
@@ -114,42 +86,12 @@ class OwnRun:
             seconds += time.perf_counter() - started
             if found is None:
                 if not self._stopped:
-                    raise self._fault(
-                        f"ended after {len(self.evaluations)} of {len(self.config.rungs)} evaluations"
-                    )
+                    ended = f"ended after {len(self.evaluations)} of {len(self.config.rungs)} evaluations"
+                    raise OwnCodeError(f"run: {self._kind.run}: {ended}")
                 return
-            self.evaluations.append(self._evaluation(found, seconds))
+            evaluation = evaluated(found, self._kind, self.config.rungs, len(self.evaluations), seconds)
+            self.evaluations.append(evaluation)
             yield self.evaluations[-1]
-
-    def _evaluation(self, found: Any, seconds: float) -> OwnEvaluation:
-        """What the class has yielded, checked."""
-        unit, rungs = self._kind.budget.unit, self.config.rungs
-        rung = rungs[len(self.evaluations)]
-        if not (isinstance(found, tuple) and len(found) == 2):
-            raise self._fault(f"yielded {_shown(found)}, must yield (how long it has trained, the value)")
-        trained, given = found
-        after = rungs[len(self.evaluations) + 1] if len(self.evaluations) + 1 < len(rungs) else math.inf
-        if not _is_whole(trained) or not rung <= trained < after:
-            before = f" and before {after}" if after < math.inf else ""
-            raise self._fault(f"evaluated at {_shown(trained)} {unit}, must be at {rung}{before}")
-        values = dict(given) if isinstance(given, Mapping) else {self._kind.metric: given}
-        if self._kind.metric not in values:
-            raise self._fault(
-                f"yielded {', '.join(map(str, values))}, must have {self._kind.metric!r} among them"
-            )
-        numbers = {str(name): _number(value) for name, value in values.items()}
-        for name, number in numbers.items():
-            if number is None:
-                raise self._fault(f"yielded {_shown(values[name])} as {name}, must be a number")
-        value = numbers.pop(self._kind.metric)
-        assert value is not None
-        if not math.isfinite(value):
-            raise Diverged(f"{self._kind.metric} {value} at {trained} {unit}")
-        others = {name: number for name, number in numbers.items() if number is not None}
-        return OwnEvaluation(rung, int(trained), value, seconds, others)
-
-    def _fault(self, what: str) -> OwnCodeError:
-        return OwnCodeError(f"run: {self._kind.run}: {what}")
 
     def save(self, path: Path) -> None:
         """Write the class's state and the evaluations so far to one file. Raises OSError, OwnCodeFailed."""
@@ -286,22 +228,3 @@ def unpack(path: Path, folder: Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
         raise CheckpointError(f"{path}: no saved state, or a damaged one: {error}") from None
     return facts
-
-
-def _number(value: Any) -> float | None:
-    """A number as Python's own, also of numpy and torch; None of anything else."""
-    if isinstance(value, bool | str):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-
-
-def _is_whole(value: Any) -> bool:
-    return not isinstance(value, bool) and hasattr(value, "__index__")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 import structlog
+from optuna.trial import FrozenTrial
 from optuna_dashboard.artifact import get_artifact_path
 
 from service import logs
@@ -82,7 +83,7 @@ def show(
             curve=curve,
             words=words,
         )
-        _save_note(trial, note)
+        _save_note(trial.study, trial_id_of(trial), note)
 
     def write_log() -> None:
         lines = logs.of_trial(trial.number)
@@ -92,6 +93,28 @@ def show(
     curve = tried("curve", write_curve, log) if evaluations else None
     tried("note", lambda: write_note(curve), log)
     tried("log", write_log, log)
+
+
+def show_dead(
+    study: optuna.Study, trial: FrozenTrial, *, ended: str, words: Words, log: structlog.stdlib.BoundLogger
+) -> None:
+    """Write the note of a trial whose worker cannot, from what the storage has of it; `words` are the study's."""
+
+    def write_note() -> None:
+        config = trial.user_attrs.get("config", {})
+        losses = sorted(trial.intermediate_values.items())
+        note = trial_note(
+            ended=ended,
+            config=config,
+            last=None,
+            facts={"reached": f"{words.metric} {losses[-1][1]:.4f} after {losses[-1][0]:,} {words.budget}"}
+            if losses
+            else {},
+            changes=_changes(study.user_attrs, config) if config else None,
+        )
+        _save_note(study, trial_id_of(trial), note)
+
+    tried("note", write_note, log)
 
 
 _BUDGET_AND_SEED = ("training.tokens", "training.epochs", "training.steps", "seed")
@@ -108,9 +131,9 @@ def _changes(study: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _save_note(trial: optuna.Trial, note: str) -> None:
+def _save_note(study: optuna.Study, trial_id: int, note: str) -> None:
     """As the dashboard's own `save_note`, which reads all notes of the study twice: 70 ms with 1,000 trials."""
-    set_study_attributes(trial.study, note_attributes(note, trial_id_of(trial)))
+    set_study_attributes(study, note_attributes(note, trial_id))
 
 
 def tried(what: str, write: Callable[[], Any], log: structlog.stdlib.BoundLogger) -> Any:

@@ -27,6 +27,7 @@ from service.storage.ownership import SLOT
 from service.storage.pauses import Pauses
 from service.storage.slots import SEEN_FAILURE
 from service.study import audit
+from service.study.base_file import code_folders
 from service.study.device_proof import prove_device
 from service.study.pruners import build_pruner
 from service.study.run_config import RunConfig
@@ -98,7 +99,7 @@ class Worker:
             seed=worker_seed(self._definition.seed, self._number),
             space=self._definition.space.distributions,
         )
-        self._promotion = promotion_of(opened, Pauses(self._claims))
+        self._promotion = promotion_of(opened, Pauses(self._claims), log=self.log)
         self._study.pruner = build_pruner(self._definition.pruner, rungs=opened.base_config.rungs)
         self._runner = objective.TrialRunner(
             store=self._store,
@@ -296,4 +297,4 @@ def _training(opened: OpenedStudy, where: device.Device) -> Training:
     own = opened.definition.own_run
     if own is None:
         return GptTraining(opened.corpus, opened.settings.cache, where)
-    return OwnTraining(own, opened.definition.code_folders(), str(where.torch_device))
+    return OwnTraining(own, code_folders(opened.definition.file), str(where.torch_device))

@@ -32,7 +32,7 @@ class Script:
         self.left = list(decisions)
         self.shown = []
 
-    def decide(self, problem, begun):
+    def decide(self, problem, begun, left):
         self.shown.append([(t.number, t.losses, t.state) for t in begun])
         return self.left.pop(0) if self.left else None
 

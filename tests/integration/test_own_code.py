@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from service.storage.configurations import configuration_of
 from service.storage.opened_study import open_study
+from service.study.base_file import code_folders
 from service.trials.own_run import OwnTraining
 from tests.conftest import ROOT, TinyStudy, tiny_study
 
@@ -61,7 +62,7 @@ def test_digits_from_the_search_to_the_report(place):
     resumed = [trial for trial in trials if trial.user_attrs.get("goes_on_with") == killed]
     assert len(resumed) == 1
     own = opened.definition.own_run
-    training = OwnTraining(own, opened.definition.code_folders(), "cpu")
+    training = OwnTraining(own, code_folders(opened.definition.file), "cpu")
     for trial in trials:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             run = training.begin(configuration_of(opened.study, opened.definition, trial))

@@ -45,7 +45,7 @@ def build(record: StudyRecord, published: Published | None) -> tuple[Plot, ...]:
         return ()
     words = record.words
     found = (
-        *_curves(arms, published, words),
+        *curves(arms, published, words),
         _final(arms, published, words),
         _efficiency(arms, words),
         _throughput(arms, published, words),
@@ -61,7 +61,8 @@ def _rungs(run: Run) -> Sequence[Any]:
     return run.curve
 
 
-def _curves(arms: Sequence[DrawnArm], published: Published | None, words: Words) -> list[Plot]:
+def curves(arms: Sequence[DrawnArm], published: Published | None, words: Words = GPT) -> list[Plot]:
+    """Losses while the arms train, against tokens, steps and seconds."""
     quoted = published.curves if published else ()
     also = {_SAME_CURVE.get(curve.metric, curve.metric) for curve in quoted} & {"nats_per_token"}
     plots = []
@@ -80,16 +81,17 @@ def _curves(arms: Sequence[DrawnArm], published: Published | None, words: Words)
                 label, axis = map(words.of_budget, (label, axis))
                 charts.append(Chart(Axis(label), y, (*measured, *beside), f"against {axis}"))
         if charts:
-            dashed = any(series.dashed for chart in charts for series in chart.series)
-            plots.append(
-                Plot(
-                    f"{metric.replace('_', '-')}-curves",
-                    words.metric.capitalize() if of_objective and words != GPT else _TITLES[metric],
-                    "Mean over seeds at each rung, with its 95 % interval."
-                    + (" Dashed: as published, by the document's own metric and size." if dashed else ""),
-                    tuple(charts),
-                )
+            drawn = [series for chart in charts for series in chart.series]
+            means = any(series.low for series in drawn)
+            caption = (
+                "Mean over seeds at each rung, with its 95 % interval."
+                if means
+                else "At each rung; one seed each."
             )
+            if any(series.dashed for series in drawn):
+                caption += " Dashed: as published, by the document's own metric and size."
+            title = words.metric.capitalize() if of_objective and words != GPT else _TITLES[metric]
+            plots.append(Plot(f"{metric.replace('_', '-')}-curves", title, caption, tuple(charts)))
     return plots
 
 

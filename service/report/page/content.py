@@ -77,10 +77,7 @@ def _facts(record: StudyRecord, published: Published | None) -> Iterator[tuple[s
     budget = _range(record, "tokens") or f"{record.budget_tokens:,}"
     yield "budget of a run", f"{budget} {record.words.budget}"
     yield "seeds", ", ".join(map(str, record.seeds)) or "no run yet"
-    yield (
-        "trials",
-        ", ".join(f"{len(trials)} {state}" for state, trials in record.states.items()) or "none yet",
-    )
+    yield "trials", record.shown_states or "none yet"
     if record.baseline and not record.tuned:
         yield "compared with", record.baseline
     if published:

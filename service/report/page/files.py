@@ -71,9 +71,7 @@ def write(
     except OSError as error:
         raise ReportError(f"{store}: artifacts cannot be read: {error.strerror or error}") from None
     if not best_arms(found):
-        counts = (
-            ", ".join(f"{len(trials)} {state}" for state, trials in found.states.items()) or "none has begun"
-        )
+        counts = found.shown_states or "none has begun"
         raise ReportError(f"study {study.study_name!r} has no complete trial to report ({counts})")
     content = contents.build(found, quoted)
     parts = sections.of_study(

@@ -31,6 +31,11 @@ _TRIALS = "trials"
 _MEASURED = f"{LOSS} in nats per character over the whole validation split"
 _ELSEWHERE_SD = 0.0026
 """Over sixteen seeds of half a million parameters, in `studies/noise`."""
+NOISE_ELSEWHERE = (
+    "The noise between seeds was not measured here. For scale: in `studies/noise`, half a million parameters, a run's "
+    f"loss has a standard deviation of {_ELSEWHERE_SD} over seeds, and two single runs that differ by less than "
+    f"{numbers.difference(2.77 * _ELSEWHERE_SD)} are not told apart; smaller models and shorter trainings vary more."
+)
 
 
 def sections(
@@ -169,15 +174,8 @@ def _headline(record: StudyRecord, best: Arm) -> str:
 def _of_noise(record: StudyRecord, best: Arm, noise: Noise | None) -> str:
     """What a seed alone changes, beside the difference."""
     if noise is None:
-        if record.own_code:
-            return "Every trial has one seed, so that the noise between seeds was not measured here."
-        sd, clear = _ELSEWHERE_SD, numbers.difference(2.77 * _ELSEWHERE_SD)
-        return (
-            "Every trial has one seed, so that the noise between seeds was not measured here. For scale: in "
-            f"`studies/noise`, half a million parameters, a run's loss has a standard deviation of {sd} over seeds, "
-            f"and two single runs that differ by less than {clear} are not told apart; smaller models and shorter "
-            "trainings vary more."
-        )
+        elsewhere = "The noise between seeds was not measured here." if record.own_code else NOISE_ELSEWHERE
+        return f"Every trial has one seed. {elsewhere}"
     other = _loss(record.arm(record.baseline or ""))
     loss = _loss(best)
     said = (

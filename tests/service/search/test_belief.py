@@ -1,3 +1,6 @@
+import math
+import time
+
 import numpy as np
 import pytest
 from scipy import integrate, stats
@@ -66,3 +69,38 @@ def test_a_trial_is_carried_on_from_its_own_curve():
     lucky = Begun(5, {"x": 0.8}, (1.5, 1.0), "paused")
     own, other = Belief(LINE, [*SEEN, lucky]).log_gain([{"x": 0.8}, {"x": 0.8}], [5, NEW])
     assert own > other
+
+
+def test_a_result_of_another_place_counts_at_the_end_alone():
+    elsewhere = [Begun(t.number, t.values, t.losses[-1:], "ended", skipped=2) for t in SEEN]
+    between, beyond = gains(elsewhere, 0.3, 0.9)
+    assert between > beyond + 1
+    paused = Begun(5, {"x": 0.8}, (1.0,), "paused")  # of its first rung nothing else is known
+    assert np.isfinite(gains([*elsewhere, paused], 0.3, 0.9)).all()
+
+
+def test_of_runs_with_one_evaluation_the_ends_are_all_there_is():
+    once = Problem(LINE.space, (40,), 0)
+    seen = [Begun(t.number, t.values, t.losses[-1:], "ended") for t in SEEN]
+    between, beyond = Belief(once, seen).log_gain([{"x": 0.3}, {"x": 0.9}], [NEW, NEW])
+    assert between > beyond + 1
+
+
+def test_losses_that_are_no_numbers_are_an_error():
+    with np.errstate(invalid="ignore"), pytest.raises((FloatingPointError, np.linalg.LinAlgError)):
+        gains([*SEEN, whole(5, 0.2, loss=math.nan)], 0.3)
+
+
+@pytest.mark.slow
+def test_thousands_of_losses_take_no_longer_than_one_thousand():
+    rungs = tuple(range(1, 9))
+    problem = Problem(LINE.space, rungs, 0)
+    begun = [
+        Begun(i, {"x": x}, tuple((x - 0.3) ** 2 + 1 / rung for rung in rungs), "ended")
+        for i, x in enumerate(np.linspace(0, 1, 600))
+    ]
+    start = time.process_time()
+    between, beyond = Belief(problem, begun).log_gain([{"x": 0.3001}, {"x": 0.9001}], [NEW, NEW])
+    # of two threads or so; with all 4,800 it takes ten times as long
+    assert time.process_time() - start < 6
+    assert between > beyond

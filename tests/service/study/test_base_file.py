@@ -5,7 +5,7 @@ import pytest
 from model.errors import UserError
 from service.settings import HOME
 from service.study import definition
-from service.study.base_file import folders_of
+from service.study.base_file import code_folders, folders_of
 from tests.own_code import HEAD, SPACE, write_own
 
 
@@ -40,5 +40,5 @@ def test_a_study_of_the_gpt_has_its_base_file_in_the_root(tmp_path):
     loaded = definition.load(file)
     assert loaded.base_config.seed == 1337
     assert loaded.own_run is None
-    assert loaded.code_folders()[-1] == HOME
+    assert code_folders(loaded.file)[-1] == HOME
     assert Path(loaded.file or "").name == "study.yaml"

@@ -34,6 +34,14 @@ def test_a_study_is_a_search_or_a_design(body):
         (DESIGN + "trials: 3\n", "trials has no effect with a design or a grid"),
         (DESIGN + "pruner: {name: asha}\n", "pruner asha begins trials as it goes, and a design or a grid"),
         (SPACE + "sampler: {name: grid}\npruner: {name: asha}\n", "pruner asha begins trials as it goes"),
+        (
+            SPACE + "sampler: {name: thaw}\npruner: {name: asha}\n",
+            "pruner asha does not go with sampler thaw",
+        ),
+        (
+            SPACE + "sampler: {name: thaw}\npruner: {name: median}\n",
+            "pruner median does not go with sampler thaw",
+        ),
         (SPACE + "trials: 0\n", "trials"),
         ("space: {}\n", "space"),
     ],
