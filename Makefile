@@ -13,8 +13,8 @@ integration: engines transformers  ## the slow ones, and those with PostgreSQL, 
 	./hptune.sh --prepare --with-tests
 	$(python) -m pytest -m 'integration or slow' -n 0
 
-clusters: engines  ## jobs, nodes, heads and workers of a Slurm and a Ray cluster lost and added; six minutes each
-	$(python) -m pytest -m cluster -n 0
+clusters: engines  ## jobs, nodes, heads and workers of a Slurm and a Ray cluster lost and added
+	$(python) -m pytest tests/integration -m cluster -n 0
 
 check:  ## lint, types, import contracts, the site with its links, shell scripts
 	./hptune.sh --prepare --with-tests

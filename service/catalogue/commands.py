@@ -196,7 +196,7 @@ def fork(
         before = opened.definition
     if file is None and before.file is None:
         raise UserError(f"study {study!r}: the file that it was made from is not known; --file names one")
-    given = file or str(found_in(HOME, before.file or ""))
+    given = file or _as_given(found_in(HOME, before.file or ""))
     overrides = yaml_tree.parse_overrides(pairs) or dict(before.overrides)
     made = forking.fork(
         settings,
@@ -212,6 +212,15 @@ def fork(
         click.echo(f"left behind: {number} trial{'s' if number > 1 else ''}, {reason}")
     click.echo(f"forked: study {name} begins with {made.taken} trials of {study}")
     click.echo(f"go on: {verb('run', '--study', given, '--name', name)}")
+
+
+def _as_given(file: Path) -> str:
+    """A study file as people name it: one of `studies/` by its folder."""
+    from service.study.file import from_here
+
+    folder = file.parent
+    shipped = file.name == "study.yaml" and folder.parent == HOME / "studies"
+    return folder.name if shipped else str(from_here(file))
 
 
 def _values(pairs: tuple[str, ...]) -> dict[str, object]:

@@ -127,7 +127,7 @@ def _fitting(
     left: dict[str, int] = {}
     for trial in old.get_trials(deepcopy=False):
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
-            reason = f"{trial.state.name.lower()}"
+            reason = "which did not finish"
         else:
             try:
                 config = configuration_of(old, before, trial)

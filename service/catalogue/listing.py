@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from service.settings import Settings
-from service.storage import database
+from service.storage import database, ranking
 from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_private import id_of
 from service.storage.optuna_tables import Tally, tallies
@@ -37,7 +37,7 @@ def grid(settings: Settings) -> Grid:
             (
                 study.study_name,
                 kind(study.user_attrs),
-                shown_states(tally.states),
+                shown_states(tally),
                 "–" if tally.best is None else f"{tally.best:.4f}",
                 "–" if tally.last is None else f"{tally.last:%Y-%m-%d %H:%M}",
             )
@@ -56,10 +56,9 @@ def kind(attributes: Mapping[str, Any]) -> str:
     return "design" if isinstance(tree, Mapping) and tree.get("design") else "search"
 
 
-def shown_states(states: Mapping[TrialState, int]) -> str:
+def shown_states(tally: Tally) -> str:
     """`6 complete, 2 pruned`."""
-    counts = [f"{states[state]} {state.name.lower()}" for state in TrialState if states.get(state)]
-    return ", ".join(counts) or "none"
+    return ranking.shown_states(tally.states, tally.resumed) or "none"
 
 
 def best_of(study: optuna.Study) -> FrozenTrial | None:
@@ -112,7 +111,7 @@ def _facts(opened: OpenedStudy) -> Iterator[tuple[str, str]]:
     tally = tally_of(opened)
     yield (
         "trials",
-        f"{shown_states(tally.states)}; {counts['closed']} of {sum(counts.values())} slots closed, {left} left",
+        f"{shown_states(tally)}; {counts['closed']} of {sum(counts.values())} slots closed, {left} left",
     )
     if best := best_of(study):
         values = ", ".join(f"{key} {shown_number(value)}" for key, value in best.params.items())

@@ -53,7 +53,9 @@ def sentence(verdict: Verdict) -> str:
         )
     else:
         told = f"{best.arm} is the best {over}"
-    gain = numbers.with_interval(verdict.gain) if verdict.gain else None
+    gain = None
+    if verdict.gain:
+        gain = numbers.with_interval(verdict.gain, decimals=numbers.of_difference(verdict.gain))
     if best.arm == BASELINE:
         return f"{told}; no finalist has a lower mean than the baseline" + (f": {gain}" if gain else "")
     return f"{told}; " + (
@@ -79,7 +81,7 @@ def tables(verdict: Verdict, words: Words = GPT) -> dict[str, Grid]:
         for s in standings
     )
     paired = (
-        (s.arm, _difference(s.to_baseline), numbers.mean_and_sd(s.to_best) if s.to_best else numbers.NONE)
+        (s.arm, _difference(s.to_baseline), _mean_and_sd(s.to_best) if s.to_best else numbers.NONE)
         for s in standings
     )
     luck = (
@@ -156,11 +158,19 @@ def _probability(standing: Standing) -> str:
 
 
 def _mean(estimate: Estimate | None) -> str:
-    return numbers.NONE if estimate is None else numbers.number(estimate.mean, spread=estimate.sd)
+    return (
+        numbers.NONE
+        if estimate is None
+        else numbers.number(estimate.mean, decimals=numbers.of_difference(estimate))
+    )
+
+
+def _mean_and_sd(estimate: Estimate) -> str:
+    return numbers.mean_and_sd(estimate, decimals=numbers.of_difference(estimate))
 
 
 def _difference(estimate: Estimate | None) -> str:
     """`-0.0160 (-0.0182 to -0.0138)`."""
     if estimate is None or not estimate.interval:
         return _mean(estimate)
-    return f"{_mean(estimate)} ({numbers.interval(estimate)})"
+    return f"{_mean(estimate)} ({numbers.interval(estimate, decimals=numbers.of_difference(estimate))})"

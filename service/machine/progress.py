@@ -124,6 +124,7 @@ class LiveTable:
         workers: how many run.
         trials: how many are to finish in this call; None where that is decided on the way.
         trial_seconds: what a whole trial takes, as measured beforehand; without it no time is told until one has ended.
+        best: loss and number of the study's best trial so far.
         console: where to show it.
         words: of the study.
     """
@@ -136,6 +137,7 @@ class LiveTable:
         trials: int | None,
         trial_seconds: float | None,
         console: Console,
+        best: tuple[float, int] | None = None,
         words: Words = GPT,
     ) -> None:
         self._study = study
@@ -148,7 +150,7 @@ class LiveTable:
         self._ended = 0
         self._durations: list[float] = []
         self._started: dict[int, float] = {}
-        self._best: tuple[float, int] | None = None
+        self._best = best
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "LiveTable":

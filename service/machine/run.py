@@ -25,7 +25,7 @@ from service.settings import HOME, MOST_TRIALS, Settings
 from service.storage.database import creation_lock
 from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.outages import Patience
-from service.storage.ranking import count_states, ranked_trials
+from service.storage.ranking import best_so_far, count_states, ranked_trials
 from service.study.device_proof import prove_device
 from service.study.file import checked_name, found_in
 from service.text import terminal
@@ -87,6 +87,7 @@ def work(
             trials=None if opened.budget else to_run,
             trial_seconds=None,
             console=console,
+            best=best_so_far(opened.study),
             words=opened.definition.words,
         )
     return Supervisor(study, slots=slots, places=places, view=view).run()
@@ -261,6 +262,7 @@ def _finish(
         trials=None if opened.budget else to_run,
         trial_seconds=seconds,
         console=console,
+        best=best_so_far(opened.study),
         words=opened.definition.words,
     )
     status = Supervisor(name, slots=slots, places=places, view=view).run()

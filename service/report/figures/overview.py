@@ -191,11 +191,10 @@ def _stack(arms: Sequence[DrawnArm]) -> Plot | None:
 
 def _settings(arms: Sequence[DrawnArm]) -> Table:
     arms = [drawn for drawn in arms if drawn.arm.complete[0].config]  # of what was added they are not known
+    whole = [dict(leaves(drawn.arm.complete[0].config)) for drawn in arms]
     flat = [_effective(drawn.arm.complete[0]) for drawn in arms]
-    keys = list(dict.fromkeys(key for values in flat for key in values))
-    differ = [
-        key for key in keys if key != "seed" and len({json.dumps(values.get(key)) for values in flat}) > 1
-    ]
+    keys = dict.fromkeys(key for values in flat for key in values if key != "seed")
+    differ = [key for key in keys if len({json.dumps(values.get(key)) for values in whole}) > 1]
     rows = []
     for drawn, values in zip(arms, flat, strict=True):
         loss = estimate(list(drawn.arm.values("val_loss").values()))

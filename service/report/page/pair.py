@@ -11,6 +11,7 @@ from service.report.figures import pair as figures
 from service.report.page import budgets, html_page
 from service.report.page.html_page import Section
 from service.report.page.search import NOISE_ELSEWHERE
+from service.report.page.sections import told_apart
 from service.report.record import comparison
 from service.report.record.pair import Pair, Side, configurations, data_and_settings
 from service.statistics import differences, estimate, mean
@@ -205,13 +206,7 @@ def _chance(better: Side, worse: Side, gap: float) -> Iterator[str]:
         return
     yield f"Seed by seed: {numbers.with_interval(found, decimals=numbers.of_difference(found))}."
     if found.interval:
-        apart = found.high < 0 or found.low > 0
-        told = (
-            "does not hold 0: they are told apart"
-            if apart
-            else "holds 0: on these seeds they are not told apart"
-        )
-        yield f"The interval {told}."
+        yield told_apart(found)
 
 
 def _of_single_runs(better: Side, worse: Side, gap: float) -> Iterator[str]:

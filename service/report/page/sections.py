@@ -17,7 +17,7 @@ from service.report.page.tables import LOSS, best_arms
 from service.report.record.noise import Noise
 from service.report.record.study_record import Arm, StudyRecord
 from service.settings import Settings
-from service.statistics import differences, estimate
+from service.statistics import Estimate, differences, estimate
 from service.storage.ownership import own_trials
 from service.storage.studies import COMMAND
 from service.text.commands import verb
@@ -58,7 +58,7 @@ def of_study(
         found = [*own, setting]
         plots = [plot for plot in plots if plot.id != search.CURVES]
     else:
-        found = [setting, Section("answer", "Answer", texts=tuple(_answer(content))), *_published(content)]
+        found = [Section("answer", "Answer", texts=tuple(_answer(content))), setting, *_published(content)]
     costs = tuple(table for table in content.tables if budgets.has(table))
     pruning = tuple(table for table in content.tables if pruning_page.has(table))
     statistics = tuple(
@@ -123,6 +123,13 @@ def tokenizer(record: StudyRecord, corpus: Corpus, settings: Settings) -> Sectio
     )
 
 
+def told_apart(gap: Estimate) -> str:
+    """Whether seeds alone may have made a difference that has an interval."""
+    if gap.low > 0 or gap.high < 0:
+        return "The interval does not hold 0: they are told apart."
+    return "The interval holds 0: on these seeds they are not told apart."
+
+
 def verdicts(content: Content) -> str:
     """`5 confirmed, 2 refuted, 3 not shown here`."""
     counts = Counter(claim.verdict for claim in content.claims)
@@ -145,6 +152,8 @@ def _answer(content: Content) -> Iterator[str]:
             else "they share no seed"
         )
         yield f"The baseline, {baseline.name}, has {_loss(baseline)}: {difference}."
+        if gap and gap.interval:
+            yield told_apart(gap)
     if len(best_arms(record)) > 1:
         yield (
             f"The lowest of {len(best_arms(record))} was picked by this very {record.words.shown_loss}, so that it is "

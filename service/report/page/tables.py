@@ -103,7 +103,7 @@ def further_metrics(record: StudyRecord) -> list[Table]:
         there = [name for name in names if any(arm.values(name) for arm in record.arms)]
         if there and not record.tuned and not record.own_code:
             rows = tuple((arm.name, *(_mean(arm, name, sd=True) for name in there)) for arm in record.arms)
-            headings = ("arm", *(_heading(name) for name in there))
+            headings = ("arm", *(FIGURES[name].label for name in there))
             found.append(Table(title.split()[0].lower(), title, headings, rows))
     return found
 
@@ -201,7 +201,7 @@ def _seeds_for(found: Estimate | None) -> str:
     if found is None or found.sd is None:
         return NONE
     needed = seeds_needed(found.mean, found.sd)
-    return f"over {MAX_SEEDS:,}" if needed is None else str(needed)
+    return f"over {MAX_SEEDS:,}" if needed is None else f"{needed:,}"
 
 
 def _count(arm: Arm) -> str:
@@ -220,8 +220,3 @@ def _mean(arm: Arm, name: str, *, sd: bool = False) -> str:
 
 def _middle(found: Estimate | None) -> str:
     return number(found.mean if found else None)
-
-
-def _heading(name: str) -> str:
-    unit = FIGURES[name].unit
-    return f"{name}, {unit}" if unit else name
