@@ -79,7 +79,7 @@ def of_study(
     if pruning:
         found.append(pruning_page.section(pruning))
     found += [
-        Section("model", "Models", tables=models.tables(record), folded=True),
+        *([] if record.own_code else [Section("model", "Models", tables=models.tables(record), folded=True)]),
         _failed(record),
         *([] if record.tuned else [Section("runs", "Runs", tables=(tables["runs"],))]),
         Section("definitions", "What each metric is", tables=(tables["definitions"],), folded=True),
@@ -103,7 +103,7 @@ def tokenizer(record: StudyRecord, corpus: Corpus, settings: Settings) -> Sectio
         CorpusError: the cache cannot be written.
     """
     configs = [run.config for run in record.runs if run.config]
-    base = record.definition.base_config
+    base = record.definition.gpt_config("a tokenizer")
     wanted = [base.tokenizer, *(TokenizerConfig(**config["tokenizer"]) for config in configs)]
     blocks = {base.model.block_size, *(config["model"]["block_size"] for config in configs)}
     measured = [
@@ -139,7 +139,8 @@ def verdicts(content: Content) -> str:
 def _answer(content: Content) -> Iterator[str]:
     record = content.record
     best = best_arms(record)[0]
-    yield f"Lowest validation loss: {best.name}, {_loss(best)} nats per character ({seeds(len(best.values(LOSS)))})."
+    over = seeds(len(best.values(LOSS)))
+    yield f"Lowest {record.words.sentence}: {best.name}, {_loss(best)}{record.words.in_unit} ({over})."
     baseline = record.arm(record.baseline or "")
     if baseline is best:
         yield "That is the baseline itself."
@@ -155,8 +156,8 @@ def _answer(content: Content) -> Iterator[str]:
             yield told_apart(gap)
     if len(best_arms(record)) > 1:
         yield (
-            f"The lowest of {len(best_arms(record))} was picked by this very loss, so that it is flattered: how good "
-            "it is the held-out titles say."
+            f"The lowest of {len(best_arms(record))} was picked by this very {record.words.shown_loss}, so that it is "
+            f"flattered: how good it is {'fresh data would say' if record.own_code else 'the held-out titles say'}."
         )
     if content.claims:
         yield f"Of the documents' {len(content.claims)} claims: {verdicts(content)}."
@@ -192,7 +193,7 @@ def _repeat(record: StudyRecord, study: optuna.Study) -> Section:
         trial.user_attrs["provenance"] for trial in own_trials(study) if "provenance" in trial.user_attrs
     ]
     facts = []
-    for key in ("commit", "python", "machine", "device", "precision"):
+    for key in ("commit", "python", "machine", "device", "code" if record.own_code else "precision"):
         found = sorted({str(each[key]) for each in trained if each.get(key)})
         facts.append((key, ", ".join(found) or "not known"))
     versions = sorted(
@@ -202,8 +203,15 @@ def _repeat(record: StudyRecord, study: optuna.Study) -> Section:
         "repeat",
         "How to repeat it",
         texts=(
-            "In a checkout of the commit below: the same commit, versions and device give the same losses bit by bit.",
+            "In a checkout of the commit below: the same commit, versions and device give the same losses bit by bit."
+            if not record.own_code
+            else "With the same training code, commit, versions and device; `check-run` says whether the same numbers "
+            "come of that.",
         ),
-        commands=(made_by, verb("evaluate", "--study", record.name), verb("report", record.name)),
+        commands=(
+            made_by,
+            *([] if record.own_code else [verb("evaluate", "--study", record.name)]),
+            verb("report", record.name),
+        ),
         facts=(*facts, ("libraries", ", ".join(versions) or "not known")),
     )
