@@ -17,7 +17,7 @@ from service import output
 from service.catalogue import commands as of_the_catalogue
 from service.machine import places
 from service.settings import Settings
-from service.verbs import reading, running
+from service.verbs import checking, reading, running
 from service.winner import commands as of_the_winner
 
 if _stands_by:
@@ -62,7 +62,13 @@ def cli() -> None:
     """Hyperparameter optimization for small language models."""
 
 
-for _verb in (*running.VERBS, *reading.VERBS, *of_the_winner.COMMANDS, *of_the_catalogue.COMMANDS):
+for _verb in (
+    *running.VERBS,
+    *checking.VERBS,
+    *reading.VERBS,
+    *of_the_winner.COMMANDS,
+    *of_the_catalogue.COMMANDS,
+):
     cli.add_command(_verb)
 
 if __name__ == "__main__":

@@ -76,20 +76,26 @@ def facts(opened: OpenedStudy) -> Grid:
 
 def _facts(opened: OpenedStudy) -> Iterator[tuple[str, str]]:
     study, definition, corpus = opened.study, opened.definition, opened.facts
-    train, validation, held_out = corpus["documents"]
+    words = definition.words
     yield "question", definition.question
     yield "kind", kind(study.user_attrs)
     yield "file", definition.file or "none"
     if definition.scale:
         yield "scale", definition.scale
     yield "made by", str(study.user_attrs.get(COMMAND, "not known"))
-    yield (
-        "corpus",
-        f"{corpus['source']}; {train:,} train, {validation:,} validation, {held_out:,} held-out documents",
-    )
-    budget, tokens = corpus["budget_tokens"], corpus["train_tokens"]
-    own = "; unless its arm has its own" if definition.own_budgets else ""
-    yield "budget of a trial", f"{budget:,} tokens, {budget / tokens:.3g} times the train split{own}"
+    budget = corpus["budget_tokens"]
+    if definition.own_run is not None:
+        yield "trains", corpus["source"]
+        yield "budget of a trial", f"{budget:,} {words.budget}, {definition.base_config.rung_count} rungs"
+    else:
+        train, validation, held_out = corpus["documents"]
+        yield (
+            "corpus",
+            f"{corpus['source']}; {train:,} train, {validation:,} validation, {held_out:,} held-out documents",
+        )
+        own = "; unless its arm has its own" if definition.own_budgets else ""
+        times = budget / corpus["train_tokens"]
+        yield "budget of a trial", f"{budget:,} tokens, {times:.3g} times the train split{own}"
     if definition.cells:
         yield "configurations", f"{len(definition.cells)}, {len(set(definition.arms))} arms"
     else:
@@ -111,7 +117,7 @@ def _facts(opened: OpenedStudy) -> Iterator[tuple[str, str]]:
         values = ", ".join(f"{key} {shown_number(value)}" for key, value in best.params.items())
         yield (
             "best",
-            f"trial {best.number}, val_loss {best.value:.4f}: {best.user_attrs.get('arm') or values or '–'}",
+            f"trial {best.number}, {words.metric} {best.value:.4f}: {best.user_attrs.get('arm') or values or '–'}",
         )
     if confirmed := study.user_attrs.get("confirmed"):
         yield "confirmed", f"{confirmed['arm']}, by {confirmed['study']} on {len(confirmed['seeds'])} seeds"

@@ -15,9 +15,11 @@ from service.text import numbers
 from service.text.files import write_both
 from service.text.grid import Grid
 from service.text.markdown import escaped
+from service.text.words import GPT, Words
 
+_OF_GPT = "val_loss in nats per character over the whole validation split."
 NOTES = (
-    "val_loss in nats per character over the whole validation split. Differences are paired by seed. Intervals are "
+    f"{_OF_GPT} Differences are paired by seed. Intervals are "
     "Student's t-intervals of 95 %, each on its own, of a configuration named beforehand; they cover what a new seed"
     " would change, on this corpus and split. The mean of the best is flattered, and that of one dropped early the "
     "reverse.",
@@ -61,7 +63,17 @@ def sentence(verdict: Verdict) -> str:
     )
 
 
-def tables(verdict: Verdict) -> dict[str, Grid]:
+def notes(words: Words) -> tuple[str, ...]:
+    """How the figures are to be read."""
+    if words == GPT:
+        return NOTES
+    return (
+        NOTES[0].replace(_OF_GPT, f"{words.metric} as the study's own training code yields it."),
+        *NOTES[1:],
+    )
+
+
+def tables(verdict: Verdict, words: Words = GPT) -> dict[str, Grid]:
     """Re-runs, paired differences and the search's luck, by title."""
     standings = verdict.standings
     reruns = (
@@ -78,8 +90,8 @@ def tables(verdict: Verdict) -> dict[str, Grid]:
         if s.search_loss is not None
     )
     return {
-        "re-runs, val_loss ± sd over seeds": Grid(
-            ("configuration", "seeds", "val_loss", "P(best)", ""), tuple(reruns)
+        f"re-runs, {words.metric} ± sd over seeds": Grid(
+            ("configuration", "seeds", words.metric, "P(best)", ""), tuple(reruns)
         ),
         "paired differences": Grid(
             ("configuration", "minus the baseline (95 % interval)", "minus the best ± sd"), tuple(paired)
@@ -107,11 +119,13 @@ def write(
 ) -> tuple[Path, Path]:
     """The verdict as `confirmation.md` and `confirmation.json` in `folder`. Raises UserError: it cannot be written."""
     parts = [f"# Confirmation of study {confirms['study']}\n", f"**{escaped(sentence(verdict))}**\n"]
-    parts += [f"## {title}\n\n{grid.as_markdown()}" for title, grid in tables(verdict).items()]
+    parts += [
+        f"## {title}\n\n{grid.as_markdown()}" for title, grid in tables(verdict, definition.words).items()
+    ]
     parts.append(
         "## Configurations\n\n" + "".join(f"- {escaped(line)}\n" for line in lines(verdict, definition))
     )
-    parts += [f"{note}\n" for note in NOTES]
+    parts += [f"{note}\n" for note in notes(definition.words)]
     content = {
         "study": confirms["study"],
         "confirmation": definition.name,
@@ -123,7 +137,7 @@ def write(
         "search": confirms["finalists"],
         "configurations": configurations(definition),
         "standings": [asdict(standing) | {"tied": standing.tied} for standing in verdict.standings],
-        "notes": NOTES,
+        "notes": notes(definition.words),
     }
     try:
         return write_both(folder, "confirmation", "\n".join(parts), content)

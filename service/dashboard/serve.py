@@ -23,7 +23,7 @@ from service.dashboard.guard import USER, Application, Guard, is_loopback
 from service.dashboard.state import state_of, with_state
 from service.settings import Settings, read_secret
 from service.storage.artifact_stores import Store, open_store
-from service.storage.dashboard_private import amend_study_notes, look_up_notes
+from service.storage.dashboard_private import amend_study_notes, look_up_notes, shorten_attributes
 from service.storage.database import open_storage
 from service.storage.optuna_private import trial_id_of
 from service.storage.outages import StorageError
@@ -176,11 +176,13 @@ def wsgi(
                 left=counts["open"] + counts["leased"],
                 has_baseline=attributes[DEFINITION]["study"].get("baseline", True),
                 command=attributes[COMMAND],
+                confirmed=attributes.get("confirmed"),
             )
             return with_state(note, state)
         return note
 
     amend_study_notes(current)
+    shorten_attributes()
     application = optuna_dashboard.wsgi(storage, _Reader(store))
     if metrics.is_on():
         application = metrics.with_metrics(application, opened.engine)

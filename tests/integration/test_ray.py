@@ -120,9 +120,16 @@ def test_a_client_without_the_clusters_token_is_refused(lasting, tmp_path, postg
     other.write_text("f" * 64)
     done = subprocess.run(
         [PYTHON, "-m", "service", "place", "tiny", "--places", "1", "--address", f"127.0.0.1:{lasting.port}"],
-        env={**lasting.environment, **held.variables(), "RAY_AUTH_TOKEN_PATH": str(other)},
+        env={
+            **lasting.environment,
+            **held.variables(),
+            "RAY_AUTH_TOKEN_PATH": str(other),
+            "RAY_NUM_REDIS_GET_RETRIES": "2",  # 20 unless told, a second and a half each
+        },
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     # above it stands what Ray itself says
-    assert done.stderr.splitlines()[-1].startswith("error: --address")
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("error: --address")
+    assert "it has another token than this machine" in said

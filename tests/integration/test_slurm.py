@@ -33,6 +33,13 @@ def cluster():
             cluster.stop()
 
 
+@pytest.fixture
+def no_job_left(cluster):
+    """Of a test that has failed, too: the next one needs the nodes."""
+    yield
+    cluster.run("scancel", "--partition=low")
+
+
 def submit(cluster, held, *options, **variables):
     """The id of a job that works on the study, submitted from the project's folder."""
     said = cluster.run(
@@ -75,9 +82,8 @@ def short_of_time(cluster, tmp_path_factory, postgresql):
         yield held, pool.submit(run_out_of_time_twice)
 
 
-def test_jobs_that_lose_their_worker_or_node_finish_exactly_the_trials(
-    cluster, short_of_time, tmp_path, postgresql
-):
+@pytest.mark.usefixtures("short_of_time", "no_job_left")
+def test_jobs_that_lose_their_worker_or_node_finish_exactly_the_trials(cluster, tmp_path, postgresql):
     held = HeldStudy(tmp_path, postgresql.new_database(), trials=TRIALS)
     array = submit(cluster, held, "--array=0-1")
 
@@ -88,8 +94,9 @@ def test_jobs_that_lose_their_worker_or_node_finish_exactly_the_trials(
         return sum(int(job["Restarts"]) for job in jobs())
 
     wait_until("two trials", lambda: len(held.at(1)) == 2)
-    # takes a node from one of the two jobs
-    cluster.run("sbatch", "--partition=high", "--output=/dev/null", "--wrap=true", cwd=tmp_path)
+    # takes the node from its job; where it might have either, Slurm has been seen to end both
+    high = ("--partition=high", "--nodelist=one", "--output=/dev/null", "--wrap=true")
+    cluster.run("sbatch", *high, cwd=tmp_path)
     wait_until("a trial handed back", lambda: len(held.interrupted()) == 1)
     wait_until("the preempted job", lambda: restarts() == 1)
     held.allow(2)

@@ -9,8 +9,6 @@ from service.report.figures.series import DrawnArm
 from service.report.record.pair import Pair
 from service.report.record.study_record import Run, StudyRecord
 
-_LOSS = "val_loss, nats per character"
-
 
 def spent_on(run: Run) -> int:
     """Training tokens of the run as far as it came; 0 of one that was added, whose cost is not this study's."""
@@ -49,21 +47,22 @@ def history_plot(pair: Pair) -> Plot | None:
         xs, ys = zip(*points, strict=True)
         series.append(Series(side.label, tuple(map(float, xs)), ys, style=style, stepped=True))
     caption = (
-        "The lowest loss among the complete trials so far, against the training tokens of all trials, in the order of "
+        f"The lowest {pair.words.shown_loss} among the complete trials so far, against the training "
+        f"{pair.words.budget} of all trials, in the order of "
         "their numbers; pruned and failed trials cost what they were trained."
     )
     if pair.apart is None:
         caption += " Down and left is better."
     if any(run.added for side in (pair.first, pair.second) for run in side.record.runs):
         caption += " Results that were taken along or imported cost nothing here."
-    panels = _panels(pair, "training tokens, all trials", series)
-    return Plot("history", "What each search found for its tokens", caption, panels)
+    panels = _panels(pair, f"training {pair.words.budget}, all trials", series)
+    return Plot("history", f"What each search found for its {pair.words.budget}", caption, panels)
 
 
 def _panels(pair: Pair, label: str, series: list[Series]) -> tuple[Chart, ...]:
     if pair.apart is None:
-        return (Chart(Axis(label), Axis(_LOSS), tuple(series)),)
-    return tuple(Chart(Axis(label), Axis(_LOSS), (of,), of.name) for of in series)
+        return (Chart(Axis(label), Axis(pair.words.objective), tuple(series)),)
+    return tuple(Chart(Axis(label), Axis(pair.words.objective), (of,), of.name) for of in series)
 
 
 def curves(pair: Pair) -> tuple[Plot, ...]:
@@ -71,8 +70,8 @@ def curves(pair: Pair) -> tuple[Plot, ...]:
     sides = enumerate((pair.first, pair.second))
     arms = [DrawnArm(side.shown, style) for style, side in sides if side.shown and side.shown.complete]
     if pair.apart is None:
-        return tuple(overview.curves(arms, None))
-    return tuple(_alone(arm, plot) for arm in arms for plot in overview.curves([arm], None)[:1])
+        return tuple(overview.curves(arms, None, pair.words))
+    return tuple(_alone(arm, plot) for arm in arms for plot in overview.curves([arm], None, pair.words)[:1])
 
 
 def _alone(arm: DrawnArm, plot: Plot) -> Plot:

@@ -81,8 +81,9 @@ def write(
         noise=noise.of_study(study, opened.settings) if found.tuned else None,
         folder=_from_here(folder),
     )
-    model = next(i for i, part in enumerate(parts) if part.id == "model")
-    parts.insert(model, _tokenizer(content, opened))
+    if not found.own_code:
+        model = next(i for i, part in enumerate(parts) if part.id == "model")
+        parts.insert(model, _tokenizer(content, opened))
     try:
         return Written(content, tuple(_write(content, parts, folder, result)))
     except OSError as error:

@@ -11,9 +11,9 @@ from service.report.figures import pair as figures
 from service.report.page import budgets, html_page
 from service.report.page.html_page import Section
 from service.report.page.search import NOISE_ELSEWHERE
+from service.report.page.sections import told_apart
 from service.report.record import comparison
 from service.report.record.pair import Pair, Side, configurations, data_and_settings
-from service.report.record.study_record import StudyRecord
 from service.statistics import differences, estimate, mean
 from service.study.search_space import leaves
 from service.text import numbers
@@ -48,12 +48,13 @@ def write(pair: Pair, file: Path) -> None:
 def sections(pair: Pair) -> list[Section]:
     """Of the page, in the order of reading."""
     found = [_standing(pair), _answer(pair)]
+    names = dict.fromkeys(side.record.name for side in (pair.first, pair.second))
     if not (pair.first.named or pair.second.named or pair.one_study):
         found += _history(pair)
     found += [
         Section("curves", "While they train", plots=figures.curves(pair)),
         *_equal_budgets(pair),
-        Section("repeat", "Each by itself", commands=tuple(_commands(pair))),
+        Section("repeat", "Each by itself", commands=tuple(verb("report", name) for name in names)),
     ]
     return [section for section in found if section.plots or section.id != "curves"]
 
@@ -67,6 +68,8 @@ def verdict(pair: Pair) -> str:
     """Whether the losses can be compared, in a sentence."""
     if pair.apart is not None:
         return f"Their losses cannot be compared: {pair.apart}."
+    if pair.first.record.own_code:
+        return "They can be compared: the same training code, and the same metric."
     return "Their losses can be compared: the same validation titles, evaluated alike."
 
 
@@ -88,7 +91,7 @@ def outcome(pair: Pair) -> Table:
     losses = [estimate(list(side.losses.values())) for side in sides]
     rows = [
         ("runs", *map(_runs, sides)),
-        ("val_loss", *(numbers.mean_and_sd(loss, decimals=numbers.LOSS) for loss in losses)),
+        (pair.words.metric, *(numbers.mean_and_sd(loss, decimals=numbers.LOSS) for loss in losses)),
     ]
     if any(loss and loss.interval for loss in losses):
         shown = (numbers.interval(loss, decimals=numbers.LOSS) for loss in losses)
@@ -97,8 +100,11 @@ def outcome(pair: Pair) -> Table:
         values = [estimate(list(side.arm.values(metric).values())) if side.arm else None for side in sides]
         if any(values):
             means = (value.mean if value else None for value in values)
+            name = pair.words.of_budget(name)
             rows.append((name, *(numbers.number(value, decimals=decimals) for value in means)))
-    notes = ("Losses in nats per character, seconds as they passed on the machine that trained.",)
+    seconds = "seconds as they passed on the machine that trained."
+    unit = pair.words.metric_unit
+    notes = (f"Losses in {unit}, {seconds}" if unit else seconds.capitalize(),)
     return _table("outcome", "What each has come to", pair, tuple(rows), notes, arms=True)
 
 
@@ -124,9 +130,8 @@ def _runs(side: Side) -> str:
 
 def _standing(pair: Pair) -> Section:
     table, standing = what_differs(pair), verdict(pair)
-    texts = [standing]
-    if pair.apart is not None:
-        texts = ["Each is shown by itself: a loss of the one says nothing about a loss of the other."]
+    apart = "Each is shown by itself: a loss of the one says nothing about a loss of the other."
+    texts = [standing] if pair.apart is None else [apart]
     if pair.one_study:
         texts.append("Both are of one study: what differs is their configurations alone.")
     elif not table.rows:
@@ -148,21 +153,23 @@ def sentences(pair: Pair) -> Iterator[str]:
     better, worse = sorted(sides, key=lambda side: means[side])
     gap = means[worse] - means[better]
     at = {side: f"{means[side]:.{numbers.LOSS}f}" for side in sides}
+    loss, share = pair.words.shown_loss, f" ({gap / means[worse]:.1%})" if means[worse] > 0 else ""
     if not gap:
-        yield f"{_begins(better.shown_name)} and {worse.shown_name} have the same loss, {at[better]}."
+        yield f"{_begins(better.shown_name)} and {worse.shown_name} have the same {loss}, {at[better]}."
     else:
         yield (
-            f"{_begins(better.shown_name)} has the lower loss: {at[better]} nats per character, "
-            f"{numbers.difference(gap)} less than {worse.shown_name} with {at[worse]} ({gap / means[worse]:.1%})."
+            f"{_begins(better.shown_name)} has the lower {loss}: {at[better]}{pair.words.in_unit}, "
+            f"{numbers.difference(gap)} less than {worse.shown_name} with {at[worse]}{share}."
         )
     yield from _chance(better, worse, gap)
     if not all(side.named for side in sides):
         of = " and ".join(_complete(side) for side in sides if not side.named)
-        yield f"The best of {of} was picked by this very loss, which flatters it."
+        yield f"The best of {of} was picked by this very {loss}, which flatters it."
     tokens = [mean(side.arm.values("tokens").values()) or 0.0 for side in sides if side.arm]
     if max(tokens) > min(tokens) * (1 + comparison.SLACK):
         shown = " and ".join(f"{each:,.0f}" for each in tokens)
-        yield f"They were trained on {shown} tokens: the page has tables at equal budgets."
+        at_equal = "" if pair.first.record.own_code else ": the page has tables at equal budgets"
+        yield f"They were trained on {shown} {pair.words.budget}{at_equal}."
 
 
 def confirmations(pair: Pair) -> list[str]:
@@ -199,18 +206,16 @@ def _chance(better: Side, worse: Side, gap: float) -> Iterator[str]:
         return
     yield f"Seed by seed: {numbers.with_interval(found, decimals=numbers.of_difference(found))}."
     if found.interval:
-        told = (
-            "does not hold 0: they are told apart"
-            if found.high < 0 or found.low > 0
-            else ("holds 0: on these seeds they are not told apart")
-        )
-        yield f"The interval {told}."
+        yield told_apart(found)
 
 
 def _of_single_runs(better: Side, worse: Side, gap: float) -> Iterator[str]:
     measured = [side.noise for side in (better, worse) if side.noise]
     if not measured:
-        yield f"Each is one run on one seed. {NOISE_ELSEWHERE}"
+        elsewhere = (
+            "The noise between seeds was not measured here." if better.record.own_code else NOISE_ELSEWHERE
+        )
+        yield f"Each is one run on one seed. {elsewhere}"
         return
     noise = max(measured, key=lambda each: each.sd)
     told = "more than that" if gap > noise.clear else "no more than that, and may be chance"
@@ -269,25 +274,19 @@ def _history(pair: Pair) -> list[Section]:
                 f"{by_then[-1]:.{numbers.LOSS}f}" if by_then else numbers.NONE,
             )
         )
-    headings = ("", "trials", "training tokens in all", "best val_loss", f"best after {spent:,} tokens")
+    unit = pair.words.budget
+    headings = (
+        "",
+        "trials",
+        f"training {unit} in all",
+        f"best {pair.words.metric}",
+        f"best after {spent:,} {unit}",
+    )
     table = Table("spent", "What each found for what it spent", headings, tuple(rows))
     return [Section("history", "What each has found, and for how much", plots=(plot,), tables=(table,))]
 
 
 def _equal_budgets(pair: Pair) -> Iterator[Section]:
-    both = _record(pair)
+    both = pair.as_one_study()
     if pair.apart is None and len(both.arms) > 1:
         yield Section("budgets", "Equal budgets", tables=tuple(budgets.tables(both)))
-
-
-def _record(pair: Pair) -> StudyRecord:
-    """The two as arms of one study, the first one the baseline; a design's, if one of them is, for its intervals."""
-    sides = (pair.first, pair.second)
-    arms = tuple(side.shown for side in sides if side.shown)
-    of = next((side.record for side in sides if not side.record.tuned), pair.first.record)
-    return replace(of, arms=arms, baseline=pair.first.shown_name)
-
-
-def _commands(pair: Pair) -> Iterator[str]:
-    for name in dict.fromkeys(side.record.name for side in (pair.first, pair.second)):
-        yield verb("report", name)

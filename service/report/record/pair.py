@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.config.settings_without_effect import settings_without_effect
-from model.config.train_config import TrainConfig
 from model.errors import ConfigError, UserError
 from service.report.record import noise, study_record
 from service.report.record.noise import Noise
@@ -19,9 +17,11 @@ from service.storage.opened_study import OpenedStudy
 from service.study.definition import StudyDefinition
 from service.study.design import shown_value
 from service.study.parameters import same
+from service.study.run_config import RunConfig
 from service.study.search_space import leaves
 from service.text.numbers import NONE
 from service.text.quantities import shown_number
+from service.text.words import Words
 
 Row = tuple[str, str, str]
 """A thing, and what it is on either side."""
@@ -35,7 +35,7 @@ class Side:
     arm: Arm | None
     """The one that was named, or else the best; None where no trial is complete."""
     named: bool
-    config: TrainConfig | None
+    config: RunConfig | None
     """Of the arm's first complete run; None where it is not known."""
     noise: Noise | None
     """Of a search that has been confirmed."""
@@ -73,18 +73,40 @@ class Pair:
         return self.first.record.name == self.second.record.name
 
     @property
+    def words(self) -> Words:
+        """What the objective and the budget are called, of the first where the two differ."""
+        return self.first.record.words
+
+    @property
     def apart(self) -> str | None:
         """Why their losses cannot be compared; None where they can."""
         one, other = (side.record for side in (self.first, self.second))
+        if one.own_code != other.own_code or one.words != other.words:
+            names = [
+                f"{record.words.metric} after {record.words.budget} of {record.name}"
+                for record in (one, other)
+            ]
+            return f"they do not measure the same ({' and '.join(names)})"
+        if one.own_code:
+            same_code = one.corpus["fingerprint"] == other.corpus["fingerprint"]
+            return None if same_code else "the files of their training code are not the same"
         if one.corpus["fingerprint"] != other.corpus["fingerprint"]:
             titles = [f"{record.corpus['documents'][1]:,} of {record.name}" for record in (one, other)]
             return (
                 "their corpora are not the same, so that neither are the validation titles "
                 f"({' and '.join(titles)})"
             )
-        if one.definition.base_config.evaluation != other.definition.base_config.evaluation:
+        evaluated = [record.definition.gpt_config("evaluation").evaluation for record in (one, other)]
+        if evaluated[0] != evaluated[1]:
             return "they are evaluated differently (evaluation.block_size, evaluation.batch_size)"
         return None
+
+    def as_one_study(self) -> StudyRecord:
+        """The two as arms of one study, the first one the baseline; of a design, if one is, for its intervals."""
+        sides = (self.first, self.second)
+        arms = tuple(side.shown for side in sides if side.shown)
+        of = next((side.record for side in sides if not side.record.tuned), self.first.record)
+        return replace(of, arms=arms, baseline=self.first.shown_name)
 
 
 def split(given: str) -> tuple[str, str | None]:
@@ -170,10 +192,15 @@ def data_and_settings(pair: Pair) -> tuple[Row, ...]:
 
 def _shared(record: StudyRecord) -> Iterator[tuple[str, str]]:
     corpus, definition = record.corpus, record.definition
-    train, validation, held_out = corpus["documents"]
-    yield "corpus", f"{corpus['source']} ({corpus['fingerprint'][:12]})"
-    yield "documents", f"{train:,} train, {validation:,} validation, {held_out:,} held-out"
-    yield "budget of a trial", f"{record.budget_tokens:,} tokens"
+    source = f"{corpus['source']} ({corpus['fingerprint'][:12]})"
+    if record.own_code:
+        yield "trains", source
+        yield "minimises", record.words.metric
+    else:
+        train, validation, held_out = corpus["documents"]
+        yield "corpus", source
+        yield "documents", f"{train:,} train, {validation:,} validation, {held_out:,} held-out"
+    yield "budget of a trial", f"{record.budget_tokens:,} {record.words.budget}"
     yield "kind", "search" if record.tuned else f"design of {len(set(definition.arms))} arms"
     yield "sampler", definition.sampler.name if record.tuned else "none, a design"
     yield "pruner", definition.pruner.name
@@ -199,12 +226,18 @@ def configurations(pair: Pair) -> tuple[Row, ...]:
     one, other = pair.first.config, pair.second.config
     if one is None or other is None:
         return ()
-    there, idle = dict(leaves(other.model_dump(mode="json"))), settings_without_effect(other)
-    not_here = settings_without_effect(one)
+    there = dict(leaves(other.model_dump(mode="json")))
+    not_here, idle = (
+        side.record.definition.base.kind.without_effect(config)
+        for side, config in ((pair.first, one), (pair.second, other))
+    )
     return tuple(
         (key, NONE if key in not_here else _shown(value), NONE if key in idle else _shown(there[key]))
         for key, value in leaves(one.model_dump(mode="json"))
-        if not same(value, there[key]) and key != "seed" and not (key in idle and key in not_here)
+        if key in there
+        and not same(value, there[key])
+        and key != "seed"
+        and not (key in idle and key in not_here)
     )
 
 

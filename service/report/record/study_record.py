@@ -19,6 +19,7 @@ from service.storage.studies import corpus_facts
 from service.study import audit
 from service.study.definition import StudyDefinition
 from service.study.design import BASELINE
+from service.text.words import Words
 
 COMPLETE, DIVERGED, OUT_OF_MEMORY = "complete", "diverged", "out of memory"
 
@@ -92,8 +93,8 @@ class Arm:
     def ended_early(self) -> str:
         """`of 3 runs 2 diverged, 1 failed`; empty where all are complete."""
         states = [run.state for run in self.runs if not run.complete]
-        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        return f"of {len(self.runs)} runs {counts}" if counts else ""
+        counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+        return f"of {len(self.runs)} runs {', '.join(counts)}" if counts else ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,16 @@ class StudyRecord:
     states: Mapping[str, tuple[int, ...]]
     """Trial numbers by state; `continued` are those that another trial went on with."""
     definition: StudyDefinition
+
+    @property
+    def words(self) -> Words:
+        """What its objective and its budget are called."""
+        return self.definition.words
+
+    @property
+    def own_code(self) -> bool:
+        """It trains code of the user's."""
+        return self.definition.own_run is not None
 
     @property
     def tuned(self) -> bool:
@@ -209,9 +220,8 @@ def _state(trial: FrozenTrial) -> str:
     if trial.state == TrialState.PRUNED:
         ended = trial.user_attrs.get("ended", "")
         return next((why for why in (DIVERGED, OUT_OF_MEMORY) if ended.startswith(why)), "pruned")
-    return {TrialState.COMPLETE: COMPLETE, TrialState.FAIL: "failed"}.get(
-        trial.state, trial.state.name.lower()
-    )
+    names = {TrialState.COMPLETE: COMPLETE, TrialState.FAIL: "failed"}
+    return names.get(trial.state, trial.state.name.lower())
 
 
 def _run(
@@ -228,7 +238,6 @@ def _run(
     kept = measurements.read(trial, study, store)
     steps = tuple(record for record in kept.diagnostics if record["kind"] == "step")
     evaluations = tuple(record for record in kept.diagnostics if record["kind"] == "evaluation")
-    parameters = attributes.get("parameters")
     return Run(
         trial=trial.number,
         arm=arm,
@@ -237,18 +246,18 @@ def _run(
         ended=attributes.get("ended", state),
         config=config,
         metrics=measured.figures(
-            config=config,
+            config=config if definition.own_run is None else {},
             curve=kept.curve,
             noted=kept.noted,
             steps=steps,
             evaluations=evaluations,
-            parameters=parameters,
+            parameters=attributes.get("parameters"),
             train_tokens=_train_tokens(attributes, definition, facts),
         ),
         curve=kept.curve,
         steps=steps,
         evaluations=evaluations,
-        parameters=parameters,
+        parameters=attributes.get("parameters"),
         device=attributes.get("provenance", {}).get("device"),
         audit=attributes.get(audit.MARK),
         values=values_of(trial, definition.space),
@@ -257,9 +266,9 @@ def _run(
 
 def _added(trial: FrozenTrial, arm: str, state: str, definition: StudyDefinition) -> Run:
     """A trial that was not trained here: its value, and what it has of the figures of a run."""
-    known = {key: value for key, value in measured.numbers(trial.user_attrs) if key in FIGURES}
     seed = trial.params.get("seed")
-    metrics: dict[str, float | None] = {**dict.fromkeys(FIGURES), **known}
+    metrics: dict[str, float | None] = dict.fromkeys(FIGURES)
+    metrics |= {key: value for key, value in measured.numbers(trial.user_attrs) if key in FIGURES}
     if trial.state == TrialState.COMPLETE:
         metrics["val_loss"] = trial.value
     return Run(
@@ -283,10 +292,9 @@ def _added(trial: FrozenTrial, arm: str, state: str, definition: StudyDefinition
 def _train_tokens(
     attributes: Mapping[str, Any], definition: StudyDefinition, facts: Mapping[str, Any]
 ) -> int | None:
-    """Of the train split under the run's own tokenizer; None where it is another one than the base file's and the
-    trial is of a version that did not note it."""
+    """Of the train split under the run's own tokenizer, where that is known."""
     noted: int | None = attributes.get("train_tokens")
-    if noted is not None or "config" not in attributes:
+    if noted is not None or "config" not in attributes or definition.own_run is not None:
         return noted
     own = TokenizerConfig.model_validate(attributes["config"]["tokenizer"])
-    return facts["train_tokens"] if own == definition.base_config.tokenizer else None
+    return facts["train_tokens"] if own == definition.gpt_config("a tokenizer").tokenizer else None

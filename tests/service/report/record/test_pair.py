@@ -50,14 +50,14 @@ def test_a_setting_without_effect_is_a_dash_and_alike_ones_are_no_difference(tin
     space = """\
 space:
   optimizer.name: {type: categorical, choices: [adamw, sgd]}
-  optimizer.eps: {type: float, low: 1.0e-9, high: 1.0e-6, log: true}
+  optimizer.eps: {type: float, low: 1.0e-9, high: 1.0e-6, log: true, when: {optimizer.name: [adamw]}}
 """
     tiny.write(space + "trials: 2\n")
     tiny.create(2)
     fill(
         tiny,
         ({"optimizer.name": "adamw", "optimizer.eps": 2.0e-8}, 2.0),
-        ({"optimizer.name": "sgd", "optimizer.eps": 3.0e-8}, 2.5),
+        ({"optimizer.name": "sgd"}, 2.5),
     )
     assert pairs.configurations(read(tiny, "tiny:0", "tiny:1")) == (
         ("optimizer.name", "adamw", "sgd"),
