@@ -9,6 +9,7 @@ from service.report.page import files
 from service.storage.opened_study import open_study
 from tests.own_code import SPACE, own_study
 from tests.service.catalogue.asking import invoke
+from tests.service.report.page.conftest import read
 
 NOT_ITS_OWN = re.compile(r"nats|characters|\btokens?\b|held-out|FLOPs|val_loss", re.IGNORECASE)
 
@@ -44,6 +45,14 @@ def test_verbs_say_it_in_the_words_of_the_study(falling, words):
     assert NOT_ITS_OWN.findall(done.output.replace(str(falling.folder), "")) == []
     if words[0] not in ("list", "best"):
         assert "height" in done.output
+
+
+def test_the_page_of_two_trials_is_in_the_words_of_the_study(falling, tmp_path):
+    done = invoke(falling, "compare", "tiny:0", "tiny:1", "--html", tmp_path / "page.html")
+    assert done.exit_code == 0, done.output
+    text = read((tmp_path / "page.html").read_text()).text
+    assert "has the lower height" in text
+    assert NOT_ITS_OWN.findall(text.replace("`val_loss` in files", "")) == []
 
 
 @pytest.mark.parametrize(
