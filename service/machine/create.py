@@ -29,7 +29,7 @@ from service.storage.studies import (
     refuse_changed,
 )
 from service.study import definition as study_config
-from service.study import pruners
+from service.study import pruners, strategy
 from service.study.definition import StudyDefinition
 from service.study.device_proof import prove_device
 from service.study.file import checked_name
@@ -102,6 +102,8 @@ def create(
                     study, overrides=overrides or stored.overrides, scale=scale or stored.scale
                 )
                 given = dataclasses.replace(given, name=stored.name)
+            if given.strategy_open:
+                given = dataclasses.replace(given, sampler=stored.sampler, pruner=stored.pruner)
             refuse_changed(stored, given)
         opened = OpenedStudy(settings, storage, found, given)
         if met is not None:
@@ -157,6 +159,8 @@ def make_study(
     train_tokens = len(tokenized.split("train").tokens)
     budget = definition.base_config.with_token_budget(train_tokens).budget_tokens
     say(f"tokens: {train_tokens:,} in the train split; budget of a trial {budget:,}")
+    if definition.strategy_open:
+        say(strategy.reason(definition.sampler.name))
     if misfit := pruners.pair_misfit(definition.sampler, definition.pruner):
         say(misfit)
     _refuse_large_windows(definition, corpus, settings)

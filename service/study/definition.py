@@ -7,7 +7,7 @@ Reading it applies the fixed values to the base file and proves every configurat
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from model.config.train_config import TrainConfig, recorded
 from model.config.yaml_tree import Document, KeyPath, read
 from model.errors import ConfigError, UserError
 from service.settings import HOME
-from service.study import pruners, samplers
+from service.study import pruners, samplers, strategy
 from service.study.base import Base, Built
 from service.study.cells import built_cells, file_space
 from service.study.design import Cell, space_of
@@ -29,8 +29,9 @@ from service.study.file import (
     refuse_varied,
     study_file,
 )
-from service.study.proof import prove_cells, prove_space
+from service.study.proof import prove_cells, prove_space, refuse_seen_validation
 from service.study.search_space import SearchSpace, Values, leaves
+from service.study.tries import tried_points
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,16 @@ class StudyDefinition:
             a space under `sampler: {name: grid}`. With `baseline` it is the first, and not run a second time
             where the others contain it. Empty where a sampler searches.
         arms: The name of each cell, shared by those that differ in their seed alone.
+        tries: Points of the space that the first trials have, after the baseline.
         own_budgets: Each trial has its own configuration's budget; otherwise all have that of `base_config`.
         sampler: Never consulted where there are `cells`.
         pruner: When a trial is stopped early.
+        strategy_open: The file names neither, and the two are what `service.study.strategy` says.
         seed: Of the sampler; each worker derives its own from it.
         trials: Number of trials when nothing else is said, the baseline included.
         keep_checkpoints: Weights are kept of this many best trials.
         baseline: The first slot's trial is `base_config`.
-        tree: The study file as it was read.
+        tree: The study file as it was read, with its sampler.
         overrides: The command line's values, already in `base`.
         file: The study file that it was made from: relative to the repository where it is in there. None where there
             is none, or where that was not recorded yet.
@@ -67,6 +70,7 @@ class StudyDefinition:
     space: SearchSpace
     cells: tuple[Values, ...]
     arms: tuple[str, ...]
+    tries: tuple[Values, ...]
     own_budgets: bool
     sampler: samplers.SamplerConfig
     pruner: pruners.PrunerConfig
@@ -77,6 +81,7 @@ class StudyDefinition:
     tree: Mapping[str, Any]
     overrides: Mapping[str, Any]
     file: str | None = None
+    strategy_open: bool = field(default=False, compare=False)
 
     @property
     def base_config(self) -> TrainConfig:
@@ -102,7 +107,10 @@ class StudyDefinition:
         if self.baseline and slot == 0:
             base = self.space.within(self.base_config.model_dump(mode="json"))
             return {**base, **self.cells[0]} if self.cells else base
-        return self.cells[slot] if self.cells else None
+        if self.cells:
+            return self.cells[slot]
+        tried = slot - self.baseline
+        return self.tries[tried] if tried < len(self.tries) else None
 
     def config_for(self, values: Mapping[str, Any]) -> TrainConfig:
         """The configuration of a trial with these values."""
@@ -120,6 +128,7 @@ class StudyDefinition:
             "design": self.cells,
             "strategy": [self.sampler.model_dump(), self.pruner.model_dump(), self.seed],
             "baseline": self.baseline,
+            "list of points to try": self.tries,
         }
         texts = {name: json.dumps(part, sort_keys=True) for name, part in parts.items()}
         return {name: hashlib.sha256(text.encode()).hexdigest()[:12] for name, text in texts.items()}
@@ -134,7 +143,7 @@ class StudyDefinition:
     def from_snapshot(cls, snapshot: Mapping[str, Any]) -> "StudyDefinition":
         """The study of a `snapshot`. It is not proven again; ConfigError: another version's."""
         document = Document(f"study {snapshot['name']} in the storage", snapshot["study"])
-        study = validate(document, StudyConfig)
+        study = strategy.before_there_was_thaw(validate(document, StudyConfig))
         if "scale" not in snapshot and study.design is not None and study.design.seeds:
             raise ConfigError(f"{document.name}: made by a version with another order of seeds; make it anew")
         scale = snapshot.get("scale")
@@ -165,7 +174,8 @@ def load(
     """
     path = study_file(str(name_or_path), root)
     document = read(from_here(path))
-    study = validate(document, StudyConfig)
+    read_study = validate(document, StudyConfig)
+    study = strategy.with_sampler(read_study)
     name = path.resolve().parent.name
     fixed = {key: document.place(("fixed", key)) for key in study.fixed}
     file = read(from_here(found_in(root, study.base))).with_overrides(study.fixed, fixed)
@@ -179,12 +189,13 @@ def load(
     base = Base.of(file.with_overrides(given, for_all))
     cells = built_cells(study, document, base, study.scales[scale] if scale else None)
     made_from = {"scale": scale, "overrides": given, "file": place_of(path, root)}
+    made_from["strategy_open"] = strategy.is_open(read_study)
     definition = _definition(name, study, document, base, cells, **made_from)
     for edit, place in fixed.items():
         if definition.cells and all(edit in cell for cell in definition.cells):
             raise ConfigError(f"{place}: {edit}: has no effect, each configuration of the design has its own")
     if not study.rebuilds_published:
-        _refuse_seen_validation(definition)
+        refuse_seen_validation(definition.space, base, definition.name)
     without_effect = _prove(definition, study, document, cells)
     # what the file fixes may idle at a scale, or where the command line asks for something else
     for key, where in (for_all if scale or given else fixed | for_all).items():
@@ -212,22 +223,6 @@ def _resized(
     mapping = {key: place(("map", key)) for key in resized.replacements}
     resized_file = file.with_overrides(resized.base_values(values), setting | mapping)
     return resized_file, setting if study.design else setting | mapping
-
-
-def _refuse_seen_validation(definition: StudyDefinition) -> None:
-    """Refuse a tokenizer trained on the validation titles, which makes the losses of a study look too good."""
-    key, allowed = "tokenizer.trained_on", "train"
-    varied = definition.space.parameters.get(key)
-    if definition.base_config.tokenizer.trained_on != allowed:
-        place = definition.base.document.place(("tokenizer", "trained_on"))
-    elif varied is not None and set(varied.corners()) != {allowed}:
-        place = definition.name
-    else:
-        return
-    raise ConfigError(
-        f"{place}: {key}: must be {allowed}: validation titles are for measuring; another value only in a design "
-        "that says `rebuilds_published: true`"
-    )
 
 
 def _prove(
@@ -274,6 +269,7 @@ def _definition(
     values = tuple(cell.values for cell, _ in cells)
     space = space_of(values, base.values) if study.space is None else file_space(study, document)
     varied = space.parameters.get("schedule.decay")
+    sampler = study.sampler.model_dump(mode="json") if study.sampler else None
     decays = {base.config.schedule.decay, *(varied.corners() if varied else ())}
     return StudyDefinition(
         name=name,
@@ -282,14 +278,14 @@ def _definition(
         space=space,
         cells=values,
         arms=tuple(cell.arm for cell, _ in cells),
+        tries=tried_points(study, document, space, base),
         own_budgets=study.design is not None and study.pruner.name == "none",
-        sampler=study.sampler
-        or (samplers.TpeConfig() if study.space else samplers.RandomConfig(name="random")),
+        sampler=study.sampler or samplers.RandomConfig(name="random"),
         pruner=pruners.with_warmup(study.pruner, decays),
         seed=study.seed,
         trials=len(cells) or study.trials,
         keep_checkpoints=study.keep_checkpoints,
         baseline=study.baseline,
-        tree=document.tree,
+        tree=document.tree if sampler is None else {**document.tree, "sampler": sampler},
         **given,
     )

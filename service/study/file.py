@@ -29,15 +29,19 @@ class StudyConfig(Section):
     seed: int = Field(1337, ge=0)
     """Of the sampler. The seed of the training runs is the base file's."""
     trials: int = Field(50, ge=1, le=MOST_TRIALS)
-    """Trials when nothing else is said, the baseline included. A design has its own number."""
+    """Trials when nothing else is said, the baseline included; where trials wait, as many whole ones' tokens. A design
+    has its own number."""
     fixed: dict[str, Any] = Field(default_factory=dict)
     """Values by dotted key that the base file gets in every trial."""
     space: Annotated[dict[str, ParameterSection], Field(min_length=1)] | None = None
     """Parameters by dotted key."""
+    tries: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = Field((), alias="try")
+    """Known points of the space, tried first, after the baseline: values by dotted key. What a point leaves out it has
+    from the base file."""
     design: DesignConfig | None = None
     """Configurations in place of a search."""
     sampler: samplers.SamplerConfig | None = None
-    """How a space is searched; null is `tpe`."""
+    """How a space is searched; null is `thaw`, or `tpe` where a pruner is named."""
     pruner: pruners.PrunerConfig = pruners.NoPrunerConfig()
     """When a trial is stopped early."""
     keep_checkpoints: int = Field(3, ge=1)
@@ -71,6 +75,8 @@ class StudyConfig(Section):
                 "another pruner"
             )
         if as_a_whole:
+            if self.tries:
+                raise ValueError("try has no effect with a design or a grid, which is run as a whole")
             if "seed" in self.model_fields_set:
                 raise ValueError(
                     "seed is the sampler's and has no effect with a design or a grid; for training runs give "

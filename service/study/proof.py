@@ -105,6 +105,25 @@ def prove_cells(
     return Proof(len(cells), idle or frozenset())
 
 
+def refuse_seen_validation(space: SearchSpace, base: Base, name: str) -> None:
+    """Refuse a tokenizer trained on the validation titles, which makes the losses of a study look too good.
+
+    `name` is the study's. Raises ConfigError.
+    """
+    key, allowed = "tokenizer.trained_on", "train"
+    varied = space.parameters.get(key)
+    if base.config.tokenizer.trained_on != allowed:
+        place = base.document.place(("tokenizer", "trained_on"))
+    elif varied is not None and set(varied.corners()) != {allowed}:
+        place = name
+    else:
+        return
+    raise ConfigError(
+        f"{place}: {key}: must be {allowed}: validation titles are for measuring; another value only in a design "
+        "that says `rebuilds_published: true`"
+    )
+
+
 def _check_key(
     key: str, base: Base, place: str, *, may_seed: bool = False, own_budgets: bool = False
 ) -> None:

@@ -8,7 +8,8 @@ from service.search.halving import Halving
 from service.search.problem import Advance, Begin
 from service.search.thaw import Thaw
 from service.study.file import StudyConfig
-from service.study.samplers import TpeConfig
+from service.study.samplers import ThawConfig
+from service.study.strategy import with_sampler
 from tests.benchmarks.loss_table import LossTable
 from tests.benchmarks.samplers import PRUNERS, SAMPLERS
 from tests.benchmarks.search import __main__ as search
@@ -114,9 +115,8 @@ def test_every_sampler_is_compared_with_every_pruner():
 
 def test_the_default_is_what_a_study_gets_that_names_nothing():
     bare = StudyConfig(question="?", space={"optimizer.lr": {"type": "float", "low": 1e-4, "high": 1e-2}})
-    arm = ARMS[DEFAULT]
-    assert bare.sampler is None  # which is tpe
-    assert (arm.sampler, arm.pruner) == (TpeConfig(), bare.pruner)
+    section, arm = with_sampler(bare).sampler, ARMS[DEFAULT]
+    assert (section, arm) == (ThawConfig(name="thaw"), Pausing(Thaw(startup=section.startup_trials)))
 
 
 def test_a_row_has_the_median_its_interval_and_who_arrived():

@@ -31,7 +31,11 @@ def tables(record: StudyRecord) -> tuple[Table, ...]:
     searched = record.tuned or len(record.arms) >= _SEARCH_SIZE or record.definition.pruner.name != "none"
     if not searched or len({curve.budget_tokens for curve in curves}) != 1:
         return ()
-    found = (_savings(curves), _audit(curves, record), _ranks(curves), _replays(curves, record))
+    # of a trial that waits nobody has said that it is no good
+    audit = None if record.definition.pauses else _audit(curves, record)
+    found = (
+        _savings(curves, pauses=record.definition.pauses), audit, _ranks(curves), _replays(curves, record)
+    )  # fmt: skip
     return tuple(table for table in found if table)
 
 
@@ -73,7 +77,7 @@ def curves_of(record: StudyRecord) -> tuple[TrialLosses, ...]:
     return tuple(found)
 
 
-def _savings(curves: Sequence[TrialLosses]) -> Table | None:
+def _savings(curves: Sequence[TrialLosses], *, pauses: bool) -> Table | None:
     found = quality.savings(curves)
     if not found.trials:
         return None
@@ -90,7 +94,13 @@ def _savings(curves: Sequence[TrialLosses]) -> Table | None:
         "trials", "of them pruned", "tokens of their budgets", "tokens trained", "tokens saved", "share saved",
         "tokens that the audit cost",
     )  # fmt: skip
-    said = f"Pruning saved {found.share:.1%} of the tokens" if found.pruned else "No trial was pruned"
+    if pauses and found.pruned:
+        said = (
+            f"Of {found.trials} trials that were begun {found.pruned} waited to the end and never went on, "
+            f"{found.share:.1%} of the tokens that all would have taken"
+        )
+    else:
+        said = f"Pruning saved {found.share:.1%} of the tokens" if found.pruned else "No trial was pruned"
     if found.audit_tokens:
         said += f"; its audit cost {found.audit_tokens / found.budget_tokens:.1%}, which is taken off already"
     note = "Training tokens alone. Trials that diverged, failed or were handed on are not counted."

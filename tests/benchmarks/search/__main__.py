@@ -100,7 +100,10 @@ def main() -> None:
     )
     path = arguments.out / "search.json"
     if only and path.exists():
-        known = [Row(**{"default": False} | one) for one in json.loads(path.read_text())]
+        known = [
+            Row(**one | {"default": (one["searcher"], one["pruner"]) == DEFAULT})
+            for one in json.loads(path.read_text())
+        ]
         new = {one.key for one in rows}
         rows = [one for one in known if one.key not in new] + rows
     lines = ",\n".join(json.dumps(one.as_dict()) for one in rows)

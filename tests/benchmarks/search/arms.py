@@ -20,8 +20,8 @@ from tests.benchmarks.loss_table import LossTable, Search
 from tests.benchmarks.samplers import PRUNERS, SAMPLERS
 from tests.benchmarks.search.replay import Draw, Replay
 
-DEFAULT = ("TPE", "none")
-"""What a study gets that names neither: `StudyConfig`."""
+DEFAULT = ("thaw", "pauses")
+"""What a study gets that names neither sampler nor pruner: `service.study.strategy`."""
 
 
 @dataclass(frozen=True)

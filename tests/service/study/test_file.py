@@ -42,6 +42,8 @@ def test_a_study_is_a_search_or_a_design(body):
             SPACE + "sampler: {name: thaw}\npruner: {name: median}\n",
             "pruner median does not go with sampler thaw",
         ),
+        (DESIGN + "try: [{optimizer.lr: 1.0e-3}]\n", "try has no effect with a design or a grid"),
+        (SPACE + "try: [{}]\n", "try"),
         (SPACE + "trials: 0\n", "trials"),
         ("space: {}\n", "space"),
     ],

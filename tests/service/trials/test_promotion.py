@@ -299,3 +299,14 @@ def test_the_last_tokens_finish_what_is_best(tiny, fast):
     tiny.worker().work()
     assert_whole(tiny, whole=2)
     assert TrialState.COMPLETE in {trial.state for trial in tiny.trials()}
+
+
+@both
+def test_known_points_are_tried_after_the_baseline_and_before_the_search(tiny, fast, how):
+    write(tiny, how + "try: [{optimizer.lr: 2.0e-3}, {optimizer.lr: 3.0e-3}]\n")
+    tiny.create(3)
+    enqueue(tiny.settings, "tiny", {"optimizer.lr": 4e-3})
+    tiny.worker().work()
+    by_slot = sorted(tiny.trials(), key=lambda trial: trial.user_attrs["slot"]["number"])
+    assert [trial.params["optimizer.lr"] for trial in by_slot[:4]] == [1e-3, 2e-3, 3e-3, 4e-3]
+    assert_whole(tiny, whole=3)
