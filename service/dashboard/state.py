@@ -31,6 +31,7 @@ def state_of(
     left: int,
     has_baseline: bool,
     command: str,
+    stopped: str | None = None,
 ) -> str:
     """State, best and next step as Markdown.
 
@@ -41,12 +42,14 @@ def state_of(
         left: trials that are still to finish, the running ones among them.
         has_baseline: the trial of its first slot is the baseline.
         command: what made it.
+        stopped: that its search has stopped by itself, and why.
     """
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     running = sum(trial.state == TrialState.RUNNING for trial in trials)
     lines = [
         f"**State:** {len(finished)} trials finished, {running} running, {max(0, left - running)} to begin."
     ]
+    lines += [f"**Note:** {escaped(stopped)}"] if stopped else []
     lines += _resumed(trials)
     complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     if complete:

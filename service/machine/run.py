@@ -22,6 +22,7 @@ from service.machine.progress import JsonLines, LiveTable, View
 from service.machine.python import python
 from service.machine.supervisor import Supervisor
 from service.settings import HOME, MOST_TRIALS, Settings
+from service.storage.budget import how_it_stopped
 from service.storage.database import creation_lock
 from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.outages import Patience
@@ -138,6 +139,8 @@ def run(
     console.print(
         f"study {study_name}: {count_states(study_of)}; kept checkpoints: {definition.keep_checkpoints}"
     )
+    if stopped := how_it_stopped(study_of.user_attrs):
+        _say(console, stopped)
     if best:
         console.print(leaderboard(best).as_rich("best trials, val_loss in nats per character"))
         _say(console, f"evaluate the best on held-out titles: {verb('evaluate', '--study', study_name)}")
@@ -229,7 +232,8 @@ def _finish(
     if not to_run:
         what = "configurations of its design" if opened.definition.cells else "trials of its file"
         all_of = f"the tokens of all {what}" if opened.budget else f"all {slots.counts()['closed']} {what}"
-        console.print(f"study {name}: {all_of} have run")
+        stopped = how_it_stopped(opened.study.user_attrs)
+        _say(console, f"study {name}: {stopped or f'{all_of} have run'}")
         return opened
     places = machine.places(settings, workers=workers)
     if len(places) > to_run and not opened.budget:

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import log_ndtr, ndtr
 
 from service.search.coordinates import Array, Coordinates
+from service.search.forecast import Forecast, forecast
 from service.search.problem import Begun, Problem
 from service.search.process import CurveProcess, Indices, Points, Shape
 from service.study.search_space import Values
@@ -16,6 +17,8 @@ NEW = -1
 _FITTED, _CONDITIONED = 192, 1000
 """Losses that the kernel is fitted to, and that the process is given: the cost of both rises with their cube."""
 _LABEL_NOISE = 0.1
+_PROMISING = 64
+"""Trials whose gains are forecast together."""
 
 
 class Belief:
@@ -40,11 +43,15 @@ class Belief:
             np.concatenate([budgets[trial.skipped : trial.passed] for trial in seen]),
             np.repeat([trial.number for trial in seen], counts),
         )
-        losses = levelled(np.concatenate([trial.losses for trial in seen]))
+        measured = np.concatenate([trial.losses for trial in seen])
+        losses = levelled(measured)
+        self._unit = unit_of(measured)
         whole = np.array([trial.passed == len(rungs) for trial in seen])
         ends = losses[np.cumsum(counts) - 1][whole]
         rng = np.random.default_rng([problem.seed, len(losses)])
         process = _fitted(self._shape, points, losses, counts, rng)
+        self._measured, self._whole = process, ends
+        self._seed = problem.seed
         # of one that its sampler has still to draw nothing is known
         running = [trial for trial in begun if trial.state == "running" and trial.values]
         if running:
@@ -66,16 +73,38 @@ class Belief:
             numbers: of the trials; `NEW` of none.
         """
         ends = self._ends(configurations, numbers)
-        found = log_expected_improvement(self._best, *self._process.predicted(ends))
-        if self._failures is not None:
-            # least-squares classification: Rasmussen and Williams, section 6.5
-            label, variance = self._failures.predicted(ends)
-            found = found + log_ndtr(label / np.sqrt(variance + _LABEL_NOISE))
+        found = log_expected_improvement(self._best, *self._process.predicted(ends)) + self._log_chances(ends)
         if not np.isfinite(found).all():
             raise FloatingPointError("a promise is no number")
         return found
 
-    def _ends(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Points:
+    def forecast(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Forecast | None:
+        """What the promising ones of these would bring, by losses that have been measured; None before any is whole.
+
+        Args:
+            configurations: of trials or of none, the running ones among them.
+            numbers: of the trials; `NEW` of none.
+        """
+        if not len(self._whole):
+            return None
+        # each new one has luck of its own
+        apart = np.where(np.array(numbers) == NEW, NEW - 1 - np.arange(len(numbers)), numbers)
+        ends = self._ends(configurations, apart)
+        best, chances = float(self._whole.min()), np.exp(self._log_chances(ends))
+        gains = log_expected_improvement(best, *self._measured.predicted(ends)) + np.log(chances)
+        top = np.argsort(-gains)[:_PROMISING]
+        of_top = ends.chosen(top), chances[top], np.exp(gains[top])
+        return forecast(self._measured, *of_top, best=best, unit=self._unit, seed=self._seed)
+
+    def _log_chances(self, ends: Points) -> Array:
+        """Logarithm of the probability to be trained to the end."""
+        if self._failures is None:
+            return np.zeros(len(ends))
+        # least-squares classification: Rasmussen and Williams, section 6.5
+        label, variance = self._failures.predicted(ends)
+        return np.asarray(log_ndtr(label / np.sqrt(variance + _LABEL_NOISE)))
+
+    def _ends(self, configurations: Sequence[Values], numbers: Sequence[int] | Indices) -> Points:
         rows = self._coordinates.rows(configurations)
         return Points(rows, np.ones(len(numbers)), np.array(numbers, dtype=np.intp))
 
@@ -108,10 +137,22 @@ def levelled(losses: Array) -> Array:
     Bad is worse than the median by more than the best is better: by how much is of no interest, and would set the
     scale of all.
     """
-    middle = float(np.median(losses))
-    away = (losses - middle) / max(middle - float(losses.min()), 1e-9)
-    away = np.where(away > 1, 1 + np.log(np.maximum(away, 1.0)), away)
+    away, _ = _away(losses)
     return np.asarray((away - away.mean()) / max(float(away.std()), 1e-9))
+
+
+def unit_of(losses: Array) -> float:
+    """What a unit of the levelled losses is in those that are given, below the median and a little above."""
+    away, span = _away(losses)
+    return float(away.std()) * span
+
+
+def _away(losses: Array) -> tuple[Array, float]:
+    """How far from the median, by the distance of the best, which is the second."""
+    middle = float(np.median(losses))
+    span = max(middle - float(losses.min()), 1e-9)
+    away = (losses - middle) / span
+    return np.asarray(np.where(away > 1, 1 + np.log(np.maximum(away, 1.0)), away)), span
 
 
 def _fitted(

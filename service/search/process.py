@@ -144,6 +144,12 @@ class CurveProcess:
         before = weights[0] + (weights[1] + weights[2]) * (features**2).sum(1) + weights[3:6].sum()
         return cross @ self._solved, np.maximum(before - (reduced**2).sum(0), 1e-10)
 
+    def jointly(self, points: Points) -> tuple[Array, Array]:
+        """Mean and covariance of the losses there, without noise."""
+        cross = _covariance(self.shape, points, self.points, self.logs)
+        reduced = solve_triangular(self._lower, cross.T, lower=True, check_finite=False)
+        return cross @ self._solved, _covariance(self.shape, points, points, self.logs) - reduced.T @ reduced
+
     def believing(self, points: Points, losses: Array) -> "CurveProcess":
         """As if these losses had been seen too."""
         return CurveProcess.given(

@@ -53,6 +53,7 @@ class StudyDefinition:
         sampler: Never consulted where there are `cells`.
         pruner: When a trial is stopped early.
         strategy_open: The file names neither, and the two are what `service.study.strategy` says.
+        stop_gain: Nats that a further trial has to promise, or the search stops; None: it spends its budget.
         seed: Of the sampler; each worker derives its own from it.
         trials: Number of trials when nothing else is said, the baseline included.
         keep_checkpoints: Weights are kept of this many best trials.
@@ -74,6 +75,7 @@ class StudyDefinition:
     own_budgets: bool
     sampler: samplers.SamplerConfig
     pruner: pruners.PrunerConfig
+    stop_gain: float | None
     seed: int
     trials: int
     keep_checkpoints: int
@@ -127,6 +129,7 @@ class StudyDefinition:
             "search space": {key: p.model_dump(mode="json") for key, p in self.space.parameters.items()},
             "design": self.cells,
             "strategy": [self.sampler.model_dump(), self.pruner.model_dump(), self.seed],
+            "stop": self.stop_gain,
             "baseline": self.baseline,
             "list of points to try": self.tries,
         }
@@ -189,8 +192,8 @@ def load(
     base = Base.of(file.with_overrides(given, for_all))
     cells = built_cells(study, document, base, study.scales[scale] if scale else None)
     made_from = {"scale": scale, "overrides": given, "file": place_of(path, root)}
-    made_from["strategy_open"] = strategy.is_open(read_study)
-    definition = _definition(name, study, document, base, cells, **made_from)
+    is_open = strategy.is_open(read_study)
+    definition = _definition(name, study, document, base, cells, strategy_open=is_open, **made_from)
     for edit, place in fixed.items():
         if definition.cells and all(edit in cell for cell in definition.cells):
             raise ConfigError(f"{place}: {edit}: has no effect, each configuration of the design has its own")
@@ -282,6 +285,7 @@ def _definition(
         own_budgets=study.design is not None and study.pruner.name == "none",
         sampler=study.sampler or samplers.RandomConfig(name="random"),
         pruner=pruners.with_warmup(study.pruner, decays),
+        stop_gain=study.stop.gain if study.stop else None,
         seed=study.seed,
         trials=len(cells) or study.trials,
         keep_checkpoints=study.keep_checkpoints,

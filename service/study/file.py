@@ -19,6 +19,13 @@ from service.study.scale import ScaleConfig
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
+class StopConfig(Section):
+    """When a search stops by itself, before its budget is spent."""
+
+    gain: float = Field(gt=0)
+    """By how much, in nats per character, a further whole trial has to be expected to lower the best loss."""
+
+
 class StudyConfig(Section):
     """One study: a question, what is varied, and how the search goes."""
 
@@ -44,6 +51,8 @@ class StudyConfig(Section):
     """How a space is searched; null is `thaw`, or `tpe` where a pruner is named."""
     pruner: pruners.PrunerConfig = pruners.NoPrunerConfig()
     """When a trial is stopped early."""
+    stop: StopConfig | None = None
+    """When the search stops by itself; null: when its budget is spent. It takes the sampler `thaw`."""
     keep_checkpoints: int = Field(3, ge=1)
     """Weights are kept of this many best trials."""
     baseline: bool = True
@@ -63,6 +72,15 @@ class StudyConfig(Section):
             raise ValueError("rebuilds_published is for a design, given with a space")
         if self.design is not None and self.sampler is not None:
             raise ValueError("sampler has no effect with a design, given both")
+        if self.stop is not None and (
+            self.design is not None
+            or (self.sampler is not None and self.sampler.name != "thaw")
+            or (self.sampler is None and "pruner" in self.model_fields_set)
+        ):
+            raise ValueError(
+                "stop needs the sampler thaw, which knows what a further trial would bring: give it, without a pruner, "
+                "or take stop out"
+            )
         as_a_whole = self.design is not None or (self.sampler is not None and self.sampler.name == "grid")
         if self.sampler is not None and self.sampler.name == "thaw" and self.pruner.name != "none":
             raise ValueError(

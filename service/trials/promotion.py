@@ -38,6 +38,7 @@ class Promotion:
         opened: the study; its sampler then sees paused trials as it sees pruned ones.
         pauses: the worker's own.
         searcher: decides.
+        overruled: decides once the searcher has stopped and was asked to go on.
         keep_states: as many trials may wait.
         log: where decisions go that are not the searcher's.
     """
@@ -48,12 +49,13 @@ class Promotion:
         *,
         pauses: Pauses,
         searcher: Searcher,
+        overruled: Searcher,
         keep_states: int,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._log = log
         self._pauses = pauses
-        self._searcher = searcher
+        self._searcher, self._overruled = searcher, overruled
         self._keep_states = keep_states
         self._rungs = opened.base_config.rungs
         self._problem = Problem(opened.definition.space, self._rungs, opened.definition.seed)
@@ -166,8 +168,9 @@ class Promotion:
 
     def _decision(self, known: Known) -> Decision | None:
         left = known.seen.left
+        searcher = self._searcher if known.seen.overruled is None else self._overruled
         try:
-            return self._searcher.decide(self._problem, known.begun, left)
+            return searcher.decide(self._problem, known.begun, left)
         except (np.linalg.LinAlgError, FloatingPointError) as error:
             self._log.warning("the model of losses failed, successive halving decides", reason=str(error))
             return _WITHOUT_MODEL.decide(self._problem, known.begun, left)
@@ -184,16 +187,25 @@ def promotion_of(
     """What decides in a study whose trials pause; None in any other."""
     definition: StudyDefinition = opened.definition
     searcher: Searcher
+    overruled: Searcher
     match definition.sampler, definition.pruner:
         case ThawConfig() as section, _:
             from service.search.thaw import Thaw  # brings scipy's optimizers, which no other study needs
 
-            searcher = Thaw(startup=section.startup_trials)
+            overruled = Thaw(startup=section.startup_trials)
+            searcher = Thaw(startup=section.startup_trials, stop_gain=definition.stop_gain)
         case _, AshaConfig() as section:
-            searcher = Halving(reduction_factor=section.reduction_factor, grows=section.grows)
+            searcher = overruled = Halving(reduction_factor=section.reduction_factor, grows=section.grows)
         case _:
             return None
-    return Promotion(opened, pauses=pauses, searcher=searcher, keep_states=section.keep_states, log=log)
+    return Promotion(
+        opened,
+        pauses=pauses,
+        searcher=searcher,
+        overruled=overruled,
+        keep_states=section.keep_states,
+        log=log,
+    )
 
 
 def _pruned(trial: FrozenTrial) -> FrozenTrial:
