@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from model.config.train_config import DiagnosticsConfig, TrainConfig
 from model.errors import ConfigError
 from service.catalogue.intake import IMPORTED
-from service.machine.create import command, make_study
+from service.machine.create import command, make_study, refuse_prior
 from service.settings import Settings
 from service.storage.artifact_stores import open_store
 from service.storage.configurations import configuration_of
@@ -79,6 +79,7 @@ def fork(
             raise StudyError(f"study {name!r} is there already; --name gives the fork another name")
         _refuse_other_measure(old.definition, given)
         store = open_store(settings.artifacts, writable=True)
+        refuse_prior(settings, old.storage, given)
         made_by = command(str(file), name, trials, overrides, scale)
         made = make_study(settings, old.storage, store, given, old.corpus, command=made_by, say=say)
         new = OpenedStudy(settings, old.storage, made, given)

@@ -26,6 +26,7 @@ from service.storage.studies import (
     StudyError,
     create_study,
     find_study,
+    load_study,
     refuse_changed,
 )
 from service.study import definition as study_config
@@ -33,6 +34,7 @@ from service.study import pruners, strategy
 from service.study.definition import StudyDefinition
 from service.study.device_proof import prove_device
 from service.study.file import checked_name
+from service.study.samplers import FEWEST_EARLIER
 from service.study.search_space import Values
 from service.text.commands import verb
 
@@ -85,6 +87,7 @@ def create(
         if met is None:
             # what cannot be written is refused before minutes are spent on a corpus
             store = open_store(settings.artifacts, writable=True)
+            refuse_prior(settings, storage, given)
             corpus = _read_corpus(settings, given, say=say)
             if _fell_back(given, corpus):
                 name = checked_name(f"{given.name}{FALLBACK}")
@@ -190,6 +193,20 @@ def make_study(
         note=study_note(definition, facts, command=command),
         attributes={BUDGET: NOTHING_GRANTED} if definition.pauses else None,
     )
+
+
+def refuse_prior(settings: Settings, storage: Any, definition: StudyDefinition) -> None:
+    """See that each study that is to shape the first guesses is there and has something to say. Raises StudyError."""
+    for name in getattr(definition.sampler, "prior", ()):
+        study, earlier = load_study(storage, name, settings)
+        whole = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)))
+        if not definition.space.parameters.keys() & earlier.space.parameters.keys():
+            raise StudyError(f"sampler.prior: study {name!r} varies no parameter of this one; take it out")
+        if whole < FEWEST_EARLIER:
+            raise StudyError(
+                f"sampler.prior: study {name!r} has {whole} complete trials, fewer than {FEWEST_EARLIER} say nothing; "
+                "take it out, or let it finish more"
+            )
 
 
 def command(

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr
 
 from service.search.coordinates import Array, Coordinates
 from service.search.forecast import Forecast, forecast
+from service.search.levels import levelled, unit_of
 from service.search.problem import Begun, Problem
 from service.search.process import CurveProcess, Indices, Points, Shape
 from service.study.search_space import Values
@@ -31,17 +33,20 @@ class Belief:
     """
 
     def __init__(self, problem: Problem, begun: Sequence[Begun]) -> None:
-        self._coordinates = Coordinates(problem.space)
+        self._coordinates, self._earlier = Coordinates(problem.space), problem.earlier
         self._shape = Shape(self._coordinates.owner, self._coordinates.ordered)
         seen = [trial for trial in begun if trial.losses]
         counts = [len(trial.losses) for trial in seen]
         rungs = np.log(problem.rungs)
         # of a single one, the end
         budgets = (rungs - rungs[0]) / (rungs[-1] - rungs[0]) if len(rungs) > 1 else np.ones(1)
+        rows = self._coordinates.rows([trial.values for trial in seen])
+        guesses = self._guesses(rows)
         points = Points(
-            np.repeat(self._coordinates.rows([trial.values for trial in seen]), counts, axis=0),
+            np.repeat(rows, counts, axis=0),
             np.concatenate([budgets[trial.skipped : trial.passed] for trial in seen]),
             np.repeat([trial.number for trial in seen], counts),
+            None if guesses is None else np.repeat(guesses, counts, axis=0),
         )
         measured = np.concatenate([trial.losses for trial in seen])
         losses = levelled(measured)
@@ -101,12 +106,15 @@ class Belief:
         if self._failures is None:
             return np.zeros(len(ends))
         # least-squares classification: Rasmussen and Williams, section 6.5
-        label, variance = self._failures.predicted(ends)
+        label, variance = self._failures.predicted(replace(ends, guesses=None))
         return np.asarray(log_ndtr(label / np.sqrt(variance + _LABEL_NOISE)))
 
     def _ends(self, configurations: Sequence[Values], numbers: Sequence[int] | Indices) -> Points:
         rows = self._coordinates.rows(configurations)
-        return Points(rows, np.ones(len(numbers)), np.array(numbers, dtype=np.intp))
+        return Points(rows, np.ones(len(numbers)), np.array(numbers, dtype=np.intp), self._guesses(rows))
+
+    def _guesses(self, rows: Array) -> Array | None:
+        return np.stack([one.guess(rows) for one in self._earlier], axis=1) if self._earlier else None
 
     def _failing(self, begun: Sequence[Begun]) -> CurveProcess | None:
         """A process of labels, −1 for a trial that failed and 1 for one that got on; None where none failed."""
@@ -129,30 +137,6 @@ def log_expected_improvement(best: float, mean: Array, variance: Array) -> Array
     far = np.minimum(z, -6.0)  # the asymptotic series of Mills' ratio
     tail = -(far**2) / 2 - math.log(math.sqrt(2 * math.pi)) - 2 * np.log(-far) + np.log1p(-3 / far**2)
     return np.asarray(np.where(z > -6.0, usual, tail) + np.log(deviation))
-
-
-def levelled(losses: Array) -> Array:
-    """Losses of mean 0 and deviation 1, of which bad ones count by their logarithm.
-
-    Bad is worse than the median by more than the best is better: by how much is of no interest, and would set the
-    scale of all.
-    """
-    away, _ = _away(losses)
-    return np.asarray((away - away.mean()) / max(float(away.std()), 1e-9))
-
-
-def unit_of(losses: Array) -> float:
-    """What a unit of the levelled losses is in those that are given, below the median and a little above."""
-    away, span = _away(losses)
-    return float(away.std()) * span
-
-
-def _away(losses: Array) -> tuple[Array, float]:
-    """How far from the median, by the distance of the best, which is the second."""
-    middle = float(np.median(losses))
-    span = max(middle - float(losses.min()), 1e-9)
-    away = (losses - middle) / span
-    return np.asarray(np.where(away > 1, 1 + np.log(np.maximum(away, 1.0)), away)), span
 
 
 def _fitted(

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class Thaw:
         """Among what may be advanced, and new ones where one may be begun; None where there is nothing."""
         taken = {_key(trial.values) for trial in begun}
         if len(begun) < self.startup or sum(bool(trial.losses) for trial in begun) < 2:
-            point = _spread_out(problem, len(begun), taken) if may_begin else None
+            point = _first_point(problem, len(begun), taken) if may_begin else None
             if point is not None:
                 return Begin(point)
             return Advance(paused[0].number) if paused else None
@@ -142,6 +143,22 @@ def _candidates(
         places = np.concatenate([places, near])
         found = np.concatenate([found, scores(coordinates.values(near))])
     return coordinates.values(places), found
+
+
+def _first_point(problem: Problem, number: int, taken: set[str]) -> Values | None:
+    """Of those that are begun before the model is asked, every other one is the best of an earlier study.
+
+    The first is the baseline, or spread out as the others.
+    """
+    if number % 2 and problem.earlier:
+        # the best of all, then the second best of all, and so on
+        best_first = (
+            values for ranks in zip_longest(*(e.tried for e in problem.earlier)) for values in ranks
+        )
+        for values in best_first:
+            if values is not None and _key(values) not in taken:
+                return values
+    return _spread_out(problem, number, taken)
 
 
 def _spread_out(problem: Problem, number: int, taken: set[str]) -> Values | None:

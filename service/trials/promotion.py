@@ -7,6 +7,7 @@ holds only if nothing has been claimed since that reading (`service.storage.budg
 import copy
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
@@ -25,6 +26,9 @@ from service.study.samplers import ThawConfig
 from service.trials.knowledge import Knowledge, Known
 from service.trials.lease import Lease
 
+if TYPE_CHECKING:
+    from service.search.earlier import Earlier
+
 Waiting = tuple[Slot, str]
 """A paused trial that has been taken to end it, and why it ends, for people."""
 _WITHOUT_MODEL = Halving()
@@ -38,6 +42,7 @@ class Promotion:
         opened: the study; its sampler then sees paused trials as it sees pruned ones.
         pauses: the worker's own.
         searcher: decides.
+        earlier: what other studies make the searcher expect.
         overruled: decides once the searcher has stopped and was asked to go on.
         keep_states: as many trials may wait.
         log: where decisions go that are not the searcher's.
@@ -50,6 +55,7 @@ class Promotion:
         pauses: Pauses,
         searcher: Searcher,
         overruled: Searcher,
+        earlier: "tuple[Earlier, ...]" = (),
         keep_states: int,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
@@ -58,7 +64,7 @@ class Promotion:
         self._searcher, self._overruled = searcher, overruled
         self._keep_states = keep_states
         self._rungs = opened.base_config.rungs
-        self._problem = Problem(opened.definition.space, self._rungs, opened.definition.seed)
+        self._problem = Problem(opened.definition.space, self._rungs, opened.definition.seed, earlier=earlier)
         self._knowledge = Knowledge(opened.definition, pauses.budget, self._rungs)
         show_trials(opened.study, self._as_pruned)
 
@@ -188,10 +194,14 @@ def promotion_of(
     definition: StudyDefinition = opened.definition
     searcher: Searcher
     overruled: Searcher
+    earlier: tuple[Earlier, ...] = ()
     match definition.sampler, definition.pruner:
         case ThawConfig() as section, _:
-            from service.search.thaw import Thaw  # brings scipy's optimizers, which no other study needs
+            # bring scipy's optimizers, which no other study needs
+            from service.search.thaw import Thaw
+            from service.trials.earlier_studies import earlier_studies
 
+            earlier = earlier_studies(opened, section.prior, log=log)
             overruled = Thaw(startup=section.startup_trials)
             searcher = Thaw(startup=section.startup_trials, stop_gain=definition.stop_gain)
         case _, AshaConfig() as section:
@@ -203,6 +213,7 @@ def promotion_of(
         pauses=pauses,
         searcher=searcher,
         overruled=overruled,
+        earlier=earlier,
         keep_states=section.keep_states,
         log=log,
     )

@@ -10,10 +10,12 @@ from service.search.thaw import Thaw
 from service.study.file import StudyConfig
 from service.study.samplers import ThawConfig
 from service.study.strategy import with_sampler
+from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import LossTable
-from tests.benchmarks.samplers import PRUNERS, SAMPLERS
+from tests.benchmarks.samplers import PRUNERS, SAMPLERS, TABLE
 from tests.benchmarks.search import __main__ as search
 from tests.benchmarks.search.arms import ARMS, DEFAULT, Pausing, drawn_at_random, drawn_by_tpe
+from tests.benchmarks.search.priors import PRIORS
 from tests.benchmarks.search.replay import Replay, problem_of
 from tests.benchmarks.search.rows import row
 
@@ -107,6 +109,18 @@ def test_thaw_needs_less_than_random_search():
         found = ARMS["thaw", "pauses"].search(BOWL, seed=seed, budget_tokens=4000, workers=1, target=target)
         costs.append(found.reached(target))
     assert sorted(costs)[1] < 0.5 * BOWL.random_trials(target) * BOWL.cell_tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PRIORS)
+def test_a_prior_that_misleads_costs_no_more_than_a_fifth(kind):
+    table, seeds = loss_table.read(TABLE), 6
+    how = {"budget_tokens": 100 * table.cell_tokens, "workers": 1, "target": table.random_best(100)}
+
+    def cost(arm):
+        return sum(ARMS[arm].search(table, seed=seed, **how).reached(how["target"]) for seed in range(seeds))
+
+    assert cost((f"thaw, prior {kind}", "pauses")) < 1.2 * cost(("thaw", "pauses"))
 
 
 def test_every_sampler_is_compared_with_every_pruner():
