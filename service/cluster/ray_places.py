@@ -111,17 +111,28 @@ def _connected(address: str | None) -> ModuleType:
         ) from None
     where = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        for attempt in tenacity.Retrying(stop=tenacity.stop_after_attempt(CONNECTIONS), reraise=True):
-            with attempt:  # a busy head does not answer in the few seconds that Ray waits
+        for attempt in tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: not _is_refused(error)),
+            stop=tenacity.stop_after_attempt(CONNECTIONS),
+            reraise=True,
+        ):
+            with attempt:  # a busy head does not answer in the half a minute that Ray waits
                 ray.init(address=where, log_to_driver=False, logging_level="ERROR", namespace="hptune")
     except Exception as error:  # of many kinds, by what the address and the token are
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if _is_refused(error):
+            reason = "it has another token than this machine"
         raise RayError(
             f"--address {where}: no Ray cluster can be used: {reason}; docs/clusters.md has the commands that start "
             "one with its token"
         ) from None
     module: ModuleType = ray
     return module
+
+
+def _is_refused(error: BaseException) -> bool:
+    # Ray says so in the message of what it has caught, and waits as for a head that does not answer
+    return "AuthenticationError" in f"{error} {error.__cause__}"
 
 
 def _refuse_one_machines_storage(settings: Settings, ray: ModuleType) -> None:

@@ -58,10 +58,11 @@ def work(arguments: list[str], environment: Mapping[str, str], root: str) -> str
 
 def _run(command: list[str], environment: Mapping[str, str], root: str) -> tuple[int, str]:
     """The status of the worker, and the last line that it wrote to standard error."""
+    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     with tempfile.TemporaryFile("w+", errors="replace") as file:
         process = subprocess.Popen(
             command,
-            env={**os.environ, **environment, "PYTHONPATH": root},
+            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join([root, *given])},
             stdin=subprocess.DEVNULL,
             stderr=file,
             start_new_session=True,

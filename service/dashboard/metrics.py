@@ -127,7 +127,9 @@ def _metrics(connection: sa.Connection, engine: sa.Engine) -> Iterator[_Metric]:
     yield workers
 
     best = _Metric(
-        "hptune_best_loss", "gauge", "The smallest val_loss of a complete trial, in nats per character."
+        "hptune_best_loss",
+        "gauge",
+        "The smallest val_loss of a complete trial, in nats per character; of own training code, of its metric.",
     )
     of_best = sa.select(_TRIALS.c.study_id, sa.func.min(_VALUES.c.value).label("value"))
     of_best = of_best.join_from(_TRIALS, _VALUES).where(_TRIALS.c.state == TrialState.COMPLETE)

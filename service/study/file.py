@@ -13,6 +13,7 @@ from model.shipped import SHIPPED
 from service.settings import HOME, MOST_TRIALS
 from service.study import pruners, samplers
 from service.study.design import DesignConfig
+from service.study.own_run import BudgetConfig
 from service.study.parameters import ParameterSection
 from service.study.scale import ScaleConfig
 
@@ -32,7 +33,13 @@ class StudyConfig(Section):
     question: str = Field(min_length=1)
     """One sentence."""
     base: str = "train_config.yaml"
-    """The training run that is varied; a path relative to the repository."""
+    """The training run that is varied; a path relative to the repository, or, with `run`, to the study's file."""
+    run: str | None = None
+    """Training code of one's own, as `package.module:Class`; null trains the built-in GPT."""
+    budget: BudgetConfig | None = None
+    """Of a trial of one's own code; the built-in GPT's stands in its base file."""
+    metric: str | None = Field(None, pattern=r"^[^\W_][\w /-]{0,39}$")
+    """What is minimised, as one's own code calls it; null is `loss`."""
     seed: int = Field(1337, ge=0)
     """Of the sampler. The seed of the training runs is the base file's."""
     trials: int = Field(50, ge=1, le=MOST_TRIALS)
@@ -62,6 +69,17 @@ class StudyConfig(Section):
     on the titles that it is measured on."""
     scales: dict[str, ScaleConfig] = Field(default_factory=dict)
     """Other sizes at which it can be run, by name."""
+
+    @model_validator(mode="after")
+    def _own_code_has_a_budget(self) -> "StudyConfig":
+        given = [key for key in ("budget", "metric") if getattr(self, key) is not None]
+        if self.run is None and given:
+            raise ValueError(f"{given[0]} has no effect without run: the built-in GPT has its own")
+        if self.run is not None and self.budget is None:
+            raise ValueError("run needs a budget, such as `budget: {amount: 20, unit: epochs, rungs: 5}`")
+        if self.run is not None and "base" not in self.model_fields_set:
+            raise ValueError("run needs a base, the file with what the class is given")
+        return self
 
     @model_validator(mode="after")
     def _search_or_design(self) -> "StudyConfig":

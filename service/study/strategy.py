@@ -1,7 +1,10 @@
 """What a study searches with whose file names neither sampler nor pruner: the best of what has been measured."""
 
+from collections.abc import Iterator
+
 from service.study.file import StudyConfig
-from service.study.samplers import ThawConfig, TpeConfig
+from service.study.pruners import PrunerConfig, pair_misfit
+from service.study.samplers import SamplerConfig, ThawConfig, TpeConfig
 
 SHARES = {"thaw": 0.061, "tpe": 0.250}
 """Training tokens to the loss of a hundred random runs, as a share of random search's, with one worker and no pruner
@@ -27,11 +30,14 @@ def before_there_was_thaw(study: StudyConfig) -> StudyConfig:
     return study.model_copy(update={"sampler": TpeConfig()})
 
 
-def reason(sampler: str) -> str:
-    """Why a study whose file leaves it open is searched by this sampler, for people."""
-    shares = ", ".join(f"{name} {share:.2f}" for name, share in SHARES.items())
-    return (
-        f"searched by {sampler}, as the file names neither sampler nor pruner: to the loss of a hundred random runs it "
-        f"took the least of their tokens ({shares}; studies/samplers). Trials that fall behind wait, so that more are "
-        "begun than are paid for as a whole"
-    )
+def notes(sampler: SamplerConfig, pruner: PrunerConfig, *, is_open: bool) -> Iterator[str]:
+    """What to know of a search before it begins: why it is searched like this where its file leaves it open."""
+    if is_open:
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in SHARES.items())
+        yield (
+            f"searched by {sampler.name}, as the file names neither sampler nor pruner: to the loss of a hundred "
+            f"random runs it took the least of their tokens ({shares}; studies/samplers). Trials that fall behind "
+            "wait, so that more are begun than are paid for as a whole"
+        )
+    if misfit := pair_misfit(sampler, pruner):
+        yield misfit

@@ -16,7 +16,7 @@ def tried_points(
         ConfigError: one lies outside the space, or is the baseline or an earlier one; the message has its place.
     """
     found: list[Values] = []
-    baseline = space.within(base.values) if study.baseline else None
+    baseline = space.within(base.values) if study.baseline and study.tries else None
     for number, given in enumerate(study.tries):
         place = document.place(("try", number))
         try:

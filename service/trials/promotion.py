@@ -13,7 +13,6 @@ import numpy as np
 import structlog
 from optuna.trial import FrozenTrial, TrialState
 
-from model.training import TrainingRun
 from service.search.halving import Halving
 from service.search.problem import Advance, Begin, Decision, Problem, Searcher, Stop
 from service.storage.claims import Slot
@@ -23,6 +22,7 @@ from service.storage.pauses import Pauses
 from service.study.definition import StudyDefinition
 from service.study.pruners import AshaConfig
 from service.study.samplers import ThawConfig
+from service.trials.contract import Run
 from service.trials.knowledge import Knowledge, Known
 from service.trials.lease import Lease
 
@@ -89,7 +89,7 @@ class Promotion:
             if slot is not None:
                 return slot
 
-    def goes_on(self, lease: Lease, run: TrainingRun) -> bool:
+    def goes_on(self, lease: Lease, run: Run) -> bool:
         """Whether a run may train on beyond its last rung; the tokens of the next one are claimed then."""
         if run.evaluations[-1].rung_tokens < (lease.slot.tokens or 0):
             return True

@@ -8,7 +8,6 @@ import optuna
 import structlog
 from optuna.trial import TrialState
 
-from model.config.train_config import TrainConfig
 from model.errors import ConfigError
 from service.storage import added
 from service.storage.artifact_stores import Store
@@ -21,7 +20,8 @@ from service.storage.studies import CONFIRMS
 from service.storage.study_storage import together
 from service.study import audit
 from service.study.definition import StudyDefinition
-from service.trials import objective
+from service.study.run_config import RunConfig
+from service.trials import objective, trial_page
 
 FAILURES = 3
 """Of one configuration without progress before it is given up; three times as many where nobody saw why."""
@@ -175,7 +175,7 @@ class Lineages:
             self._log.warning("enqueued trial refused", trial=trial.number, reason=reason)
             self._fail(trial, f"refused: {reason}")
 
-    def config_for(self, trial: optuna.Trial, slot: Slot) -> TrainConfig:
+    def config_for(self, trial: optuna.Trial, slot: Slot) -> RunConfig:
         """What the trial trains; the sampler is asked here. Raises ConfigError."""
         values = self._definition.fixed_values(slot.index)
         if values is None:
@@ -222,6 +222,8 @@ class Lineages:
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             self._log.info("trial ended by its own worker after all", trial=trial.number)
             return False
+        words = self._definition.words
+        trial_page.show_dead(self._study, self.frozen(trial.number), ended=reason, words=words, log=self._log)
         return True
 
 

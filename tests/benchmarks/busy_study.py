@@ -35,7 +35,7 @@ from service.storage.studies import load_study
 from service.study.pruners import build_pruner
 from service.study.samplers import build_sampler
 from tests import conftest, fast_run
-from tests.benchmarks.storage import RUNGS, SPACE
+from tests.benchmarks.storage import RUNGS, SPACE, server_seconds
 
 REPEATS = 20
 
@@ -52,23 +52,11 @@ class Meter:
     def _count(self, *_: object) -> None:
         self._statements += 1
 
-    def _server_seconds(self) -> float:
-        """Of all its processes there are and were, in steps of 10 ms."""
-        postmaster = (Path(self._server.data) / "postmaster.pid").read_text().splitlines()[0]
-        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-        ticks = sum(map(int, Path(f"/proc/{postmaster}/stat").read_text().rpartition(")")[2].split()[13:15]))
-        for pid in children:
-            with contextlib.suppress(OSError):
-                ticks += sum(
-                    map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
-                )
-        return ticks / 100
-
     @contextlib.contextmanager
     def of(self, name: str, times: int = 1):
-        before = (time.perf_counter(), time.process_time(), self._server_seconds(), self._statements)
+        before = (time.perf_counter(), time.process_time(), server_seconds(self._server), self._statements)
         yield
-        after = (time.perf_counter(), time.process_time(), self._server_seconds(), self._statements)
+        after = (time.perf_counter(), time.process_time(), server_seconds(self._server), self._statements)
         clock, here, there, statements = (b - a for a, b in zip(before, after, strict=True))
         per = (1000 * clock / times, 1000 * here / times, 1000 * there / times, statements // times)
         self.calls.setdefault(name, []).append(per)

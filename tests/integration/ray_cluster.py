@@ -1,19 +1,18 @@
 """A Ray cluster of this test's own: nodes on one machine, started and killed like separate ones."""
 
-import contextlib
 import os
-import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import free_port
-from tests.integration.processes import PYTHON, descendants, wait_until
+from tests.integration.engine_runs import HELD
+from tests.integration.processes import PYTHON, descendants, kill, wait_until, workers_below
 
 
 @dataclass
 class RayCluster:
-    """Nodes of one CPU each, and one token for all."""
+    """Nodes of one CPU each unless told otherwise, and one token for all."""
 
     folder: Path
     nodes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
@@ -29,42 +28,40 @@ class RayCluster:
         return {
             **os.environ,
             "PATH": f"{PYTHON.parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(HELD),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # a node that is gone answers no connection; one that is slow has as long as ever
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_worker_niceness": "0",  # 15 unless told: beside others' work a start takes minutes
             "OMP_NUM_THREADS": "1",
         }
 
-    def start_head(self) -> None:
+    def start_head(self, *options: str, jobs: bool = False) -> None:
+        """Start the first node; one that takes jobs needs a dashboard, which costs seconds."""
         self.port, self.dashboard = free_port(), free_port()
         self._start(
             "head",
-            *("--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}"),
-            *("--dashboard-host=127.0.0.1", f"--temp-dir={self.folder}/ray"),
+            *("--head", f"--port={self.port}", f"--temp-dir={self.folder}/ray"),
+            *(f"--dashboard-port={self.dashboard}", "--dashboard-host=127.0.0.1"),
+            *(f"--include-dashboard={jobs}", *options),
         )
-        wait_until("the head", lambda: self.ray("status").returncode == 0)
 
     def add(self, name: str) -> None:
         """Start another node."""
-        self._start(name, f"--address=127.0.0.1:{self.port}")
+        self._start(name, f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
 
     def kill(self, name: str) -> None:
         """The node with all that runs on it, at once."""
         node = self.nodes.pop(name)
-        for pid in (node.pid, *descendants(node.pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill((node.pid, *descendants(node.pid)))
         node.wait()
 
     def workers(self, name: str) -> list[int]:
         """Worker processes of the project on the node."""
-        found = []
-        for pid in descendants(self.nodes[name].pid):
-            with contextlib.suppress(OSError):
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if b"service" in command and b"work" in command:
-                    found.append(pid)
-        return found
+        return workers_below([self.nodes[name].pid])
 
     def ray(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         environment = {**self.environment, "RAY_ADDRESS": f"127.0.0.1:{self.port}"}
@@ -86,7 +83,7 @@ class RayCluster:
                 with log.open("ab") as output:
                     self.nodes[name] = subprocess.Popen(
                         [
-                            *(PYTHON.parent / "ray", "start", "--block", "--num-cpus=1"),
+                            *(PYTHON.parent / "ray", "start", "--block"),
                             *("--object-store-memory=100000000", "--node-ip-address=127.0.0.1", *options),
                         ],
                         env=self.environment,

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -11,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import free_port
-from tests.integration.processes import descendants, wait_until
+from tests.integration.processes import descendants, kill, wait_until, workers_below
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
-NODES = ("one", "two")
+NODES = ("one", "two", "three")
 
 
 def missing() -> str | None:
@@ -27,22 +26,27 @@ def missing() -> str | None:
 
 @dataclass
 class Cluster:
-    """`low` is the partition whose jobs are queued again where those of `high` need their node."""
+    """`low` is the partition whose jobs are queued again where those of `high` need their node; `short` has the third
+    node, with a GPU of which Slurm knows no more than that it is there.
+    """
 
     folder: Path
     daemons: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def start(self) -> None:
-        host, ports = socket.gethostname(), [free_port() for _ in range(3)]
+        host, ports = socket.gethostname(), [free_port() for _ in (*NODES, "slurmctld")]
         nodes = "".join(
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1\n"
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1"
+            f"{' Gres=gpu:1' if name == 'three' else ''}\n"
             for name, port in zip(NODES, ports[1:], strict=True)
         )
+        (self.folder / "gres.conf").write_text("NodeName=three Name=gpu File=/dev/null\n")
         for name in ("state", "munge", *NODES):
             (self.folder / name).mkdir(mode=0o755)
         self.conf.write_text(
             f"ClusterName=test\nSlurmctldHost={host}(127.0.0.1)\nSlurmctldPort={ports[0]}\n"
-            f"AuthInfo=socket={self.folder}/munge/socket\nSlurmUser=root\nSlurmdUser=root\n"
+            # after which a job that was queued again may start; two minutes unless told
+            f"AuthInfo=socket={self.folder}/munge/socket,cred_expire=15\nSlurmUser=root\nSlurmdUser=root\n"
             f"StateSaveLocation={self.folder}/state\nSlurmdSpoolDir={self.folder}/%n\n"
             f"SlurmctldPidFile={self.folder}/ctld.pid\nSlurmdPidFile={self.folder}/%n/pid\n"
             f"SlurmctldLogFile={self.folder}/ctld.log\nSlurmdLogFile={self.folder}/%n.log\n"
@@ -50,10 +54,11 @@ class Cluster:
             "SelectType=select/cons_tres\nSelectTypeParameters=CR_CPU\n"
             "AccountingStorageType=accounting_storage/none\nJobCompType=jobcomp/none\n"
             "PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE\n"
-            "SlurmdTimeout=10\nKillWait=30\nReturnToService=2\nSchedulerParameters=sched_interval=2,sched_min_interval=1\n"
+            "GresTypes=gpu\nSlurmdTimeout=10\nKillWait=30\nReturnToService=2\nSchedulerParameters=sched_interval=2,sched_min_interval=1\n"
             f"{nodes}"
-            "PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=30\n"
-            "PartitionName=high Nodes=ALL PriorityTier=9 PreemptMode=OFF\n"
+            "PartitionName=low Nodes=one,two Default=YES PriorityTier=1 GraceTime=15\n"
+            "PartitionName=high Nodes=one,two PriorityTier=9 PreemptMode=OFF\n"
+            "PartitionName=short Nodes=three\n"
         )
         key = self.folder / "munge" / "key"
         key.write_bytes(os.urandom(128))
@@ -68,7 +73,7 @@ class Cluster:
         self._start("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
         for name in NODES:
             self.add(name)
-        wait_until("the nodes", lambda: self.states().count("idle") == 2)
+        wait_until("the nodes", lambda: self.states() == ["idle"] * len(NODES))
 
     @property
     def conf(self) -> Path:
@@ -81,10 +86,12 @@ class Cluster:
     def lose(self, node: str) -> None:
         """Kill it with all that runs on it, as a power cut does."""
         for pid in [self.daemons[node].pid, *self._steps(node)]:
-            for each in (pid, *descendants(pid)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(each, signal.SIGKILL)
+            kill((pid, *descendants(pid)))
         self.daemons.pop(node).wait()
+
+    def workers(self, node: str) -> list[int]:
+        """Worker processes of the project on the node."""
+        return workers_below(self._steps(node))
 
     def _steps(self, node: str) -> Iterator[int]:
         for folder in Path("/proc").iterdir():
@@ -102,10 +109,11 @@ class Cluster:
                     return True
         return False
 
-    def run(self, *command: str, **variables: str) -> str:
+    def run(self, *command: str, cwd: Path | None = None, **variables: str) -> str:
         """What a command of Slurm's says."""
         done = subprocess.run(
             command,
+            cwd=cwd,
             env=self._environment(variables),
             capture_output=True,
             text=True,
@@ -117,7 +125,7 @@ class Cluster:
 
     def states(self) -> list[str]:
         with contextlib.suppress(AssertionError):  # the controller starts
-            return self.run("sinfo", "-hN", "-p", "low", "-o", "%T").split()
+            return self.run("sinfo", "-hN", "-p", "low,short", "-o", "%T").split()
         return []
 
     def jobs(self) -> dict[str, dict[str, str]]:
@@ -134,9 +142,7 @@ class Cluster:
         for name in (*NODES, "slurmctld", "munged"):
             if name in NODES:
                 for step in self._steps(name):
-                    for pid in (step, *descendants(step)):
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
+                    kill((step, *descendants(step)))
             if name in self.daemons:
                 self.daemons[name].kill()
                 self.daemons[name].wait()

@@ -44,6 +44,11 @@ def test_the_worker_gets_its_environment_and_the_project():
     assert run("import service, model; sys.exit(os.environ['A'] != 'b')", A="b") is None
 
 
+def test_what_the_node_has_on_its_path_stays_there(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/node/packages")
+    assert run(f"sys.exit(os.environ['PYTHONPATH'] != {f'{ROOT}:/node/packages'!r})") is None
+
+
 def test_a_cancelled_task_lets_its_worker_save(tmp_path):
     """What `ray.cancel` does: KeyboardInterrupt, and nothing that would wake a waiting thread."""
     ready, saved = tmp_path / "ready", tmp_path / "saved"

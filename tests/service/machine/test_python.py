@@ -12,6 +12,19 @@ def test_children_take_no_module_from_the_current_folder(hostile):
     assert asked.stdout.strip() == str(ROOT / "model" / "__init__.py")
 
 
+def test_children_have_the_packages_of_a_loaded_module_behind_the_project(hostile, monkeypatch, tmp_path):
+    packages = tmp_path / "packages"
+    (packages / "model").mkdir(parents=True)
+    (packages / "model" / "__init__.py").touch()
+    (packages / "from_a_module.py").touch()
+    monkeypatch.setenv("PYTHONPATH", f"{packages}:")
+    asked = subprocess.run(
+        **python("-c", "import from_a_module, click, model; print(model.__file__)"),
+        cwd=hostile, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert asked.stdout.strip() == str(ROOT / "model" / "__init__.py")
+
+
 def test_every_python_of_ours_is_started_in_one_way():
     starts = [
         f"{path.relative_to(ROOT)}: {line.strip()}"

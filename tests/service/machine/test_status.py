@@ -13,7 +13,7 @@ from rich.console import Console
 from service.machine import status
 from service.storage.opened_study import open_study
 from service.storage.roster import AliveWorker
-from service.trials import objective
+from service.trials import gpt
 from service.trials.promotion import Promotion
 from tests.conftest import SPACE
 from tests.fast_run import FastRun
@@ -69,7 +69,7 @@ def test_a_page_that_is_watched_has_no_more_lines_than_the_terminal(finished):
 
 
 def test_paused_trials_are_shown_as_such_with_the_tokens_that_are_left(tiny, monkeypatch):
-    monkeypatch.setattr(objective, "TrainingRun", FastRun)
+    monkeypatch.setattr(gpt, "GptRun", FastRun)
     tiny.write(f"{SPACE}pruner: {{name: asha, reduction_factor: 4}}\n")
     tiny.create(4)
     worker = tiny.worker()

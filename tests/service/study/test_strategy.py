@@ -7,6 +7,8 @@ from model.config.section import validate
 from model.config.yaml_tree import parse
 from service.study import strategy
 from service.study.file import StudyConfig
+from service.study.pruners import MedianConfig, NoPrunerConfig
+from service.study.samplers import GpConfig, ThawConfig
 
 SPACE = "space: {optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2}}\n"
 DESIGN = "design: {list: [{optimizer.lr: 1.0e-3}]}\n"
@@ -49,4 +51,9 @@ def test_the_reason_has_the_figures_that_were_measured_and_they_are_the_best():
     assert {name: round(measured[name], 3) for name in strategy.SHARES} == strategy.SHARES
     best = min((row for row in rows if row["ratio"]), key=lambda row: row["ratio"])
     assert (best["searcher"], best["default"]) == ("thaw", True)
-    assert "(thaw 0.06, tpe 0.25; studies/samplers)" in strategy.reason("thaw")
+    (said,) = strategy.notes(ThawConfig(name="thaw"), NoPrunerConfig(), is_open=True)
+    assert said.startswith("searched by thaw, as the file names neither sampler nor pruner: ")
+    assert "(thaw 0.06, tpe 0.25; studies/samplers)" in said
+    assert not list(strategy.notes(ThawConfig(name="thaw"), NoPrunerConfig(), is_open=False))
+    (misfit,) = strategy.notes(GpConfig(name="gp"), MedianConfig(name="median"), is_open=False)
+    assert "sampler gp does not learn from what pruner median stops" in misfit

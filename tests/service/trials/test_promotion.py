@@ -15,7 +15,7 @@ from service.catalogue.intake import enqueue
 from service.storage.opened_study import open_study
 from service.storage.slots import SEEN_FAILURE
 from service.study.search_space import SearchSpace
-from service.trials import objective
+from service.trials import gpt
 from service.trials.promotion import Promotion
 from service.trials.resumption import FAILURES
 from tests.fast_run import STEPS_PER_RUNG, FastRun, chain, fork_worker, loss
@@ -36,7 +36,7 @@ def fast(monkeypatch):
 
     def use(run=FastRun):
         monkeypatch.setattr(run, "step_seconds", 0.0)
-        monkeypatch.setattr(objective, "TrainingRun", run)
+        monkeypatch.setattr(gpt, "GptRun", run)
 
     use()
     return use
