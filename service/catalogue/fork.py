@@ -21,7 +21,7 @@ from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.optuna_private import id_of
 from service.storage.optuna_trials import insert_trials
 from service.storage.ownership import SLOT
-from service.storage.studies import StudyError, find_study
+from service.storage.studies import StudyError, find_study, refuse_prior
 from service.study import definition as study_config
 from service.study.definition import StudyDefinition
 from service.study.file import checked_name
@@ -80,6 +80,7 @@ def fork(
             raise StudyError(f"study {name!r} is there already; --name gives the fork another name")
         _refuse_other_measure(old.definition, given)
         store = open_store(settings.artifacts, writable=True)
+        refuse_prior(old.storage, given, settings)
         made_by = command(str(file), name, trials, overrides, scale)
         made = make_study(
             settings,

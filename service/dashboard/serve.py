@@ -23,6 +23,7 @@ from service.dashboard.guard import USER, Application, Guard, is_loopback
 from service.dashboard.state import state_of, with_state
 from service.settings import Settings, read_secret
 from service.storage.artifact_stores import Store, open_store
+from service.storage.budget import how_it_stopped
 from service.storage.dashboard_private import amend_study_notes, look_up_notes, shorten_attributes
 from service.storage.database import open_storage
 from service.storage.optuna_private import trial_id_of
@@ -176,6 +177,7 @@ def wsgi(
                 left=counts["open"] + counts["leased"],
                 has_baseline=attributes[DEFINITION]["study"].get("baseline", True),
                 command=attributes[COMMAND],
+                stopped=how_it_stopped(attributes),
                 confirmed=attributes.get("confirmed"),
             )
             return with_state(note, state)

@@ -32,6 +32,7 @@ def state_of(
     left: int,
     has_baseline: bool,
     command: str,
+    stopped: str | None = None,
     confirmed: Mapping[str, Any] | None = None,
 ) -> str:
     """State, best and next step as Markdown.
@@ -43,6 +44,7 @@ def state_of(
         left: trials that are still to finish, the running ones among them.
         has_baseline: the trial of its first slot is the baseline.
         command: what made it.
+        stopped: that its search has stopped by itself, and why.
         confirmed: the arm that a confirmation has found best, its study and its seeds; None before there is one.
     """
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
@@ -50,6 +52,7 @@ def state_of(
     lines = [
         f"**State:** {len(finished)} trials finished, {running} running, {max(0, left - running)} to begin."
     ]
+    lines += [f"**Note:** {escaped(stopped)}"] if stopped else []
     lines += _resumed(trials)
     complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     if complete:

@@ -28,9 +28,10 @@ from service.storage.studies import (
     create_study,
     find_study,
     refuse_changed,
+    refuse_prior,
 )
 from service.study import definition as study_config
-from service.study import pruners
+from service.study import strategy
 from service.study.definition import StudyDefinition
 from service.study.device_proof import prove_device
 from service.study.file import checked_name
@@ -82,10 +83,10 @@ def create(
         storage = open_storage(settings, create=True)
         stack.callback(storage.engine.dispose)
         met = find_study(storage, given.name)
-        corpus = None
         if met is None:
             # what cannot be written is refused before minutes are spent on a corpus
             store = open_store(settings.artifacts, writable=True)
+            refuse_prior(storage, given, settings)
             corpus = None if given.own_run else _read_corpus(settings, given, say=say)
             if corpus is not None and _fell_back(given, corpus):
                 name = checked_name(f"{given.name}{FALLBACK}")
@@ -102,6 +103,8 @@ def create(
                     study, overrides=overrides or stored.overrides, scale=scale or stored.scale
                 )
                 given = dataclasses.replace(given, name=stored.name)
+            if given.strategy_open:
+                given = dataclasses.replace(given, sampler=stored.sampler, pruner=stored.pruner)
             refuse_changed(stored, given)
         opened = OpenedStudy(settings, storage, found, given)
         if met is not None and given.own_run is not None:
@@ -109,11 +112,9 @@ def create(
         elif met is not None:
             _refuse_changed_file(opened)
         bury(storage.engine, opened.key)
-        if as_it_is and met is not None and more is None and total is None:
-            pass
-        elif more is not None:
+        if more is not None:
             opened.more(more)
-        else:
+        elif not (as_it_is and met is not None and total is None):
             opened.total(total)
     return given.name, given
 
@@ -158,8 +159,8 @@ def make_study(
     Raises:
         UserError: the corpus is too small for it or cannot be stored, or another process has made one of this name.
     """
-    if misfit := pruners.pair_misfit(definition.sampler, definition.pruner):
-        say(misfit)
+    for note in strategy.notes(definition.sampler, definition.pruner, is_open=definition.strategy_open):
+        say(note)
     facts = (
         _own_facts(definition) if corpus is None else _stored(corpus, settings, store, definition, say=say)
     )

@@ -22,6 +22,7 @@ from service.machine.progress import JsonLines, LiveTable, View
 from service.machine.python import python
 from service.machine.supervisor import Supervisor
 from service.settings import HOME, MOST_TRIALS, Settings
+from service.storage.budget import how_it_stopped
 from service.storage.database import creation_lock
 from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.outages import Patience
@@ -140,6 +141,8 @@ def run(
     console.print(
         f"study {study_name}: {count_states(study_of)}; kept checkpoints: {definition.keep_checkpoints}"
     )
+    if stopped := how_it_stopped(study_of.user_attrs):
+        _say(console, stopped)
     if best:
         words = definition.words
         console.print(leaderboard(best, words).as_rich(words.best_trials))
@@ -233,12 +236,9 @@ def _finish(
     to_run = opened.trials_left()
     if not to_run:
         what = "configurations of its design" if opened.definition.cells else "trials of its file"
-        all_of = (
-            f"the {opened.definition.words.budget} of all {what}"
-            if opened.budget
-            else f"all {slots.counts()['closed']} {what}"
-        )
-        console.print(f"study {name}: {all_of} have run")
+        budget, closed = opened.definition.words.budget, slots.counts()["closed"]
+        run = f"the {budget} of all {what} have run" if opened.budget else f"all {closed} {what} have run"
+        _say(console, f"study {name}: {how_it_stopped(opened.study.user_attrs) or run}")
         return opened
     places = machine.places(settings, workers=workers)
     if len(places) > to_run and not opened.budget:

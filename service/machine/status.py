@@ -15,6 +15,7 @@ from rich.text import Text
 from service import output
 from service.machine.leaderboard import configuration, leaderboard
 from service.settings import Settings
+from service.storage.budget import how_it_stopped
 from service.storage.opened_study import open_study
 from service.storage.outages import first_line, is_outage
 from service.storage.ownership import own_trials
@@ -47,6 +48,8 @@ class Snapshot:
     rungs: list[int]
     best: list[optuna.trial.FrozenTrial]
     trials_per_hour: float | None
+    stopped: str | None = None
+    """That its search has stopped by itself, and why."""
     words: Words = GPT
 
     @property
@@ -94,6 +97,7 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
             rungs=list(rungs),
             best=ranked_trials(study)[:SHOWN_BEST],
             trials_per_hour=_rate(own_trials(study, *FINISHED), datetime.now(UTC)),
+            stopped=how_it_stopped(study.user_attrs),
             words=opened.definition.words,
         )
 
@@ -131,6 +135,8 @@ def page(snapshot: Snapshot, *, best: int = SHOWN_BEST) -> Group:
         Text(f"study {snapshot.study.study_name}: {snapshot.states}"),
         Text(snapshot.summary),
     ]
+    if snapshot.stopped:
+        parts.append(Text(snapshot.stopped))
     if snapshot.running:
         running = []
         for trial in snapshot.running:

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr
 
 from service.search.coordinates import Array, Coordinates
+from service.search.forecast import Forecast, forecast
+from service.search.levels import levelled, unit_of
 from service.search.problem import Begun, Problem
 from service.search.process import CurveProcess, Indices, Points, Shape
 from service.study.search_space import Values
@@ -16,6 +19,8 @@ NEW = -1
 _FITTED, _CONDITIONED = 192, 1000
 """Losses that the kernel is fitted to, and that the process is given: the cost of both rises with their cube."""
 _LABEL_NOISE = 0.1
+_PROMISING = 64
+"""Trials whose gains are forecast together."""
 
 
 class Belief:
@@ -28,23 +33,30 @@ class Belief:
     """
 
     def __init__(self, problem: Problem, begun: Sequence[Begun]) -> None:
-        self._coordinates = Coordinates(problem.space)
+        self._coordinates, self._earlier = Coordinates(problem.space), problem.earlier
         self._shape = Shape(self._coordinates.owner, self._coordinates.ordered)
         seen = [trial for trial in begun if trial.losses]
         counts = [len(trial.losses) for trial in seen]
         rungs = np.log(problem.rungs)
         # of a single one, the end
         budgets = (rungs - rungs[0]) / (rungs[-1] - rungs[0]) if len(rungs) > 1 else np.ones(1)
+        rows = self._coordinates.rows([trial.values for trial in seen])
+        guesses = self._guesses(rows)
         points = Points(
-            np.repeat(self._coordinates.rows([trial.values for trial in seen]), counts, axis=0),
+            np.repeat(rows, counts, axis=0),
             np.concatenate([budgets[trial.skipped : trial.passed] for trial in seen]),
             np.repeat([trial.number for trial in seen], counts),
+            None if guesses is None else np.repeat(guesses, counts, axis=0),
         )
-        losses = levelled(np.concatenate([trial.losses for trial in seen]))
+        measured = np.concatenate([trial.losses for trial in seen])
+        losses = levelled(measured)
+        self._unit = unit_of(measured)
         whole = np.array([trial.passed == len(rungs) for trial in seen])
         ends = losses[np.cumsum(counts) - 1][whole]
         rng = np.random.default_rng([problem.seed, len(losses)])
         process = _fitted(self._shape, points, losses, counts, rng)
+        self._measured, self._whole = process, ends
+        self._seed = problem.seed
         # of one that its sampler has still to draw nothing is known
         running = [trial for trial in begun if trial.state == "running" and trial.values]
         if running:
@@ -66,18 +78,43 @@ class Belief:
             numbers: of the trials; `NEW` of none.
         """
         ends = self._ends(configurations, numbers)
-        found = log_expected_improvement(self._best, *self._process.predicted(ends))
-        if self._failures is not None:
-            # least-squares classification: Rasmussen and Williams, section 6.5
-            label, variance = self._failures.predicted(ends)
-            found = found + log_ndtr(label / np.sqrt(variance + _LABEL_NOISE))
+        found = log_expected_improvement(self._best, *self._process.predicted(ends)) + self._log_chances(ends)
         if not np.isfinite(found).all():
             raise FloatingPointError("a promise is no number")
         return found
 
-    def _ends(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Points:
+    def forecast(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Forecast | None:
+        """What the promising ones of these would bring, by losses that have been measured; None before any is whole.
+
+        Args:
+            configurations: of trials or of none, the running ones among them.
+            numbers: of the trials; `NEW` of none.
+        """
+        if not len(self._whole):
+            return None
+        # each new one has luck of its own
+        apart = np.where(np.array(numbers) == NEW, NEW - 1 - np.arange(len(numbers)), numbers)
+        ends = self._ends(configurations, apart)
+        best, chances = float(self._whole.min()), np.exp(self._log_chances(ends))
+        gains = log_expected_improvement(best, *self._measured.predicted(ends)) + np.log(chances)
+        top = np.argsort(-gains)[:_PROMISING]
+        of_top = ends.chosen(top), chances[top], np.exp(gains[top])
+        return forecast(self._measured, *of_top, best=best, unit=self._unit, seed=self._seed)
+
+    def _log_chances(self, ends: Points) -> Array:
+        """Logarithm of the probability to be trained to the end."""
+        if self._failures is None:
+            return np.zeros(len(ends))
+        # least-squares classification: Rasmussen and Williams, section 6.5
+        label, variance = self._failures.predicted(replace(ends, guesses=None))
+        return np.asarray(log_ndtr(label / np.sqrt(variance + _LABEL_NOISE)))
+
+    def _ends(self, configurations: Sequence[Values], numbers: Sequence[int] | Indices) -> Points:
         rows = self._coordinates.rows(configurations)
-        return Points(rows, np.ones(len(numbers)), np.array(numbers, dtype=np.intp))
+        return Points(rows, np.ones(len(numbers)), np.array(numbers, dtype=np.intp), self._guesses(rows))
+
+    def _guesses(self, rows: Array) -> Array | None:
+        return np.stack([one.guess(rows) for one in self._earlier], axis=1) if self._earlier else None
 
     def _failing(self, begun: Sequence[Begun]) -> CurveProcess | None:
         """A process of labels, −1 for a trial that failed and 1 for one that got on; None where none failed."""
@@ -100,18 +137,6 @@ def log_expected_improvement(best: float, mean: Array, variance: Array) -> Array
     far = np.minimum(z, -6.0)  # the asymptotic series of Mills' ratio
     tail = -(far**2) / 2 - math.log(math.sqrt(2 * math.pi)) - 2 * np.log(-far) + np.log1p(-3 / far**2)
     return np.asarray(np.where(z > -6.0, usual, tail) + np.log(deviation))
-
-
-def levelled(losses: Array) -> Array:
-    """Losses of mean 0 and deviation 1, of which bad ones count by their logarithm.
-
-    Bad is worse than the median by more than the best is better: by how much is of no interest, and would set the
-    scale of all.
-    """
-    middle = float(np.median(losses))
-    away = (losses - middle) / max(middle - float(losses.min()), 1e-9)
-    away = np.where(away > 1, 1 + np.log(np.maximum(away, 1.0)), away)
-    return np.asarray((away - away.mean()) / max(float(away.std()), 1e-9))
 
 
 def _fitted(

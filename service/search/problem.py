@@ -3,9 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from service.study.search_space import SearchSpace, Values
+
+if TYPE_CHECKING:
+    from service.search.earlier import Earlier
 
 State = Literal["running", "paused", "ended", "failed"]
 """`running`: a worker is on its way to the next rung. `paused`: saved at its last rung, free to be advanced. `ended`:
@@ -27,6 +30,8 @@ class Problem:
     seed: int
     price: Callable[[Values], float] = _same_price
     """What a token costs at a configuration, in any unit: FLOPs or seconds where these are what is to be saved."""
+    earlier: "tuple[Earlier, ...]" = ()
+    """What other studies make one expect."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from service.study.search_space import SearchSpace, Values
 
 _CELLS = 1024
 """A space of no more configurations is looked at as a whole."""
+_FORECAST = 64
+"""New ones by which is told what further trials would bring."""
+_ENOUGH = 5
+"""Whole trials before a search may stop by itself: fewer say too little of what another would bring."""
 _SPREAD, _BEST, _MOVES, _ROUNDS = 512, 8, 16, 2
 """In a larger one: places all over it, best ones that are looked around, moves from each, and how often."""
 
@@ -35,10 +40,12 @@ class Thaw:
         startup: trials begun at points spread over the space before the model is asked.
         cost_power: 0 asks for the most improvement whatever it costs, 1 for the most a token; on recorded runs
             nothing from 0 to 0.5 could be told apart.
+        stop_gain: nats that a further whole trial has to promise, or the search stops; None never stops it.
     """
 
     startup: int = 4
     cost_power: float = 0.25
+    stop_gain: float | None = None
 
     def decide(self, problem: Problem, begun: Sequence[Begun], left: float = math.inf) -> Decision | None:
         """As `Searcher.decide`.
@@ -66,7 +73,7 @@ class Thaw:
         """Among what may be advanced, and new ones where one may be begun; None where there is nothing."""
         taken = {_key(trial.values) for trial in begun}
         if len(begun) < self.startup or sum(bool(trial.losses) for trial in begun) < 2:
-            point = _spread_out(problem, len(begun), taken) if may_begin else None
+            point = _first_point(problem, len(begun), taken) if may_begin else None
             if point is not None:
                 return Begin(point)
             return Advance(paused[0].number) if paused else None
@@ -90,10 +97,30 @@ class Thaw:
         rng = np.random.default_rng([problem.seed, len(begun), sum(len(trial.losses) for trial in begun)])
         new, of_new = _candidates(problem, begun, lambda values: scores(values, [None] * len(values)), rng)
         of_new[[_key(values) in taken for values in new]] = -np.inf
+        order = np.argsort(-of_new)[:_FORECAST]
+        stop = self._stop(problem, belief, begun, [new[i] for i in order if np.isfinite(of_new[i])])
+        if stop is not None:
+            return stop
         best = int(np.argmax(of_new))
         if np.isfinite(of_new[best]):
             choices.append((float(of_new[best]), Begin(new[best])))
         return max(choices, key=lambda choice: choice[0])[1] if choices else None
+
+    def _stop(
+        self, problem: Problem, belief: Belief, begun: Sequence[Begun], new: Sequence[Values]
+    ) -> Stop | None:
+        """Where no trial promises what it has to, be it new, waiting, or on its way."""
+        whole = [trial.losses[-1] for trial in begun if trial.passed == len(problem.rungs)]
+        if self.stop_gain is None or len(whole) < _ENOUGH:
+            return None
+        going = [trial for trial in begun if trial.state in ("running", "paused") and trial.values]
+        found = belief.forecast(
+            [*(trial.values for trial in going), *new],
+            [*(trial.number for trial in going), *(NEW for _ in new)],
+        )
+        if found is None or found.gain >= self.stop_gain:
+            return None
+        return Stop(f"best {min(whole):.4f}; {found.shown}; stop.gain is {self.stop_gain:g}")
 
 
 def _candidates(
@@ -116,6 +143,22 @@ def _candidates(
         places = np.concatenate([places, near])
         found = np.concatenate([found, scores(coordinates.values(near))])
     return coordinates.values(places), found
+
+
+def _first_point(problem: Problem, number: int, taken: set[str]) -> Values | None:
+    """Of those that are begun before the model is asked, every other one is the best of an earlier study.
+
+    The first is the baseline, or spread out as the others.
+    """
+    if number % 2 and problem.earlier:
+        # the best of all, then the second best of all, and so on
+        best_first = (
+            values for ranks in zip_longest(*(e.tried for e in problem.earlier)) for values in ranks
+        )
+        for values in best_first:
+            if values is not None and _key(values) not in taken:
+                return values
+    return _spread_out(problem, number, taken)
 
 
 def _spread_out(problem: Problem, number: int, taken: set[str]) -> Values | None:

@@ -7,7 +7,7 @@ the same reading one decides anew, and no token is claimed twice.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,8 +19,8 @@ from service.storage.schema import SLOTS
 from service.storage.slots import Slots
 
 BUDGET = "token_budget"
-"""Attribute of a study: `tokens` granted, `claims` made; why it has `stopped` before they were spent; and `insisted`,
-once somebody has asked for further trials all the same."""
+"""Attribute of a study: `tokens` granted, `claims` made, and why it has `stopped` before they were spent; `overruled`
+is why it had, once somebody has asked for further trials all the same."""
 NOTHING_GRANTED = {"tokens": 0, "claims": 0}
 """Its value when the study is made."""
 
@@ -38,8 +38,8 @@ class Reading:
     """All rows of the study, by number: a slot's number is its place."""
     stopped: str | None = None
     """Why nothing more is claimed, for people."""
-    insisted: bool = False
-    """Its search is not to stop by itself."""
+    overruled: str | None = None
+    """Why it had stopped before somebody asked for further trials: it does not stop by itself any more."""
 
     @cached_property
     def spent(self) -> int:
@@ -53,11 +53,9 @@ class Reading:
 
     def changed(self, **values: Any) -> str:
         """What the storage is to have after a claim, or after a change of these values."""
-        before = {"tokens": self.granted, "stopped": self.stopped, "insisted": self.insisted}
+        before = {"tokens": self.granted, "stopped": self.stopped, "overruled": self.overruled}
         after = {**before, "claims": self.claims + 1, **values}
-        return json.dumps(
-            {key: value for key, value in after.items() if value is not None and value is not False}
-        )
+        return json.dumps({key: value for key, value in after.items() if value is not None})
 
     @property
     def busy(self) -> bool:
@@ -88,7 +86,7 @@ class Budget:
         text = found[0].value_json
         value = json.loads(text)
         slots = tuple(self.slots.by_number())
-        known = {key: value[key] for key in ("stopped", "insisted") if key in value}
+        known = {key: value[key] for key in ("stopped", "overruled") if key in value}
         return Reading(value["tokens"], value["claims"], text, slots, **known)
 
     def total(self, tokens: int) -> None:
@@ -141,7 +139,7 @@ class Budget:
             try:
                 with self.slots.engine.begin() as connection:
                     again = seen.stopped is not None and insists(seen)
-                    goes_on = {"stopped": None, "insisted": True} if again else {}
+                    goes_on = {"stopped": None, "overruled": seen.stopped} if again else {}
                     self._replace(connection, seen, seen.changed(tokens=granted(seen), **goes_on))
                 return
             except _Outrun:
@@ -157,6 +155,18 @@ class Budget:
         study = self.slots.study
         of_study = USER_ATTRIBUTES.c.study_id == study.study_id
         return of_study & (USER_ATTRIBUTES.c.key == BUDGET) & study.is_there
+
+
+def how_it_stopped(attributes: Mapping[str, Any]) -> str | None:
+    """That a study with these attributes has stopped by itself, and why, for people; None where it has not."""
+    value = attributes.get(BUDGET)
+    if not isinstance(value, Mapping):
+        return None
+    if isinstance(value.get("stopped"), str):
+        return f"the search has stopped by itself: {value['stopped']}. Asked for more, it goes on with what there is"
+    if isinstance(value.get("overruled"), str):
+        return f"the search went on, as it was asked to, after it had stopped by itself: {value['overruled']}"
+    return None
 
 
 def changed(slots: Slots, where: sa.ColumnElement[bool], **values: Any) -> sa.Update:

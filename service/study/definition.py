@@ -7,7 +7,7 @@ Reading it applies the fixed values to the base file and proves every configurat
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,9 @@ from model.config.train_config import TrainConfig
 from model.config.yaml_tree import Document, read
 from model.errors import ConfigError
 from service.settings import HOME
-from service.study import pruners, samplers
+from service.study import pruners, samplers, strategy
 from service.study.base import Base, Built
-from service.study.base_file import (
-    decays,
-    kind_of,
-    read_base_file,
-    refuse_seen_validation,
-    resized,
-)
+from service.study.base_file import decays, kind_of, read_base_file, refuse_seen_validation, resized
 from service.study.cells import built_cells, file_space
 from service.study.design import Cell, space_of
 from service.study.file import (
@@ -36,9 +30,10 @@ from service.study.file import (
     study_file,
 )
 from service.study.own_run import OwnRunKind
-from service.study.proof import prove_cells, prove_space
+from service.study.proof import prove_baseline, prove_cells, prove_space
 from service.study.run_config import RunConfig
-from service.study.search_space import SearchSpace, Values, leaves
+from service.study.search_space import SearchSpace, Values
+from service.study.tries import tried_points
 from service.text.words import GPT, Words
 
 
@@ -56,14 +51,17 @@ class StudyDefinition:
             a space under `sampler: {name: grid}`. With `baseline` it is the first, and not run a second time
             where the others contain it. Empty where a sampler searches.
         arms: The name of each cell, shared by those that differ in their seed alone.
+        tries: Points of the space that the first trials have, after the baseline.
         own_budgets: Each trial has its own configuration's budget; otherwise all have that of `base_config`.
         sampler: Never consulted where there are `cells`.
         pruner: When a trial is stopped early.
+        strategy_open: The file names neither, and the two are what `service.study.strategy` says.
+        stop_gain: Nats that a further trial has to promise, or the search stops; None: it spends its budget.
         seed: Of the sampler; each worker derives its own from it.
         trials: Number of trials when nothing else is said, the baseline included.
         keep_checkpoints: Weights are kept of this many best trials.
         baseline: The first slot's trial is `base_config`.
-        tree: The study file as it was read.
+        tree: The study file as it was read, with its sampler.
         overrides: The command line's values, already in `base`.
         file: The study file that it was made from: relative to the repository where it is in there. None where there
             is none, or where that was not recorded yet.
@@ -76,9 +74,11 @@ class StudyDefinition:
     space: SearchSpace
     cells: tuple[Values, ...]
     arms: tuple[str, ...]
+    tries: tuple[Values, ...]
     own_budgets: bool
     sampler: samplers.SamplerConfig
     pruner: pruners.PrunerConfig
+    stop_gain: float | None
     seed: int
     trials: int
     keep_checkpoints: int
@@ -86,6 +86,7 @@ class StudyDefinition:
     tree: Mapping[str, Any]
     overrides: Mapping[str, Any]
     file: str | None = None
+    strategy_open: bool = field(default=False, compare=False)
 
     @property
     def base_config(self) -> RunConfig:
@@ -131,7 +132,10 @@ class StudyDefinition:
         if self.baseline and slot == 0:
             base = self.space.within(self.base_config.model_dump(mode="json"))
             return {**base, **self.cells[0]} if self.cells else base
-        return self.cells[slot] if self.cells else None
+        if self.cells:
+            return self.cells[slot]
+        tried = slot - self.baseline
+        return self.tries[tried] if tried < len(self.tries) else None
 
     def config_for(self, values: Mapping[str, Any]) -> RunConfig:
         """The configuration of a trial with these values."""
@@ -148,7 +152,9 @@ class StudyDefinition:
             "search space": {key: p.model_dump(mode="json") for key, p in self.space.parameters.items()},
             "design": self.cells,
             "strategy": [self.sampler.model_dump(), self.pruner.model_dump(), self.seed],
+            "stop": self.stop_gain,
             "baseline": self.baseline,
+            "list of points to try": self.tries,
         }
         if (own := self.own_run) is not None:
             parts["training code"] = [own.run, own.metric, own.budget.model_dump()]
@@ -165,7 +171,7 @@ class StudyDefinition:
     def from_snapshot(cls, snapshot: Mapping[str, Any]) -> "StudyDefinition":
         """The study of a `snapshot`. It is not proven again; ConfigError: another version's."""
         document = Document(f"study {snapshot['name']} in the storage", snapshot["study"])
-        study = validate(document, StudyConfig)
+        study = strategy.before_there_was_thaw(validate(document, StudyConfig))
         if "scale" not in snapshot and study.design is not None and study.design.seeds:
             raise ConfigError(f"{document.name}: made by a version with another order of seeds; make it anew")
         scale = snapshot.get("scale")
@@ -199,7 +205,8 @@ def load(
     """
     path = study_file(str(name_or_path), root)
     document = read(from_here(path))
-    study = validate(document, StudyConfig)
+    read_study = validate(document, StudyConfig)
+    study = strategy.with_sampler(read_study)
     name = path.resolve().parent.name
     fixed = {key: document.place(("fixed", key)) for key in study.fixed}
     file, kind = read_base_file(study, path, root)
@@ -214,7 +221,8 @@ def load(
     base = Base.of(file.with_overrides(given, for_all), kind)
     cells = built_cells(study, document, base, study.scales[scale] if scale else None)
     made_from = {"scale": scale, "overrides": given, "file": place_of(path, root)}
-    definition = _definition(name, study, document, base, cells, **made_from)
+    is_open = strategy.is_open(read_study)
+    definition = _definition(name, study, document, base, cells, strategy_open=is_open, **made_from)
     for edit, place in fixed.items():
         if definition.cells and all(edit in cell for cell in definition.cells):
             raise ConfigError(f"{place}: {edit}: has no effect, each configuration of the design has its own")
@@ -255,14 +263,7 @@ def _prove(
     proof = prove_space(definition.space, definition.base)
     if definition.baseline and definition.sampler.name not in ("random", "grid"):
         values = definition.fixed_values(0) or {}
-        for key in definition.space.parameters:
-            if key not in values and key not in definition.space.conditional:
-                of_base = json.dumps(dict(leaves(definition.base_config.model_dump(mode="json")))[key])
-                raise definition.space.fault(
-                    key,
-                    f"the base file's value, {of_base}, is outside, and {definition.sampler.name} learns from the "
-                    "baseline; take it into the range or the choices, or set `baseline: false`",
-                )
+        prove_baseline(definition.space, definition.base, values, learns=definition.sampler.name)
     return proof.without_effect
 
 
@@ -276,6 +277,7 @@ def _definition(
 ) -> StudyDefinition:
     values = tuple(cell.values for cell, _ in cells)
     space = space_of(values, base.values) if study.space is None else file_space(study, document)
+    sampler = study.sampler.model_dump(mode="json") if study.sampler else None
     return StudyDefinition(
         name=name,
         question=study.question,
@@ -283,14 +285,15 @@ def _definition(
         space=space,
         cells=values,
         arms=tuple(cell.arm for cell, _ in cells),
+        tries=tried_points(study, document, space, base),
         own_budgets=study.design is not None and study.pruner.name == "none",
-        sampler=study.sampler
-        or (samplers.TpeConfig() if study.space else samplers.RandomConfig(name="random")),
+        sampler=study.sampler or samplers.RandomConfig(name="random"),
         pruner=pruners.with_warmup(study.pruner, decays(base, space)),
+        stop_gain=study.stop.gain if study.stop else None,
         seed=study.seed,
         trials=len(cells) or study.trials,
         keep_checkpoints=study.keep_checkpoints,
         baseline=study.baseline,
-        tree=document.tree,
+        tree=document.tree if sampler is None else {**document.tree, "sampler": sampler},
         **given,
     )

@@ -20,6 +20,13 @@ from service.study.scale import ScaleConfig
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
+class StopConfig(Section):
+    """When a search stops by itself, before its budget is spent."""
+
+    gain: float = Field(gt=0)
+    """By how much, in nats per character, a further whole trial has to be expected to lower the best loss."""
+
+
 class StudyConfig(Section):
     """One study: a question, what is varied, and how the search goes."""
 
@@ -36,17 +43,23 @@ class StudyConfig(Section):
     seed: int = Field(1337, ge=0)
     """Of the sampler. The seed of the training runs is the base file's."""
     trials: int = Field(50, ge=1, le=MOST_TRIALS)
-    """Trials when nothing else is said, the baseline included. A design has its own number."""
+    """Trials when nothing else is said, the baseline included; where trials wait, as many whole ones' tokens. A design
+    has its own number."""
     fixed: dict[str, Any] = Field(default_factory=dict)
     """Values by dotted key that the base file gets in every trial."""
     space: Annotated[dict[str, ParameterSection], Field(min_length=1)] | None = None
     """Parameters by dotted key."""
+    tries: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = Field((), alias="try")
+    """Known points of the space, tried first, after the baseline: values by dotted key. What a point leaves out it has
+    from the base file."""
     design: DesignConfig | None = None
     """Configurations in place of a search."""
     sampler: samplers.SamplerConfig | None = None
-    """How a space is searched; null is `tpe`."""
+    """How a space is searched; null is `thaw`, or `tpe` where a pruner is named."""
     pruner: pruners.PrunerConfig = pruners.NoPrunerConfig()
     """When a trial is stopped early."""
+    stop: StopConfig | None = None
+    """When the search stops by itself; null: when its budget is spent. It takes the sampler `thaw`."""
     keep_checkpoints: int = Field(3, ge=1)
     """Weights are kept of this many best trials."""
     baseline: bool = True
@@ -77,6 +90,15 @@ class StudyConfig(Section):
             raise ValueError("rebuilds_published is for a design, given with a space")
         if self.design is not None and self.sampler is not None:
             raise ValueError("sampler has no effect with a design, given both")
+        if self.stop is not None and (
+            self.design is not None
+            or (self.sampler is not None and self.sampler.name != "thaw")
+            or (self.sampler is None and "pruner" in self.model_fields_set)
+        ):
+            raise ValueError(
+                "stop needs the sampler thaw, which knows what a further trial would bring: give it, without a pruner, "
+                "or take stop out"
+            )
         as_a_whole = self.design is not None or (self.sampler is not None and self.sampler.name == "grid")
         if self.sampler is not None and self.sampler.name == "thaw" and self.pruner.name != "none":
             raise ValueError(
@@ -89,6 +111,8 @@ class StudyConfig(Section):
                 "another pruner"
             )
         if as_a_whole:
+            if self.tries:
+                raise ValueError("try has no effect with a design or a grid, which is run as a whole")
             if "seed" in self.model_fields_set:
                 raise ValueError(
                     "seed is the sampler's and has no effect with a design or a grid; for training runs give "

@@ -5,6 +5,7 @@ at each of its cells. The first fault is told with the parameters that are to bl
 """
 
 import difflib
+import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,6 +100,20 @@ def prove_cells(
             raise ConfigError(f"{place}: at {_shown(cell)}: the same configuration as at {places[first]}")
         idle = unused if idle is None else idle & unused
     return Proof(len(cells), idle or frozenset())
+
+
+def prove_baseline(space: SearchSpace, base: Base, values: Values, *, learns: str) -> None:
+    """See that the base file lies in the space of a sampler that learns from it.
+
+    `values` are what it has there. Raises ConfigError.
+    """
+    for key in space.parameters:
+        if key not in values and key not in space.conditional:
+            raise space.fault(
+                key,
+                f"the base file's value, {json.dumps(base.values[key])}, is outside, and {learns} learns from the "
+                "baseline; take it into the range or the choices, or set `baseline: false`",
+            )
 
 
 def _check_key(

@@ -62,6 +62,10 @@ class GridConfig(Section):
     name: Literal["grid"]
 
 
+FEWEST_EARLIER = 4
+"""Whole trials below which an earlier study says nothing."""
+
+
 class ThawConfig(Section):
     """Freeze-thaw search (Swersky 2014): a Gaussian process of all loss curves says at every rung which trial goes on.
 
@@ -74,6 +78,9 @@ class ThawConfig(Section):
     """Trials begun at points spread over the space before the process is asked."""
     keep_states: int = Field(64, ge=1)
     """Trials that may wait, each with its saved state on disk; of more, those furthest from the best are ended."""
+    prior: tuple[str, ...] = Field((), exclude_if=lambda names: not names)
+    """Earlier studies in the same storage, by name: their whole trials shape the first guesses, and are weighed by how
+    well they agree with this study's own losses."""
 
 
 SamplerConfig = Annotated[

@@ -7,6 +7,7 @@ holds only if nothing has been claimed since that reading (`service.storage.budg
 import copy
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
@@ -25,6 +26,9 @@ from service.trials.contract import Run
 from service.trials.knowledge import Knowledge, Known
 from service.trials.lease import Lease
 
+if TYPE_CHECKING:
+    from service.search.earlier import Earlier
+
 Waiting = tuple[Slot, str]
 """A paused trial that has been taken to end it, and why it ends, for people."""
 _WITHOUT_MODEL = Halving()
@@ -38,6 +42,8 @@ class Promotion:
         opened: the study; its sampler then sees paused trials as it sees pruned ones.
         pauses: the worker's own.
         searcher: decides.
+        earlier: what other studies make the searcher expect.
+        overruled: decides once the searcher has stopped and was asked to go on.
         keep_states: as many trials may wait.
         log: where decisions go that are not the searcher's.
     """
@@ -48,15 +54,17 @@ class Promotion:
         *,
         pauses: Pauses,
         searcher: Searcher,
+        overruled: Searcher,
+        earlier: "tuple[Earlier, ...]" = (),
         keep_states: int,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._log = log
         self._pauses = pauses
-        self._searcher = searcher
+        self._searcher, self._overruled = searcher, overruled
         self._keep_states = keep_states
         self._rungs = opened.base_config.rungs
-        self._problem = Problem(opened.definition.space, self._rungs, opened.definition.seed)
+        self._problem = Problem(opened.definition.space, self._rungs, opened.definition.seed, earlier=earlier)
         self._knowledge = Knowledge(opened.definition, pauses.budget, self._rungs)
         show_trials(opened.study, self._as_pruned)
 
@@ -166,8 +174,9 @@ class Promotion:
 
     def _decision(self, known: Known) -> Decision | None:
         left = known.seen.left
+        searcher = self._searcher if known.seen.overruled is None else self._overruled
         try:
-            return self._searcher.decide(self._problem, known.begun, left)
+            return searcher.decide(self._problem, known.begun, left)
         except (np.linalg.LinAlgError, FloatingPointError) as error:
             self._log.warning("the model of losses failed, successive halving decides", reason=str(error))
             return _WITHOUT_MODEL.decide(self._problem, known.begun, left)
@@ -184,16 +193,30 @@ def promotion_of(
     """What decides in a study whose trials pause; None in any other."""
     definition: StudyDefinition = opened.definition
     searcher: Searcher
+    overruled: Searcher
+    earlier: tuple[Earlier, ...] = ()
     match definition.sampler, definition.pruner:
         case ThawConfig() as section, _:
-            from service.search.thaw import Thaw  # brings scipy's optimizers, which no other study needs
+            # bring scipy's optimizers, which no other study needs
+            from service.search.thaw import Thaw
+            from service.trials.earlier_studies import earlier_studies
 
-            searcher = Thaw(startup=section.startup_trials)
+            earlier = earlier_studies(opened, section.prior, log=log)
+            overruled = Thaw(startup=section.startup_trials)
+            searcher = Thaw(startup=section.startup_trials, stop_gain=definition.stop_gain)
         case _, AshaConfig() as section:
-            searcher = Halving(reduction_factor=section.reduction_factor, grows=section.grows)
+            searcher = overruled = Halving(reduction_factor=section.reduction_factor, grows=section.grows)
         case _:
             return None
-    return Promotion(opened, pauses=pauses, searcher=searcher, keep_states=section.keep_states, log=log)
+    return Promotion(
+        opened,
+        pauses=pauses,
+        searcher=searcher,
+        overruled=overruled,
+        earlier=earlier,
+        keep_states=section.keep_states,
+        log=log,
+    )
 
 
 def _pruned(trial: FrozenTrial) -> FrozenTrial:

@@ -89,7 +89,7 @@ class Lineages:
         if previous is not None and attempts >= MAX_ATTEMPTS:
             self._log.warning("configuration given up", trial=previous.number, attempts=attempts)
             objective.drop_states(self._store, previous)
-            if self._definition.cells or (slot.index == 0 and self._definition.baseline):
+            if self._definition.cells or self._definition.fixed_values(slot.index) is not None:
                 self._claims.close(slot)  # a fixed configuration has no other to take its place
                 return None
             previous, attempts = None, 0  # the slot is still owed a trial, of another configuration

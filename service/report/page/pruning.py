@@ -31,8 +31,10 @@ def tables(record: StudyRecord) -> tuple[Table, ...]:
     searched = record.tuned or len(record.arms) >= _SEARCH_SIZE or record.definition.pruner.name != "none"
     if not searched or len({curve.budget_tokens for curve in curves}) != 1:
         return ()
-    unit = record.words.budget
-    found = (_savings(curves, unit), _audit(curves, record), _ranks(curves, unit), _replays(curves, record))
+    unit, pauses = record.words.budget, record.definition.pauses
+    # of a trial that waits nobody has said that it is no good
+    audit = None if pauses else _audit(curves, record)
+    found = (_savings(curves, unit, pauses=pauses), audit, _ranks(curves, unit), _replays(curves, record))
     return tuple(table for table in found if table)
 
 
@@ -76,7 +78,7 @@ def curves_of(record: StudyRecord) -> tuple[TrialLosses, ...]:
     return tuple(found)
 
 
-def _savings(curves: Sequence[TrialLosses], unit: str) -> Table | None:
+def _savings(curves: Sequence[TrialLosses], unit: str, *, pauses: bool) -> Table | None:
     found = quality.savings(curves)
     if not found.trials:
         return None
@@ -93,7 +95,13 @@ def _savings(curves: Sequence[TrialLosses], unit: str) -> Table | None:
         "trials", "of them pruned", f"{unit} of their budgets", f"{unit} trained", f"{unit} saved", "share saved",
         f"{unit} that the audit cost",
     )  # fmt: skip
-    said = f"Pruning saved {found.share:.1%} of the {unit}" if found.pruned else "No trial was pruned"
+    if pauses and found.pruned:
+        said = (
+            f"Of {found.trials} trials that were begun {found.pruned} waited to the end and never went on, "
+            f"{found.share:.1%} of the {unit} that all would have taken"
+        )
+    else:
+        said = f"Pruning saved {found.share:.1%} of the {unit}" if found.pruned else "No trial was pruned"
     if found.audit_tokens:
         said += f"; its audit cost {found.audit_tokens / found.budget_tokens:.1%}, which is taken off already"
     note = f"Training {unit} alone. Trials that diverged, failed or were handed on are not counted."

@@ -15,6 +15,7 @@ from service.report.page.tables import LOSS, best_arms
 from service.report.record.noise import Noise
 from service.report.record.study_record import Arm, Run, StudyRecord
 from service.storage.added import only_in_space
+from service.storage.budget import how_it_stopped
 from service.storage.ownership import generation_of
 from service.study.parameters import same
 from service.study.search_space import leaves
@@ -62,13 +63,17 @@ def sections(
     curves = tuple(plot for plot in plots if plot.id == CURVES)
     few = f"No importances: they need {tuned.FEWEST} complete trials with different losses."
     suggested = advice(record, found, noise)
+    stopped = how_it_stopped(study.user_attrs)
     return [
         _best(record, noise, folder),
         Section(
             "next",
             "Worth trying next",
             points=suggested,
-            texts=() if suggested else ("The trials suggest nothing in particular.",),
+            texts=(
+                *((f"{stopped[:1].upper()}{stopped[1:]}.",) if stopped else ()),
+                *(() if suggested else ("The trials suggest nothing in particular.",)),
+            ),
             commands=() if noise else (verb("confirm", record.name, "--top", "5", "--seeds", "5"),),
             notes=()
             if noise

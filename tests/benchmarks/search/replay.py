@@ -2,12 +2,13 @@
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from service.search.problem import Advance, Begin, Begun, Problem, Searcher, Stop
 from service.study.parameters import CategoricalParameter, IntParameter, Parameter
 from service.study.search_space import SearchSpace, Values
 from tests.benchmarks.loss_table import LossTable, Search
+from tests.benchmarks.search.priors import earlier
 
 Draw = Callable[[Problem, list[Begun]], Values]
 """What draws a configuration where the searcher leaves it to the study's sampler."""
@@ -47,6 +48,8 @@ class Replay:
     draw: Draw
     seed: int
     workers: int = 1
+    prior: str | None = None
+    """Of `priors`: what an earlier study says."""
     decisions: int = 0
     _trials: list[_Trial] = field(default_factory=list)
 
@@ -54,6 +57,8 @@ class Replay:
         """Until the budget is spent, or a whole trial has a loss of at most `target`."""
         table, found = self.table, Search()
         problem = problem_of(table, self.seed)
+        if self.prior is not None:
+            problem = replace(problem, earlier=(earlier(table, problem, self.prior, self.seed),))
         cells: set[tuple[int, ...]] = set()
         busy: list[tuple[int, int, _Trial | None]] = [(0, worker, None) for worker in range(self.workers)]
         while busy:

@@ -37,6 +37,20 @@ def test_the_best_stands_with_what_it_was_given_and_its_difference_to_the_baseli
     assert "ASAM" in state(trial(0, 1.0, arm="ASAM"))
 
 
+def test_that_it_has_stopped_by_itself_is_said():
+    text = state_of(
+        "hn",
+        [trial(0, 2.0)],
+        generation="g",
+        left=0,
+        has_baseline=True,
+        command="c",
+        stopped="stopped: *gain*",
+    )
+    assert "**Note:** stopped\\: \\*gain\\*" in text
+    assert "**Note:**" not in state(trial(0, 2.0))
+
+
 def test_a_confirmation_is_named_and_is_not_asked_for_again():
     winner = {"arm": "trial 1", "study": "hn-confirm", "seeds": [7, 8, 9]}
     text = state(trial(0, 2.0), trial(1, 1.9), confirmed=winner)

@@ -11,6 +11,7 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from service.machine import status
+from service.storage.opened_study import open_study
 from service.storage.roster import AliveWorker
 from service.trials import gpt
 from service.trials.promotion import Promotion
@@ -88,6 +89,11 @@ def test_paused_trials_are_shown_as_such_with_the_tokens_that_are_left(tiny, mon
     assert "0 trials finished, 2 paused, tokens of 4 left, 0 workers alive" in text  # 3⅓ whole ones
     assert len(re.findall(r" 1/3 paused ", text)) == 2
     assert snapshot.left == 4
+    opened = open_study(tiny.settings, "tiny")
+    opened.budget.stop(opened.budget.read(), "nothing is gained")
+    opened.close()
+    text = shown(lambda console: console.print(status.page(status.take(tiny.settings, "tiny")())))
+    assert "the search has stopped by itself: nothing is gained" in text
 
 
 def test_watching_a_finished_study_ends(finished):

@@ -4,7 +4,7 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from service.storage.budget import BUDGET, NOTHING_GRANTED, Budget
+from service.storage.budget import BUDGET, NOTHING_GRANTED, Budget, how_it_stopped
 from service.storage.optuna_private import METADATA, USER_ATTRIBUTES
 from service.storage.pauses import Pauses
 from service.storage.schema import SLOTS
@@ -114,12 +114,31 @@ def test_of_a_budget_that_has_stopped_nothing_is_left_until_more_is_asked_for(pa
     assert budget.read().stopped == "nothing is gained"
     budget.more(200)
     seen = budget.read()
-    assert (seen.stopped, seen.left, seen.granted, seen.insisted) == (None, 200, 500, True)
+    assert (seen.stopped, seen.left, seen.granted, seen.overruled) == (None, 200, 500, "nothing is gained")
     assert pauses.extend(seen, slot, tokens=400)
-    assert budget.read().insisted  # and a claim keeps that
+    assert budget.read().overruled  # and a claim keeps that
     budget.stop(budget.read(), "again")
     budget.total(600)
     assert (budget.read().stopped, budget.read().left) == (None, 200)
+
+
+def test_people_are_told_that_a_study_has_stopped_and_that_it_went_on(pauses_of):
+    budget = pauses_of("a").budget
+
+    def told():
+        return how_it_stopped({BUDGET: json.loads(budget.read().text)})
+
+    budget.total(900)
+    assert told() is None
+    assert how_it_stopped({}) is None
+    budget.stop(budget.read(), "nothing is gained")
+    assert told().startswith(
+        "the search has stopped by itself: nothing is gained. Asked for more, it goes on"
+    )
+    budget.more(100)
+    assert (
+        told() == "the search went on, as it was asked to, after it had stopped by itself: nothing is gained"
+    )
 
 
 def test_of_two_that_decide_by_one_reading_only_one_stops_or_claims(pauses_of):

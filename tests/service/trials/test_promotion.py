@@ -1,4 +1,5 @@
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from service.study.search_space import SearchSpace
 from service.trials import gpt
 from service.trials.promotion import Promotion
 from service.trials.resumption import FAILURES
-from tests.fast_run import STEPS_PER_RUNG, FastRun, chain, loss
+from tests.fast_run import STEPS_PER_RUNG, FastRun, chain, fork_worker, loss
 
 SPACE = """\
 space:
@@ -299,3 +300,60 @@ def test_the_last_tokens_finish_what_is_best(tiny, fast):
     tiny.worker().work()
     assert_whole(tiny, whole=2)
     assert TrialState.COMPLETE in {trial.state for trial in tiny.trials()}
+
+
+@both
+def test_known_points_are_tried_after_the_baseline_and_before_the_search(tiny, fast, how):
+    write(tiny, how + "try: [{optimizer.lr: 2.0e-3}, {optimizer.lr: 3.0e-3}]\n")
+    tiny.create(3)
+    enqueue(tiny.settings, "tiny", {"optimizer.lr": 4e-3})
+    tiny.worker().work()
+    by_slot = sorted(tiny.trials(), key=lambda trial: trial.user_attrs["slot"]["number"])
+    assert [trial.params["optimizer.lr"] for trial in by_slot[:4]] == [1e-3, 2e-3, 3e-3, 4e-3]
+    assert_whole(tiny, whole=3)
+
+
+def test_a_search_stops_by_itself_and_goes_on_when_it_is_asked_to(tiny, fast):
+    write(tiny, THAW + "stop: {gain: 10.0}\n")
+    tiny.create(30)
+    tiny.worker().work()
+    states = [trial.state for trial in tiny.trials()]
+    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert states.count(TrialState.COMPLETE) == 5  # before that there is no telling
+    assert saved_states(tiny) == []
+    opened = open_study(tiny.settings, "tiny")
+    seen = opened.budget.read()
+    assert {row.state for row in seen.slots} == {"closed"}
+    assert (seen.left, opened.trials_left()) == (0, 0)
+    assert seen.spent < seen.granted == 30 * RUNGS[-1]
+    assert "stop.gain is 10" in seen.stopped
+    opened.close()
+    tiny.create(None, total=30)  # no more than there was
+    assert tokens(tiny)[2] == 0
+    tiny.create(2)
+    tiny.worker().work()
+    granted, claimed, left = tokens(tiny)
+    assert (granted, left) == (sum(claimed), 0)
+    assert granted == seen.spent + 2 * RUNGS[-1]
+
+
+@pytest.mark.slow
+def test_of_two_workers_both_stop_and_neither_leaves_a_trial_behind(tiny, fast):
+    write(tiny, THAW + "stop: {gain: 10.0}\n")
+    tiny.create(30)
+    workers = [fork_worker(tiny.settings, "tiny", f"{number}") for number in range(2)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) for worker in workers] == [0, 0]
+    assert set(tiny.slots().items()) == {
+        ("open", 0),
+        ("leased", 0),
+        ("held", 0),
+        ("closed", len(tiny.trials())),
+    }
+    opened = open_study(tiny.settings, "tiny")
+    seen = opened.budget.read()
+    assert seen.stopped
+    whole = [trial for trial in tiny.trials() if trial.state == TrialState.COMPLETE]
+    assert 5 <= len(whole) <= 6  # the other one may have been on its last rung
+    spent = sum(max(trial.intermediate_values) for trial in tiny.trials())
+    assert spent == seen.spent < seen.granted
+    opened.close()
