@@ -21,7 +21,10 @@ def list_() -> None:
     from service.catalogue import listing
 
     settings = Settings.from_environment()
-    _print(listing.grid(settings).as_rich(f"studies in {settings.storage_shown}"))
+    console = terminal.console()
+    console.print(listing.grid(settings).as_rich("studies"))
+    console.print(f"storage: {settings.storage_shown}", markup=False, soft_wrap=True)
+    sys.exit(1 if output.failure() else 0)
 
 
 @click.command()
@@ -228,11 +231,6 @@ def _values(pairs: tuple[str, ...]) -> dict[str, object]:
         return yaml_tree.parse_overrides(pairs)
     except UserError as error:
         raise UserError(str(error).replace("--set ", "")) from None
-
-
-def _print(shown: object) -> None:
-    terminal.console().print(shown)
-    sys.exit(1 if output.failure() else 0)
 
 
 COMMANDS = (list_, show, compare, rename, delete, import_, enqueue, fork)

@@ -7,6 +7,7 @@ copied from another study is not taken for one that was trained here.
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -18,15 +19,23 @@ SLOT = "slot"
 """Attribute of a trial: the number of the slot that it was made for, and the generation of its study."""
 
 
+_GENERATIONS: WeakKeyDictionary[optuna.Study, str] = WeakKeyDictionary()
+
+
 def key_of(study: optuna.Study) -> StudyKey:
     """What its slots and workers are known by."""
     return StudyKey(id_of(study), generation_of(study))
 
 
 def generation_of(study: optuna.Study) -> str | None:
-    """The study's generation; None of one made before studies had one."""
+    """The study's generation, which it keeps and which is read once; None of one made before studies had one."""
+    if (known := _GENERATIONS.get(study)) is not None:
+        return known
     found = study.user_attrs.get(GENERATION)
-    return found if isinstance(found, str) else None
+    if not isinstance(found, str):
+        return None
+    _GENERATIONS[study] = found
+    return found
 
 
 def slot_mark(generation: str | None, slot: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def built_cells(
     if study.design is None:
         cells = [Cell(("space",), arm_name(values), values) for values in _grid(study, document)]
     else:
-        cells = study.design.cells()
+        cells = study.design.cells(of_gpt=study.run is None)
     if scale is not None:
         cells = [replace(cell, values=scale.cell_values(cell.values)) for cell in cells]
     if cells and study.baseline:

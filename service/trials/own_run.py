@@ -180,11 +180,6 @@ class OwnTraining:
         self._class, self._kind = imported(kind, folders)
         self._device = device
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the file that has the class."""
-        return self._kind.fingerprint
-
     def begin(self, config: RunConfig) -> OwnRun:
         """The run of a configuration, from its beginning. Raises OwnCodeFailed."""
         assert isinstance(config, OwnConfig)

@@ -126,11 +126,10 @@ def measure(
         children.append(fast_run.fork_worker(study.settings, "tiny", f"worker-{index}", at_end=write))
     connections = []
     while children:
-        child, status = os.waitpid(-1, os.WNOHANG)
-        if child:
-            children.remove(child)
-            if status:
-                raise SystemExit(f"a worker failed: {status}")
+        while children and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            children.remove(ended[0])
+            if ended[1]:
+                raise SystemExit(f"a worker failed: {ended[1]}")
         with psycopg.connect(url.replace("+psycopg", "")) as connection:
             (count,) = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'hptune'"

@@ -37,14 +37,13 @@ def working(place: TinyStudy, study: str) -> "subprocess.Popen[str]":
 
 def killed_at_a_rung(place: TinyStudy, study: str) -> int:
     """A worker is killed once it has saved a trial at a rung; the trial's number."""
-    worker = working(place, study)
-    assert worker.stdout is not None
-    for line in worker.stdout:
-        event = json.loads(line)
-        if event["event"] == "rung" and event["rung"] < event["rungs"]:
-            worker.send_signal(signal.SIGKILL)
-            worker.wait()
-            return event["trial"]
+    with working(place, study) as worker:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            event = json.loads(line)
+            if event["event"] == "rung" and event["rung"] < event["rungs"]:
+                worker.send_signal(signal.SIGKILL)
+                return int(event["trial"])
     raise AssertionError("the worker has ended without a rung")
 
 
@@ -87,7 +86,7 @@ def test_digits_from_the_search_to_the_report(place):
 
 @pytest.mark.slow
 def test_what_is_of_the_gpt_alone_says_so(place):
-    done(place, "create", str(ROOT / "studies/digits/study.yaml"), "--trials", "1", "--set", "hidden=8")
+    done(place, "create", str(ROOT / "studies/digits/study.yaml"), "--trials", "1")
     done(place, "workers", "digits", "--workers", "1")
     for words in (
         ("evaluate", "--study", "digits"),

@@ -1,3 +1,4 @@
+import pytest
 from optuna.trial import TrialState, create_trial
 
 from tests.service.catalogue.asking import fill, invoke, opened, plain_study
@@ -27,6 +28,20 @@ def test_a_trial_that_another_has_gone_on_with_is_no_failure(anywhere):
     said = "1 complete, 1 interrupted, 1 failed"
     assert said in " ".join(invoke(anywhere, "list").stdout.split())
     assert f"trials: {said};" in invoke(anywhere, "show", "tiny").stdout
+
+
+@pytest.mark.parametrize("columns", [60, 100, 160])
+def test_the_list_fits_and_breaks_no_word(tiny, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    tiny.create(2, name="a-study-with-a-name-of-some-length")
+    plain_study(tiny, "foreign", (0.1, 1.0))
+    *lines, storage = invoke(tiny, "list").stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert {"a-study-with-a-name-of-some-length", "search", "foreign", "1.0000"} <= set(
+        " ".join(lines).split()
+    )
+    assert storage == f"storage: {tiny.settings.storage_shown}"
+    assert ("─" in "".join(lines)) == (columns >= 100)
 
 
 def test_a_storage_without_studies_and_one_that_is_not_there(tiny):

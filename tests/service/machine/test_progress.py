@@ -8,15 +8,9 @@ from rich.console import Console
 
 from service.machine import progress
 from service.machine.progress import JsonLines, LiveTable
+from tests.clock import Clock
 
 BUDGET = {"budget_tokens": 9000}
-
-
-class Clock:
-    now = 100.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture

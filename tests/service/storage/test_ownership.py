@@ -50,6 +50,8 @@ def test_a_study_is_known_by_its_id_and_its_generation():
     assert generation_of(study) is None
     study.set_user_attr(GENERATION, "g")
     assert key_of(study) == StudyKey(id_of(study), "g")
+    study.set_user_attr(GENERATION, "h")
+    assert generation_of(study) == "g", "it is read once, and a worker keeps to the study that it has opened"
 
 
 def test_own_trials_are_given_by_number_and_state():

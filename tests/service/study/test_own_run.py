@@ -123,6 +123,16 @@ def test_without_a_model_the_base_file_says_what_there_is(tmp_path, monkeypatch,
     assert said in str(raised.value)
 
 
+def test_keys_that_the_gpt_has_too_mean_nothing_of_ours(tmp_path):
+    base = "seed: 1\nrate: 0.1\ntraining: {epochs: 3, rungs: 2}\ndata: {path: x}\n"
+    body = "design:\n  grid: {training.epochs: [4, 5], data.path: [a, b]}\n"
+    loaded = definition.load(write_own(tmp_path / "down", base=base, body=body))
+    assert loaded.cells[1] == {"training.epochs": 4, "data.path": "a"}
+    assert len(loaded.cells) == 5
+    stored = definition.StudyDefinition.from_snapshot(loaded.snapshot())
+    assert stored.cells == loaded.cells
+
+
 def test_a_class_that_lacks_a_part_is_told_which(tmp_path):
     source = altered("def restore", "def take_up").replace("def stop", "def halt")
     with pytest.raises(OwnCodeError, match="run: falling:Run: the class has no restore and no stop"):
