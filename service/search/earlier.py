@@ -18,6 +18,9 @@ from service.study.samplers import FEWEST_EARLIER
 from service.study.search_space import SearchSpace, Values
 
 _MOST, _FITTED = 500, 192
+_LEAST = 0.5
+"""Deviation of a guess all over the space, where losses have one of 1, below which it stays as small as it is: losses
+without an order would otherwise be made an effect of."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,10 @@ class Earlier:
             _ends(coordinates.rows(coordinates.values(coordinates.spread(0, 256))))
         )
         tried = tuple(values for values, _ in best_first if _is_point(space, values))
-        return cls(tried, process, float(everywhere.mean()), max(float(everywhere.std()), 1e-6))
+        return cls(tried, process, float(everywhere.mean()), max(float(everywhere.std()), _LEAST))
 
     def guess(self, rows: Array) -> Array:
-        """Of the losses at the rows of the space, with mean 0 and deviation 1 all over it."""
+        """Of the losses at the rows of the space, with mean 0 and a deviation of 1 at most all over it."""
         mean, _ = self._process.predicted(_ends(rows))
         return (mean - self._middle) / self._scale
 

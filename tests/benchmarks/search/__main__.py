@@ -1,6 +1,6 @@
 """Tokens to a good configuration, for every way to search: replayed on recorded losses.
 
-    .venv/bin/python -m tests.benchmarks.search [--seeds 40] [--only thaw] [--processes 2]
+    .venv/bin/python -m tests.benchmarks.search [--seeds 40] [--only thaw] [--workers 1] [--processes 2]
 
 Writes tests/benchmarks/results/search.json, a row for each way, and search.md. With --only, the other rows
 stay as they are there.
@@ -9,6 +9,7 @@ stay as they are there.
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -42,16 +43,22 @@ def ratio(job: Job) -> float:
 
 
 def measure(
-    name: str, table: LossTable, arms: list[tuple[str, str]], *, seeds: int, processes: int
+    name: str,
+    table: LossTable,
+    arms: list[tuple[str, str]],
+    *,
+    seeds: int,
+    processes: int,
+    workers: Sequence[int] = WORKERS,
 ) -> list[Row]:
     """A row for each arm and number of workers, from the seeds 0, 1, 2, ..."""
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the searches are many
     rows = []
     with ProcessPoolExecutor(processes) as pool:
         for arm in arms:
-            for workers in WORKERS:
-                ratios = list(pool.map(ratio, [(table, arm, workers, seed) for seed in range(seeds)]))
-                rows.append(row(name, *arm, workers, ratios, default=arm == DEFAULT))
+            for number in workers:
+                ratios = list(pool.map(ratio, [(table, arm, number, seed) for seed in range(seeds)]))
+                rows.append(row(name, *arm, number, ratios, default=arm == DEFAULT))
                 print(rows[-1].shown(), end="", flush=True)
     return rows
 
@@ -92,13 +99,19 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--only", nargs="+", help="searchers, or searcher:pruner")
+    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     only = arguments.only
     arms = [arm for arm in ARMS if not only or arm[0] in only or ":".join(arm) in only]
     rows = measure(
-        "samplers", loss_table.read(TABLE), arms, seeds=arguments.seeds, processes=arguments.processes
+        "samplers",
+        loss_table.read(TABLE),
+        arms,
+        seeds=arguments.seeds,
+        processes=arguments.processes,
+        workers=arguments.workers,
     )
     path = arguments.out / "search.json"
     if only and path.exists():
