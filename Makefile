@@ -42,14 +42,14 @@ bench-gpu: transformers  ## the same on a GPU, all shapes, behind the tests that
 # an environment that sees this tree's, made anew where it no longer does
 define environment
 	-$(1)/bin/python -c 'import numpy, $(2)' 2>/dev/null || { rm -rf $(1) && $(python) -m venv $(1) && \
-	  $(1)/bin/pip install -q -c requirements.lock $(3) && \
 	  $(python) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-	    >"$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hptune.pth"; }
+	    >"$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hptune.pth" && \
+	  $(1)/bin/pip install -q -c requirements.lock $(3); }
 endef
 
 transformers:  # to compare with; what needs it says so where it could not be had
 	./hptune.sh --prepare --with-tests
-	$(call environment,$(beside),transformers,transformers==5.23.0)
+	$(call environment,$(beside),transformers$(comma) accelerate,transformers==5.23.0 accelerate==1.15.0)
 
 engines:  # Ray and Kubernetes' schemas; their tests are skipped where they could not be had
 	./hptune.sh --prepare --with-tests

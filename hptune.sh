@@ -55,11 +55,13 @@ find_python() {
   fail "no Python 3.11 or later found; install one, or name it: PYTHON=/path/to/python $0"
 }
 
-# prepare LOCK...: installs what the lock files name, unless this very set is installed.
+# prepare LOCK...: installs what the lock files name, unless this very set is installed, or the test tools beside it.
 prepare() {
   local stamp=$venv/.installed wanted
   wanted=$(cd "$root" && cat "$@" | cksum)
-  if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
+  case $(cat "$stamp" 2>/dev/null) in
+    "$wanted" | "$(cd "$root" && cat requirements.lock requirements-dev.lock | cksum)") return ;;
+  esac
   [ -w "$root" ] || fail "$root: the environment .venv cannot be made there: not writable"
   (
     flock 9 # two calls at once: the second waits and finds it done
@@ -87,11 +89,9 @@ if [ "${1:-}" = --prepare ]; then
   else
     prepare requirements.lock
   fi
+  echo "the environment $venv is ready"
   exit
 fi
 
-# an environment with the test tools is as good
-if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$(cd "$root" && cat requirements.lock requirements-dev.lock | cksum)" ]; then
-  prepare requirements.lock
-fi
+prepare requirements.lock
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$venv/bin/python" -m service run "$@"

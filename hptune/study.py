@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from model.config.train_config import TrainConfig
 from model.errors import UserError
 from service.settings import Settings
 from service.storage import opened_study
 from service.storage.database import open_storage
 from service.study.definition import StudyDefinition
+from service.study.run_config import RunConfig
 from service.text import terminal
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Study:
         found = self.trials(whole=whole)
         return pd.DataFrame(found, columns=list(found[0]) if found else ["trial", "state", "val_loss"])
 
-    def best_config(self, *, trial: int | None = None) -> TrainConfig:
+    def best_config(self, *, trial: int | None = None) -> RunConfig:
         """The configuration that the study recommends: the confirmed winner's, else the best trial's.
 
         Args:

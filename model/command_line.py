@@ -25,6 +25,8 @@ def faults_in_one_line() -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        if error.shown_above:
+            click.echo(error.shown_above.rstrip("\n"), err=True)
         _fail(str(error), error.exit_status)
     except OSError as error:
         if error.errno == errno.EPIPE:  # click's own to deal with

@@ -12,6 +12,8 @@ class UserError(ValueError):
 
     exit_status: ClassVar[int] = 2
     """Of a program that ends with it."""
+    shown_above: str = ""
+    """Lines to show before the one: of code of the user's that failed, its traceback."""
 
 
 class ConfigError(UserError):

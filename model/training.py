@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -166,9 +166,7 @@ class TrainingRun(TrainingSteps):
         write_tensors(path, weights | average | measured | self.optimizers.flat_state(), facts)
 
     @classmethod
-    def resumed(
-        cls, path: Path, config: TrainConfig, data: TokenizedCorpus, *, device: Device
-    ) -> "TrainingRun":
+    def resumed(cls, path: Path, config: TrainConfig, data: TokenizedCorpus, *, device: Device) -> Self:
         """The run of these arguments, from its saved state on.
 
         Raises:

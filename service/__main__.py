@@ -1,7 +1,14 @@
 """`python -m service`: its verbs, and how each of them ends. `--help` lists them."""
 
 import os
+import signal
+import threading
 from typing import Any
+
+_at_start = signal.getsignal(signal.SIGINT)
+_stands_by = _at_start is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+if _stands_by:  # Ctrl-C in the middle of the imports below ends the process without their traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import click
 
@@ -10,12 +17,23 @@ from service import output
 from service.catalogue import commands as of_the_catalogue
 from service.machine import places
 from service.settings import Settings
-from service.verbs import reading, running
+from service.verbs import checking, reading, running
 from service.winner import commands as of_the_winner
+
+if _stands_by:
+    signal.signal(signal.SIGINT, _at_start)
 
 
 class _Verbs(click.Group):
     """Shows a user's mistake, and a database's refusal, as one line."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each verb with its whole first sentence, which click would cut to what fits on one line."""
+        verbs = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, found.get_short_help_str(limit=1000)) for name, found in verbs if found]
+            )
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; a UserError ends it with its status, Ctrl-C with 130. Output that fails ends nothing."""
@@ -44,7 +62,13 @@ def cli() -> None:
     """Hyperparameter optimization for small language models."""
 
 
-for _verb in (*running.VERBS, *reading.VERBS, *of_the_winner.COMMANDS, *of_the_catalogue.COMMANDS):
+for _verb in (
+    *running.VERBS,
+    *checking.VERBS,
+    *reading.VERBS,
+    *of_the_winner.COMMANDS,
+    *of_the_catalogue.COMMANDS,
+):
     cli.add_command(_verb)
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from model.errors import CheckpointError
 from model.measurement.evaluation_record import Evaluation
 from service.confirmation.elimination import drops
 from service.settings import Settings
-from service.trials import objective
+from service.trials import gpt
+from service.trials.gpt import GptRun
 from service.trials.worker import Worker
 
 STEPS_PER_RUNG = 4
@@ -40,6 +41,7 @@ class FastRun:
 
     def __init__(self, config, data, *, device):
         self.config = config
+        self._train_tokens, self._corpus_fingerprint = data.split("train").n_tokens, data.fingerprint
         self.precision = SimpleNamespace(name="fp32")
         self.evaluations: list[Evaluation] = []
         self.diagnostics: list[dict[str, object]] = []
@@ -99,17 +101,20 @@ class FastRun:
         run.evaluations = [Evaluation(**fields) for fields in state["evaluations"]]
         return run
 
-    def checkpoint(self, **_record):
-        return SimpleNamespace(write=self._write_files)
+    arithmetic = GptRun.arithmetic
+    facts, origin, noted, drawn = GptRun.facts, GptRun.origin, GptRun.noted, GptRun.drawn
 
-    def _write_files(self, folder):
+    def titles(self):
+        return ()
+
+    def write_checkpoint(self, folder, **_record):
         for name in ("model.safetensors", "checkpoint.json", "tokenizer.json"):
             (folder / name).write_bytes(b"x" * 100_000)
 
 
 def train_fast() -> None:
     """Make the workers of this process and of its children train nothing but FastRun, and say nothing."""
-    objective.TrainingRun = FastRun
+    gpt.GptRun = FastRun
     sink = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of the process
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sink))
 

@@ -9,6 +9,9 @@ ELSEWHERE = {
     "model/measurement/evaluation_record.py": "tests/service/report/record/test_measured.py",  # fields
     "service/report/figures/interactive.py": "tests/service/report/figures/test_drawing.py",  # the two ways
     "service/report/figures/static.py": "tests/service/report/figures/test_drawing.py",  # beside each other
+    "service/study/run_config.py": "tests/service/study/test_own_run.py",  # protocols
+    "service/trials/contract.py": "tests/service/trials/test_own_run.py",  # protocols
+    "service/trials/own_evaluation.py": "tests/service/trials/test_own_run.py",  # what a run yields
     "service/search/problem.py": "tests/service/search/test_process.py",  # fields
     "service/text/tables.py": "tests/service/report/page/test_tables.py",  # fields
 }

@@ -64,10 +64,23 @@ def _describe(fault: Any, document: Document, schema: type[pydantic.BaseModel]) 
     elif kind == "value_error":
         what = str(context["error"])
     else:
-        message = fault["msg"].replace("Input should be", "must be").replace("a valid ", "a ")
+        message = (
+            fault["msg"].replace("Input should be", "must be").replace("a valid array", "a list in brackets")
+        )
+        message = message.replace("a valid ", "a ")
         message = re.sub(r"\ba (?=[aeio])", "an ", message)
         what = f"{message}, given {given}"
-    return f"{document.place(path)}: {dotted(path)}: {what}"
+    place = document.place(path)
+    if kind == "value_error" and isinstance(fault["input"], dict):
+        place = _place_of_named(document, path, fault["input"], what) or place
+    return f"{place}: {dotted(path)}: {what}"
+
+
+def _place_of_named(document: Document, path: KeyPath, section: dict[str, Any], what: str) -> str | None:
+    """Of a fault between the keys of a section: where one that it names was given in place of the file's own."""
+    own = document.place(path).rpartition(":")[0]
+    named = (document.place((*path, key)) for key in section if re.search(rf"\b{re.escape(key)}\b", what))
+    return next((place for place in named if place.rpartition(":")[0] != own), None)
 
 
 def _path_in_tree(location: tuple[str | int, ...], tree: Any, kind: str) -> KeyPath:

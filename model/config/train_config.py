@@ -142,10 +142,14 @@ class TrainConfig(Section):
         return max(1, self.budget_tokens // self.tokens_per_step)
 
     @property
+    def rung_count(self) -> int:
+        """Evaluations in the budget, which may have fewer where it has fewer tokens."""
+        return self.training.rungs
+
+    @property
     def rungs(self) -> tuple[int, ...]:
         """Token counts of the evaluations, the last being the budget; the same for every batch size."""
-        n = min(self.training.rungs, self.budget_tokens)
-        return tuple(self.budget_tokens * (i + 1) // n for i in range(n))
+        return evenly_spaced(self.budget_tokens, self.training.rungs)
 
     def rung_step(self, rung_tokens: int) -> int:
         """The step after which the rung is evaluated: the first that has seen its tokens, or the last."""
@@ -164,6 +168,16 @@ class TrainConfig(Section):
         """The same run with a budget of `tokens` training tokens."""
         training = self.training.model_copy(update={"epochs": None, "tokens": tokens, "steps": None})
         return self.model_copy(update={"training": training})
+
+    def with_seed(self, seed: int) -> "TrainConfig":
+        """The same run at another seed."""
+        return self.model_copy(update={"seed": seed})
+
+
+def evenly_spaced(budget: int, rungs: int) -> tuple[int, ...]:
+    """The budgets of `rungs` evaluations, or of as many as the budget has units, the last being the whole."""
+    n = min(rungs, budget)
+    return tuple(budget * (i + 1) // n for i in range(n))
 
 
 def recorded(tree: Any) -> Any:

@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import threading
 import warnings
@@ -158,7 +159,14 @@ def _sentences_of_files(files: list[str], processes: int, say: Say) -> list[str]
             # Spawned, since forking a process that already has torch's or the tokenizer's threads can hang.
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
-            found = stack.enter_context(pool).map(_sentences_of_file, files, chunksize=64)
+            # Ctrl-C is for this process alone, which ends the others: a blocked signal stays so in what is started
+            former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                # an executor ends when all is done, unless told otherwise: few files remain in what has begun
+                stack.push(lambda kind, *_: pool.shutdown(cancel_futures=kind is not None))
+                found = pool.map(_sentences_of_file, files, chunksize=16)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, former)
         for of_file in found:
             sentences += of_file
             progress.advance(1)

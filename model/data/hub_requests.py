@@ -24,6 +24,7 @@ _FIRST_ATTEMPTS = 2
 """Connections that are tried before a hub that has never answered is unreachable."""
 _DAMAGED_ATTEMPTS = 3
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_HOST = "huggingface.co"
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy"}
 
 
@@ -109,9 +110,10 @@ class Requests:
     def door(self) -> Iterator[None]:
         """Whatever a library raises inside leaves as a CorpusError of one line."""
         from httpx2 import InvalidURL
-        from huggingface_hub import errors
 
         _check_environment()
+        from huggingface_hub import errors
+
         try:
             yield
         except CorpusError:
@@ -172,9 +174,7 @@ def endpoint() -> str | None:
 
 def host() -> str:
     """The hub's name for people, without an account."""
-    from huggingface_hub import constants
-
-    return re.sub(r"\A\w+://([^/]*@)?|/.*", "", endpoint() or constants.ENDPOINT)
+    return re.sub(r"\A\w+://([^/]*@)?|/.*", "", endpoint() or _HOST)
 
 
 def plain(error: BaseException) -> str:
@@ -193,9 +193,8 @@ def _host_of(error: Any) -> str:
 
 
 def _check_environment() -> None:
-    """Refuse what no request can be made with, before the libraries trip over it."""
+    """Refuse what no request can be made with, before the libraries trip over it, some of them as they are imported."""
     from httpx2 import URL, InvalidURL
-    from huggingface_hub import get_token
 
     given = endpoint()
     if given is not None:
@@ -206,6 +205,13 @@ def _check_environment() -> None:
             usable = False
         if not usable:
             raise CorpusError("HF_ENDPOINT: not the address of a hub: allowed: https://HOST, or unset")
+    try:
+        from huggingface_hub import get_token
+    except ValueError as error:
+        names = ", ".join(sorted(name for name in os.environ if name.startswith("HF_")))
+        raise CorpusError(
+            f"{names}: one of them is nothing that the hub's library can read: {plain(error)}"
+        ) from None
     token = get_token() or ""
     if not (token.isascii() and token.isprintable()):
         raise CorpusError("HF_TOKEN: holds characters that no token has: copy it anew, or unset it")

@@ -5,9 +5,11 @@ our own behind the library's entries: the five characters `<eos>` in a title sta
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, wait
 from itertools import groupby
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -16,6 +18,7 @@ from model.data.pretrained import BYTE_ALPHABET, parse
 from model.errors import CheckpointError
 
 TokenizerModel = Literal["bpe", "unigram"]
+_Result = TypeVar("_Result")
 
 
 class Tokenizer:
@@ -62,7 +65,7 @@ class Tokenizer:
             if model == "bpe"
             else trainers.UnigramTrainer(**settings)
         )
-        library.train_from_iterator(texts, trainer)
+        _aside(lambda: library.train_from_iterator(texts, trainer))
         if model == "unigram":
             state = json.loads(library.to_str())
             state["model"]["vocab"] = _settled(state["model"]["vocab"], vocab_size - 1)
@@ -111,7 +114,8 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each, on all processors."""
-        return [encoding.ids for encoding in self._library.encode_batch_fast([*map(self._spaced, texts)])]
+        encodings = _aside(lambda: self._library.encode_batch_fast([*map(self._spaced, texts)]))
+        return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, a document or several, without any `<eos>`.
@@ -133,6 +137,22 @@ class Tokenizer:
         # not left to the library, which puts none before a text that begins with one: that text would come back
         # without it
         return f" {text}" if self.leading_space else text
+
+
+def _aside(call: Callable[[], _Result]) -> _Result:
+    """What `call` gives in a thread of its own: one that is in the library, for up to a minute, looks at no signal."""
+    future: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()  # no process waits for it at its end
+    while not wait([future], timeout=0.2).done:  # whichever thread the system has told of a signal
+        pass
+    return future.result()
 
 
 def _settled(pieces: list[tuple[str, float]], size: int) -> list[tuple[str, float]]:

@@ -92,47 +92,45 @@ class Muon(torch.optim.Optimizer):
         ]
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for part, update in pairs:
-            # a tall matrix goes with the wide ones of its shape, transposed: its singular values stay, and of its two
-            # Gram matrices the smaller is taken
-            by_shape.setdefault(tuple(sorted(part.shape)), []).append((part, update))
+            by_shape.setdefault(tuple(part.shape), []).append((part, update))
         for (rows, columns), members in by_shape.items():
             stacked_NMK = torch.empty(
                 len(members), rows, columns, dtype=self._dtype, device=members[0][0].device
             )
-            foreach.copy_(stacked_NMK.unbind(), [_wide(update) for _, update in members])
+            foreach.copy_(stacked_NMK.unbind(), [update for _, update in members])
             found_NMK = orthogonalize(stacked_NMK, self._orthogonalization)
+            # entries of what was found have an RMS of 1 / √(longer side): with this it is 1 / √columns, tall or wide
+            rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
             for (part, _), found in zip(members, found_NMK, strict=True):
-                # the entries of what was found have an RMS of 1 / √(longer side): with this it is 1 / √columns, tall
-                # or wide
-                rate = group["lr"] * math.sqrt(max(1.0, part.shape[0] / part.shape[1]))
-                _wide(part).add_(found, alpha=-rate)
-
-
-def _wide(matrix: Tensor) -> Tensor:
-    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+                part.add_(found, alpha=-rate)
 
 
 def orthogonalize(matrices_NMK: Tensor, method: Orthogonalization) -> Tensor:
-    """For each of N matrices with M ≤ K and singular value decomposition U S V, one of its shape near to U V.
+    """For each of N matrices M × K with singular value decomposition U S V, one of its shape near to U V.
 
     `newton_schulz` does as torch does. The others, too, take singular values up to 1. Where torch divides by the
     Frobenius norm, which makes the largest less than 1 by up to sqrt(M), they have a closer bound for one small
     product: the largest eigenvalue of the Gram matrix G = X Xᵀ is at most sqrt(‖G²‖).
+
+    Of a tall matrix the smaller Gram matrix is Xᵀ X, which multiplies it from the right. To transpose it in memory, as
+    torch does, takes longer on a CPU than an iteration.
     """
+    tall = matrices_NMK.shape[1] > matrices_NMK.shape[2]
     if method == "newton_schulz":
         x_NMK = matrices_NMK / _norms(matrices_NMK, smallest=_SMALLEST_NORM)
         # X ← a X + (b G + c G²) X with G = X Xᵀ: each singular value s becomes a s + b s³ + c s⁵, and U and V stay
         for a, b, c in NEWTON_SCHULZ:
-            gram_NMM = x_NMK @ x_NMK.mT
+            gram_NMM = _gram(x_NMK)
             step_NMM = torch.baddbmm(gram_NMM, gram_NMM, gram_NMM, beta=b, alpha=c)
-            x_NMK = torch.baddbmm(x_NMK, step_NMM, x_NMK, beta=a)
+            factors = (x_NMK, step_NMM) if tall else (step_NMM, x_NMK)
+            x_NMK = torch.baddbmm(x_NMK, *factors, beta=a)
         return x_NMK
     quintics, x_NMK = POLAR_EXPRESS[method], matrices_NMK
-    rows, columns = x_NMK.shape[1:]
+    rows, columns = sorted(x_NMK.shape[1:])
     # in G, which is the smaller, several polynomials cost less; in bf16 its error grows with each
     at_once = IN_GRAM_AT_ONCE if gram_pays(rows, columns, len(quintics)) else 1
     for first in range(0, len(quintics), at_once):
-        gram_NMM = x_NMK @ x_NMK.mT
+        gram_NMM = _gram(x_NMK)
         if first == 0:
             scale = _norms(gram_NMM, smallest=_SMALLEST_NORM**4)
             gram_NMM /= scale  # or its square might be less than the least number
@@ -147,8 +145,13 @@ def orthogonalize(matrices_NMK: Tensor, method: Orthogonalization) -> Tensor:
             product_NMM = factor_NMM @ product_NMM
         if first == 0:  # G was divided, and X was not: P(X / √d) = (P / √d) X
             product_NMM = product_NMM * (scale * bound).rsqrt()
-        x_NMK = product_NMM @ x_NMK
+        x_NMK = x_NMK @ product_NMM if tall else product_NMM @ x_NMK
     return x_NMK
+
+
+def _gram(x_NMK: Tensor) -> Tensor:
+    """The smaller of the two."""
+    return x_NMK.mT @ x_NMK if x_NMK.shape[1] > x_NMK.shape[2] else x_NMK @ x_NMK.mT
 
 
 def _factor(gram_NMM: Tensor, quintic: _Quintic) -> Tensor:

@@ -37,6 +37,8 @@ class Optimizers:
         """That of the first group: of the matrices, where the model has any."""
         self._ended = torch.zeros((), device=self.parameters[0].device)
         self._one = torch.ones_like(self._ended)
+        self._copies: dict[Tensor, Tensor] = {}
+        """Of what a step changes, where it may have to be taken back; kept between steps."""
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -48,23 +50,36 @@ class Optimizers:
         for optimizer in self._optimizers:
             optimizer.step()
 
-    @property
-    def can_end_unseen(self) -> bool:
-        """Whether `end_unless_finite` is available: with torch's fused kernels of Adam and AdamW."""
-        return all(
-            isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["fused"]
-            for optimizer in self._optimizers
-        )
-
-    def end_unless_finite(self, values: Tensor) -> None:
-        """Unless all `values` are finite, this and every later step leaves parameters and state as they are.
+    def step_unless_ended(self, values: Tensor) -> None:
+        """`step`, but unless all `values` are finite this and every later one leaves parameters and state as they are.
 
         The device decides it by itself, and nothing waits for it.
         """
         # sets it to 1 for what is not finite, and never back; multiplies by 1
         foreach.unscale_([values], self._ended, self._one)
         for optimizer in self._optimizers:
-            optimizer.found_inf = self._ended  # type: ignore[attr-defined]  # where GradScaler puts its own
+            if optimizer.defaults.get("fused"):  # these kernels look at it, where GradScaler puts its own
+                optimizer.found_inf = self._ended  # type: ignore[attr-defined]
+                optimizer.step()
+            else:
+                self._step_and_take_back(optimizer)
+
+    @torch.no_grad()
+    def _step_and_take_back(self, optimizer: torch.optim.Optimizer) -> None:
+        state = [
+            tensor
+            for values in optimizer.state.values()
+            for tensor in values.values()
+            if torch.is_tensor(tensor)
+        ]
+        changed = [p for group in optimizer.param_groups for p in group["params"]] + state
+        self._copies |= {tensor: torch.empty_like(tensor) for tensor in changed if tensor not in self._copies}
+        copies = [self._copies[tensor] for tensor in changed]
+        foreach.copy_(copies, changed)
+        optimizer.step()
+        ended = self._ended > 0
+        for tensor, copy in zip(changed, copies, strict=True):
+            torch.where(ended, copy, tensor, out=tensor)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

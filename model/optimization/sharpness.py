@@ -126,7 +126,8 @@ def take_step(
     result = _result(loss, grad_norm)
     if before_update is not None:
         before_update()
-    _update(optimizers, loss_and_norm[1], clip_norm)
+    _clip(optimizers, loss_and_norm[1], clip_norm)
+    optimizers.step()
     scaler.update(overflowed=False)
     return result
 
@@ -135,7 +136,7 @@ class QueuedStep:
     """A step as `take_step` makes it, whose outcome has not been waited for; in fp32 and bf16.
 
     While a GPU is at work on it the host prepares the next one. Should this one diverge, neither it nor any later step
-    changes weights and optimizer state. Its optimizers have to be able to (`Optimizers.can_end_unseen`).
+    changes weights and optimizer state.
 
     Args: those of `take_step`.
     """
@@ -158,9 +159,9 @@ class QueuedStep:
             # passed when the copy is done, and not only when all is that was queued behind it
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record(torch.cuda.current_stream(loss_and_norm.device))
+        _clip(optimizers, loss_and_norm[1], clip_norm)
         # decided on the device, since nobody here has looked at the loss yet
-        optimizers.end_unless_finite(loss_and_norm)
-        _update(optimizers, loss_and_norm[1], clip_norm)
+        optimizers.step_unless_ended(loss_and_norm)
 
     def result(self) -> StepResult:
         """What it did, waiting for it and for nothing that was queued later.
@@ -205,7 +206,6 @@ def _result(loss: float, grad_norm: float) -> StepResult:
     return StepResult(loss, grad_norm, skipped=False)
 
 
-def _update(optimizers: Optimizers, norm: Tensor, clip_norm: float | None) -> None:
+def _clip(optimizers: Optimizers, norm: Tensor, clip_norm: float | None) -> None:
     if clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(optimizers.parameters, clip_norm, norm)
-    optimizers.step()

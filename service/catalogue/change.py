@@ -131,8 +131,8 @@ def _remains(opened: OpenedStudy) -> Remains:
     ids |= {_artifact_id(value) for key, value in of_study.items() if "artifacts:" in key}
     others = [other for other in storage.get_all_studies() if id_of(other) != id_of(study)]
     corpora = {_corpus(other.user_attrs) for other in others}
-    if opened.facts["artifact"] not in corpora:
-        ids.add(opened.facts["artifact"])
+    if opened.facts.get("artifact") not in corpora:
+        ids.add(opened.facts.get("artifact"))
     confirmations = [other.study_name for other, attribute in _related(opened) if attribute == CONFIRMS]
     return Remains(len(trials), frozenset(filter(None, ids)), tuple(confirmations))
 

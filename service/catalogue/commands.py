@@ -12,6 +12,7 @@ from service import output
 from service.settings import HOME, MOST_TRIALS, Settings
 from service.text import terminal
 from service.text.commands import verb
+from service.text.grid import Grid
 
 
 @click.command("list")
@@ -20,7 +21,10 @@ def list_() -> None:
     from service.catalogue import listing
 
     settings = Settings.from_environment()
-    _print(listing.grid(settings).as_rich(f"studies in {settings.storage_shown}"))
+    console = terminal.console()
+    console.print(listing.grid(settings).as_rich("studies"))
+    console.print(f"storage: {settings.storage_shown}", markup=False, soft_wrap=True)
+    sys.exit(1 if output.failure() else 0)
 
 
 @click.command()
@@ -39,16 +43,33 @@ def show(study: str) -> None:
 
 
 @click.command()
-@click.argument("first", metavar="STUDY")
-@click.argument("second", metavar="OTHER")
-def compare(first: str, second: str) -> None:
-    """What differs between two studies, and which has found better."""
-    from service.catalogue.compare import compare as compare_studies
+@click.argument("first", metavar="STUDY[:ARM]")
+@click.argument("second", metavar="OTHER[:ARM]")
+@click.option(
+    "--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write both on one page, with figures."
+)
+def compare(first: str, second: str, html: str | None) -> None:
+    """What differs between two studies, and which has found better.
 
-    grid, sentence = compare_studies(Settings.from_environment(), first, second)
+    STUDY:ARM is one arm of a design, STUDY:7 trial 7 of a search; without it, the best of the study is taken.
+    """
+    from service.report.page import pair as page
+    from service.report.record import pair as pairs
+    from service.storage.opened_study import open_study
+
+    settings = Settings.from_environment()
+    with contextlib.closing(open_study(settings, pairs.split(first)[0])) as opened:
+        pair = pairs.read(opened, (first, second), files=html is not None)
     console = terminal.console()
-    console.print(grid.as_rich("what differs"))
-    console.print(sentence, markup=False, soft_wrap=True)
+    for table in page.for_terminal(pair):
+        console.print(Grid(table.headings, table.rows).as_rich(table.title))
+    for sentence in (page.verdict(pair), *page.sentences(pair)):
+        console.print(sentence.replace("`", ""), markup=False)
+    for command in page.confirmations(pair):
+        console.print(f"better, or luckier: {command}", markup=False, soft_wrap=True)
+    if html is not None:
+        page.write(pair, Path(html))
+        click.echo(f"written: {html}")
     sys.exit(1 if output.failure() else 0)
 
 
@@ -178,7 +199,7 @@ def fork(
         before = opened.definition
     if file is None and before.file is None:
         raise UserError(f"study {study!r}: the file that it was made from is not known; --file names one")
-    given = file or str(found_in(HOME, before.file or ""))
+    given = file or _as_given(found_in(HOME, before.file or ""))
     overrides = yaml_tree.parse_overrides(pairs) or dict(before.overrides)
     made = forking.fork(
         settings,
@@ -196,16 +217,20 @@ def fork(
     click.echo(f"go on: {verb('run', '--study', given, '--name', name)}")
 
 
+def _as_given(file: Path) -> str:
+    """A study file as people name it: one of `studies/` by its folder."""
+    from service.study.file import from_here
+
+    folder = file.parent
+    shipped = file.name == "study.yaml" and folder.parent == HOME / "studies"
+    return folder.name if shipped else str(from_here(file))
+
+
 def _values(pairs: tuple[str, ...]) -> dict[str, object]:
     try:
         return yaml_tree.parse_overrides(pairs)
     except UserError as error:
         raise UserError(str(error).replace("--set ", "")) from None
-
-
-def _print(shown: object) -> None:
-    terminal.console().print(shown)
-    sys.exit(1 if output.failure() else 0)
 
 
 COMMANDS = (list_, show, compare, rename, delete, import_, enqueue, fork)

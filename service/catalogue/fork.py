@@ -21,10 +21,11 @@ from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.optuna_private import id_of
 from service.storage.optuna_trials import insert_trials
 from service.storage.ownership import SLOT
-from service.storage.studies import StudyError, find_study
+from service.storage.studies import StudyError, find_study, refuse_prior
 from service.study import definition as study_config
 from service.study.definition import StudyDefinition
 from service.study.file import checked_name
+from service.study.run_config import RunConfig
 
 _STAYS = frozenset({SLOT, "states", "checkpoint", "artifacts", "goes_on_with"})
 """Attributes that belong to the trial where it was trained: its files are that study's."""
@@ -79,8 +80,17 @@ def fork(
             raise StudyError(f"study {name!r} is there already; --name gives the fork another name")
         _refuse_other_measure(old.definition, given)
         store = open_store(settings.artifacts, writable=True)
+        refuse_prior(old.storage, given, settings)
         made_by = command(str(file), name, trials, overrides, scale)
-        made = make_study(settings, old.storage, store, given, old.corpus, command=made_by, say=say)
+        made = make_study(
+            settings,
+            old.storage,
+            store,
+            given,
+            None if given.own_run else old.corpus,
+            command=made_by,
+            say=say,
+        )
         new = OpenedStudy(settings, old.storage, made, given)
         fitting, left = _fitting(old.study, old.definition, given, new.facts["budget_tokens"])
         insert_trials(old.storage.engine, id_of(made), fitting)
@@ -90,7 +100,15 @@ def fork(
 
 def _refuse_other_measure(before: StudyDefinition, given: StudyDefinition) -> None:
     """Losses on another corpus, or evaluated otherwise, say nothing here."""
-    old, new = before.base_config, given.base_config
+    runs = [(each.own_run.run, each.own_run.metric) if each.own_run else None for each in (before, given)]
+    if runs[0] != runs[1]:
+        raise StudyError(
+            f"study {given.name!r}: trains another code or minimises another metric than {before.name!r}, so that "
+            "their values cannot be compared; `create` makes it without its trials"
+        )
+    if given.own_run is not None:
+        return
+    old, new = before.gpt_config("data"), given.gpt_config("data")
     for what, one, other in (
         ("data", old.data, new.data),
         ("evaluation", old.evaluation, new.evaluation),
@@ -110,7 +128,7 @@ def _fitting(
     left: dict[str, int] = {}
     for trial in old.get_trials(deepcopy=False):
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
-            reason = f"{trial.state.name.lower()}"
+            reason = "which did not finish"
         else:
             try:
                 config = configuration_of(old, before, trial)
@@ -122,7 +140,7 @@ def _fitting(
     return fitting, left
 
 
-def _params(config: TrainConfig, given: StudyDefinition, budget_tokens: int) -> dict[str, Any]:
+def _params(config: RunConfig, given: StudyDefinition, budget_tokens: int) -> dict[str, Any]:
     """The point of the new space that is this configuration. Raises ConfigError: there is none."""
     space = given.space
     values = space.within(config.model_dump(mode="json"))
@@ -139,7 +157,9 @@ def _params(config: TrainConfig, given: StudyDefinition, budget_tokens: int) -> 
     return space.encode(values)
 
 
-def _trains(config: TrainConfig) -> TrainConfig:
+def _trains(config: RunConfig) -> RunConfig:
+    if not isinstance(config, TrainConfig):
+        return config
     return config.model_copy(update={"diagnostics": DiagnosticsConfig()})
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from service.settings import Settings
-from service.storage import database
+from service.storage import database, ranking
 from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_private import id_of
 from service.storage.optuna_tables import Tally, tallies
@@ -37,7 +37,7 @@ def grid(settings: Settings) -> Grid:
             (
                 study.study_name,
                 kind(study.user_attrs),
-                shown_states(tally.states),
+                shown_states(tally),
                 "–" if tally.best is None else f"{tally.best:.4f}",
                 "–" if tally.last is None else f"{tally.last:%Y-%m-%d %H:%M}",
             )
@@ -56,10 +56,9 @@ def kind(attributes: Mapping[str, Any]) -> str:
     return "design" if isinstance(tree, Mapping) and tree.get("design") else "search"
 
 
-def shown_states(states: Mapping[TrialState, int]) -> str:
+def shown_states(tally: Tally) -> str:
     """`6 complete, 2 pruned`."""
-    counts = [f"{states[state]} {state.name.lower()}" for state in TrialState if states.get(state)]
-    return ", ".join(counts) or "none"
+    return ranking.shown_states(tally.states, tally.resumed) or "none"
 
 
 def best_of(study: optuna.Study) -> FrozenTrial | None:
@@ -77,20 +76,26 @@ def facts(opened: OpenedStudy) -> Grid:
 
 def _facts(opened: OpenedStudy) -> Iterator[tuple[str, str]]:
     study, definition, corpus = opened.study, opened.definition, opened.facts
-    train, validation, held_out = corpus["documents"]
+    words = definition.words
     yield "question", definition.question
     yield "kind", kind(study.user_attrs)
     yield "file", definition.file or "none"
     if definition.scale:
         yield "scale", definition.scale
     yield "made by", str(study.user_attrs.get(COMMAND, "not known"))
-    yield (
-        "corpus",
-        f"{corpus['source']}; {train:,} train, {validation:,} validation, {held_out:,} held-out documents",
-    )
-    budget, tokens = corpus["budget_tokens"], corpus["train_tokens"]
-    own = "; unless its arm has its own" if definition.own_budgets else ""
-    yield "budget of a trial", f"{budget:,} tokens, {budget / tokens:.3g} times the train split{own}"
+    budget = corpus["budget_tokens"]
+    if definition.own_run is not None:
+        yield "trains", corpus["source"]
+        yield "budget of a trial", f"{budget:,} {words.budget}, {definition.base_config.rung_count} rungs"
+    else:
+        train, validation, held_out = corpus["documents"]
+        yield (
+            "corpus",
+            f"{corpus['source']}; {train:,} train, {validation:,} validation, {held_out:,} held-out documents",
+        )
+        own = "; unless its arm has its own" if definition.own_budgets else ""
+        times = budget / corpus["train_tokens"]
+        yield "budget of a trial", f"{budget:,} tokens, {times:.3g} times the train split{own}"
     if definition.cells:
         yield "configurations", f"{len(definition.cells)}, {len(set(definition.arms))} arms"
     else:
@@ -106,13 +111,13 @@ def _facts(opened: OpenedStudy) -> Iterator[tuple[str, str]]:
     tally = tally_of(opened)
     yield (
         "trials",
-        f"{shown_states(tally.states)}; {counts['closed']} of {sum(counts.values())} slots closed, {left} left",
+        f"{shown_states(tally)}; {counts['closed']} of {sum(counts.values())} slots closed, {left} left",
     )
     if best := best_of(study):
         values = ", ".join(f"{key} {shown_number(value)}" for key, value in best.params.items())
         yield (
             "best",
-            f"trial {best.number}, val_loss {best.value:.4f}: {best.user_attrs.get('arm') or values or '–'}",
+            f"trial {best.number}, {words.metric} {best.value:.4f}: {best.user_attrs.get('arm') or values or '–'}",
         )
     if confirmed := study.user_attrs.get("confirmed"):
         yield "confirmed", f"{confirmed['arm']}, by {confirmed['study']} on {len(confirmed['seeds'])} seeds"

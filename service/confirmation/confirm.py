@@ -15,7 +15,6 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from model.config.data import LARGEST_SEED
-from model.config.train_config import TrainConfig
 from model.errors import ConfigError
 from service.confirmation import elimination, verdict
 from service.confirmation.verdict import Verdict
@@ -31,6 +30,7 @@ from service.storage.studies import CONFIRMS, StudyError, create_study, find_stu
 from service.study.definition import StudyDefinition
 from service.study.file import checked_name
 from service.study.parameters import same
+from service.study.run_config import RunConfig
 from service.study.search_space import Values, leaves
 from service.text.commands import verb
 
@@ -194,13 +194,21 @@ def _make(
         "design": {"list": entries, "seeds": _fresh_seeds(searched.definition)},
         "keep_checkpoints": (len(entries) + 1)
         * MAX_SEEDS,  # of all runs: any arm may turn out to be the winner
+        **{
+            key: value
+            for key, value in searched.definition.tree.items()
+            if key in ("run", "budget", "metric")
+        },
     }
+    if "run" in tree:
+        tree["base"] = searched.definition.tree["base"]
     snapshot = {
         "name": name,
         "study": tree,
         "base": start.model_dump(mode="json"),
         "overrides": {},
         "scale": None,
+        "file": searched.definition.file if searched.definition.own_run else None,
     }
     made = StudyDefinition.from_snapshot(snapshot)
     confirms = {
@@ -223,14 +231,14 @@ def _make(
 
 def _finalists(
     searched: OpenedStudy, top: int, *, say: Callable[[str], None]
-) -> list[tuple[FrozenTrial, TrainConfig]]:
+) -> list[tuple[FrozenTrial, RunConfig]]:
     """The best complete trials with distinct configurations, seeds aside, other than the baseline's.
 
     One that was added with a point outside the space cannot be run, and is said to be left out.
     """
     search, definition = searched.study, searched.definition
     seen = [searched.base_config]
-    finalists: list[tuple[FrozenTrial, TrainConfig]] = []
+    finalists: list[tuple[FrozenTrial, RunConfig]] = []
     for trial in ranked_trials(search):
         if len(finalists) == top:
             break
@@ -239,7 +247,7 @@ def _finalists(
         except ConfigError as error:
             say(f"trial {trial.number} of {search.study_name} cannot be run again, and is left out: {error}")
             continue
-        config = config.model_copy(update={"seed": definition.base_config.seed})
+        config = config.with_seed(definition.base_config.seed)
         if config not in seen:
             seen.append(config)
             finalists.append((trial, config))
@@ -251,7 +259,7 @@ def _finalists(
     return finalists
 
 
-def _changes(config: TrainConfig, start: TrainConfig) -> Values:
+def _changes(config: RunConfig, start: RunConfig) -> Values:
     """What `config` has other than `start`, by dotted key; the seed is not looked at."""
     before = dict(leaves(start.model_dump(mode="json")))
     after = leaves(config.model_dump(mode="json"))

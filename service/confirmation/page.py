@@ -15,9 +15,11 @@ from service.text import numbers
 from service.text.files import write_both
 from service.text.grid import Grid
 from service.text.markdown import escaped
+from service.text.words import GPT, Words
 
+_OF_GPT = "val_loss in nats per character over the whole validation split."
 NOTES = (
-    "val_loss in nats per character over the whole validation split. Differences are paired by seed. Intervals are "
+    f"{_OF_GPT} Differences are paired by seed. Intervals are "
     "Student's t-intervals of 95 %, each on its own, of a configuration named beforehand; they cover what a new seed"
     " would change, on this corpus and split. The mean of the best is flattered, and that of one dropped early the "
     "reverse.",
@@ -51,7 +53,9 @@ def sentence(verdict: Verdict) -> str:
         )
     else:
         told = f"{best.arm} is the best {over}"
-    gain = numbers.with_interval(verdict.gain) if verdict.gain else None
+    gain = None
+    if verdict.gain:
+        gain = numbers.with_interval(verdict.gain, decimals=numbers.of_difference(verdict.gain))
     if best.arm == BASELINE:
         return f"{told}; no finalist has a lower mean than the baseline" + (f": {gain}" if gain else "")
     return f"{told}; " + (
@@ -59,7 +63,17 @@ def sentence(verdict: Verdict) -> str:
     )
 
 
-def tables(verdict: Verdict) -> dict[str, Grid]:
+def notes(words: Words) -> tuple[str, ...]:
+    """How the figures are to be read."""
+    if words == GPT:
+        return NOTES
+    return (
+        NOTES[0].replace(_OF_GPT, f"{words.metric} as the study's own training code yields it."),
+        *NOTES[1:],
+    )
+
+
+def tables(verdict: Verdict, words: Words = GPT) -> dict[str, Grid]:
     """Re-runs, paired differences and the search's luck, by title."""
     standings = verdict.standings
     reruns = (
@@ -67,7 +81,7 @@ def tables(verdict: Verdict) -> dict[str, Grid]:
         for s in standings
     )
     paired = (
-        (s.arm, _difference(s.to_baseline), numbers.mean_and_sd(s.to_best) if s.to_best else numbers.NONE)
+        (s.arm, _difference(s.to_baseline), _mean_and_sd(s.to_best) if s.to_best else numbers.NONE)
         for s in standings
     )
     luck = (
@@ -76,8 +90,8 @@ def tables(verdict: Verdict) -> dict[str, Grid]:
         if s.search_loss is not None
     )
     return {
-        "re-runs, val_loss ± sd over seeds": Grid(
-            ("configuration", "seeds", "val_loss", "P(best)", ""), tuple(reruns)
+        f"re-runs, {words.metric} ± sd over seeds": Grid(
+            ("configuration", "seeds", words.metric, "P(best)", ""), tuple(reruns)
         ),
         "paired differences": Grid(
             ("configuration", "minus the baseline (95 % interval)", "minus the best ± sd"), tuple(paired)
@@ -105,11 +119,13 @@ def write(
 ) -> tuple[Path, Path]:
     """The verdict as `confirmation.md` and `confirmation.json` in `folder`. Raises UserError: it cannot be written."""
     parts = [f"# Confirmation of study {confirms['study']}\n", f"**{escaped(sentence(verdict))}**\n"]
-    parts += [f"## {title}\n\n{grid.as_markdown()}" for title, grid in tables(verdict).items()]
+    parts += [
+        f"## {title}\n\n{grid.as_markdown()}" for title, grid in tables(verdict, definition.words).items()
+    ]
     parts.append(
         "## Configurations\n\n" + "".join(f"- {escaped(line)}\n" for line in lines(verdict, definition))
     )
-    parts += [f"{note}\n" for note in NOTES]
+    parts += [f"{note}\n" for note in notes(definition.words)]
     content = {
         "study": confirms["study"],
         "confirmation": definition.name,
@@ -121,7 +137,7 @@ def write(
         "search": confirms["finalists"],
         "configurations": configurations(definition),
         "standings": [asdict(standing) | {"tied": standing.tied} for standing in verdict.standings],
-        "notes": NOTES,
+        "notes": notes(definition.words),
     }
     try:
         return write_both(folder, "confirmation", "\n".join(parts), content)
@@ -142,11 +158,19 @@ def _probability(standing: Standing) -> str:
 
 
 def _mean(estimate: Estimate | None) -> str:
-    return numbers.NONE if estimate is None else numbers.number(estimate.mean, spread=estimate.sd)
+    return (
+        numbers.NONE
+        if estimate is None
+        else numbers.number(estimate.mean, decimals=numbers.of_difference(estimate))
+    )
+
+
+def _mean_and_sd(estimate: Estimate) -> str:
+    return numbers.mean_and_sd(estimate, decimals=numbers.of_difference(estimate))
 
 
 def _difference(estimate: Estimate | None) -> str:
     """`-0.0160 (-0.0182 to -0.0138)`."""
     if estimate is None or not estimate.interval:
         return _mean(estimate)
-    return f"{_mean(estimate)} ({numbers.interval(estimate)})"
+    return f"{_mean(estimate)} ({numbers.interval(estimate, decimals=numbers.of_difference(estimate))})"

@@ -4,20 +4,22 @@ import math
 from collections.abc import Sequence
 
 from service.text.quantities import shortened
+from service.text.words import GPT, Words
 
 WIDTH, HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 34, 44
 
 
-def curve_svg(points: Sequence[tuple[int, float]], *, budget_tokens: int) -> str:
+def curve_svg(points: Sequence[tuple[int, float]], *, budget_tokens: int, words: Words = GPT) -> str:
     """The validation loss over training tokens.
 
     Args:
-        points: training tokens and `val_loss` (nats per character, finite) at every rung passed.
+        points: training tokens and `val_loss` (finite) at every rung passed.
         budget_tokens: where the axis of tokens ends.
+        words: what both are called.
     """
     losses = [loss for _, loss in points]
-    step = _tick_step(max(losses) - min(losses) or max(losses) / 10 or 1.0)
+    step = _tick_step(max(losses) - min(losses) or abs(max(losses)) / 10 or 1.0)
     low = math.floor(min(losses) / step) * step
     high = math.ceil(max(losses) / step + 1e-9) * step
 
@@ -37,8 +39,8 @@ def curve_svg(points: Sequence[tuple[int, float]], *, budget_tokens: int) -> str
     for quarter in range(5):
         tokens = budget_tokens * quarter // 4
         marks.append(_text(x(tokens), bottom + 18, shortened(tokens), anchor="middle"))
-    marks.append(_text(WIDTH - _RIGHT, HEIGHT - 6, "training tokens", anchor="end"))
-    marks.append(_text(_LEFT, 20, f"val_loss, nats per character: {losses[-1]:.4f} at the last rung"))
+    marks.append(_text(WIDTH - _RIGHT, HEIGHT - 6, f"training {words.budget}", anchor="end"))
+    marks.append(_text(_LEFT, 20, f"{words.objective}: {losses[-1]:.4f} at the last rung"))
     line = " ".join(f"{x(tokens)},{y(loss)}" for tokens, loss in points)
     dots = "".join(f'<circle cx="{x(tokens)}" cy="{y(loss)}" r="3"/>' for tokens, loss in points)
     return (

@@ -99,9 +99,8 @@ def _metrics(connection: sa.Connection, engine: sa.Engine) -> Iterator[_Metric]:
 
     slots = _Metric("hptune_slots", "gauge", "Trials that shall finish, by what has become of them.")
     of_slots = sa.select(SLOTS.c.study_id, SLOTS.c.state, sa.func.count().label("n")).where(SLOTS.c.slot >= 0)
-    for row in connection.execute(of_slots.group_by(SLOTS.c.study_id, SLOTS.c.state)):
-        if row.study_id in names:
-            slots.add(row.n, study=names[row.study_id], state=row.state)
+    for name, row in _named(connection, of_slots.group_by(SLOTS.c.study_id, SLOTS.c.state), names):
+        slots.add(row.n, study=name, state=row.state)
     yield slots
 
     leases = _Metric(
@@ -111,9 +110,8 @@ def _metrics(connection: sa.Connection, engine: sa.Engine) -> Iterator[_Metric]:
     of_leases = sa.select(SLOTS.c.study_id, alive, sa.func.count().label("n")).where(
         SLOTS.c.state == "leased"
     )
-    for row in connection.execute(of_leases.group_by(SLOTS.c.study_id, alive)):
-        if row.study_id in names:
-            leases.add(row.n, study=names[row.study_id], lease="alive" if row.alive else "expired")
+    for name, row in _named(connection, of_leases.group_by(SLOTS.c.study_id, alive), names):
+        leases.add(row.n, study=name, lease="alive" if row.alive else "expired")
     yield leases
 
     workers = _Metric(
@@ -121,13 +119,14 @@ def _metrics(connection: sa.Connection, engine: sa.Engine) -> Iterator[_Metric]:
     )
     of_workers = sa.select(WORKERS.c.study_id, WORKERS.c.device, sa.func.count().label("n"))
     of_workers = of_workers.where(WORKERS.c.alive_until >= database_time(engine))
-    for row in connection.execute(of_workers.group_by(WORKERS.c.study_id, WORKERS.c.device)):
-        if row.study_id in names:
-            workers.add(row.n, study=names[row.study_id], device=row.device)
+    for name, row in _named(connection, of_workers.group_by(WORKERS.c.study_id, WORKERS.c.device), names):
+        workers.add(row.n, study=name, device=row.device)
     yield workers
 
     best = _Metric(
-        "hptune_best_loss", "gauge", "The smallest val_loss of a complete trial, in nats per character."
+        "hptune_best_loss",
+        "gauge",
+        "The smallest val_loss of a complete trial, in nats per character; of own training code, of its metric.",
     )
     of_best = sa.select(_TRIALS.c.study_id, sa.func.min(_VALUES.c.value).label("value"))
     of_best = of_best.join_from(_TRIALS, _VALUES).where(_TRIALS.c.state == TrialState.COMPLETE)
@@ -156,6 +155,15 @@ def _metrics(connection: sa.Connection, engine: sa.Engine) -> Iterator[_Metric]:
 
     if engine.dialect.name == "postgresql":
         yield _connections(connection)
+
+
+def _named(
+    connection: sa.Connection, query: sa.Select[Any], names: Mapping[int, str]
+) -> Iterator[tuple[str, Any]]:
+    """Rows with the names of their studies, without those of studies that are gone."""
+    for row in connection.execute(query):
+        if row.study_id in names:
+            yield names[row.study_id], row
 
 
 def _connections(connection: sa.Connection) -> _Metric:

@@ -13,9 +13,11 @@ import yaml
 from model.measurement.evaluation_record import Evaluation
 from service.dashboard.state import BEGIN, END
 from service.study.definition import StudyDefinition
+from service.study.run_config import Evaluated
 from service.text.commands import verb
 from service.text.markdown import escaped, fenced
 from service.text.quantities import shown_params
+from service.text.words import GPT, Words
 
 INTERRUPTED = "interrupted"
 RESUMABLE = "interrupted, its state is saved: another trial resumes it, which counts in its place. No failure"
@@ -26,13 +28,30 @@ def study_note(definition: StudyDefinition, facts: Mapping[str, Any], *, command
 
     Args:
         definition: the study.
-        facts: of its corpus, as `service.machine.create` stores them.
+        facts: of its corpus or its own training code, as `service.machine.create` stores them.
         command: what made it.
     """
+    rows = _of_corpus(definition, facts) if definition.own_run is None else _of_own_code(definition, facts)
+    rows["varied"] = ", ".join(escaped(key) for key in definition.space.parameters) or "nothing"
+    if definition.cells:
+        rows["configurations"] = f"{len(definition.cells)}, a fixed list"
+    else:
+        rows["sampler"] = _settings(definition.sampler.model_dump(mode="json"))
+    rows["pruner"] = _settings(definition.pruner.model_dump(mode="json"))
+    containers = "--docker" in command.split()
+    evaluate = verb("evaluate", "--study", definition.name, containers=containers)
+    commands = f"{command}\n{evaluate}   # the best on held-out titles"
+    if definition.own_run is not None:
+        commands = f"{command}\n{verb('report', definition.name, containers=containers)}"
+    state = f"{BEGIN}\n\n**State:** made, no trial has begun. **Next:**\n\n{fenced(commands, 'sh')}\n{END}"
+    return f"**{escaped(definition.question)}**\n\n{state}\n\n{_table(rows)}"
+
+
+def _of_corpus(definition: StudyDefinition, facts: Mapping[str, Any]) -> dict[str, str]:
     train, validation, held_out = facts["documents"]
     budget_tokens, train_tokens = facts["budget_tokens"], facts["train_tokens"]
-    rungs = definition.base_config.training.rungs
-    rows = {
+    rungs = definition.base_config.rung_count
+    return {
         "objective": "val\\_loss, nats per character over the whole validation split; lower is better",
         "corpus": escaped(facts["source"]),
         "fingerprint": escaped(facts["fingerprint"]),
@@ -40,39 +59,41 @@ def study_note(definition: StudyDefinition, facts: Mapping[str, Any], *, command
         f"{facts['duplicates_dropped']:,} duplicates dropped",
         "budget of a trial": f"{budget_tokens:,} training tokens, {budget_tokens / train_tokens:.3g} times the "
         f"train split; {rungs} rungs{', unless its arm has its own' if definition.own_budgets else ''}",
-        "varied": ", ".join(escaped(key) for key in definition.space.parameters) or "nothing",
     }
-    if definition.cells:
-        rows["configurations"] = f"{len(definition.cells)}, a fixed list"
-    else:
-        rows["sampler"] = _settings(definition.sampler.model_dump(mode="json"))
-    rows["pruner"] = _settings(definition.pruner.model_dump(mode="json"))
-    evaluate = verb("evaluate", "--study", definition.name, containers="--docker" in command.split())
-    commands = f"{command}\n{evaluate}   # the best on held-out titles"
-    state = f"{BEGIN}\n\n**State:** made, no trial has begun. **Next:**\n\n{fenced(commands, 'sh')}\n{END}"
-    return f"**{escaped(definition.question)}**\n\n{state}\n\n{_table(rows)}"
+
+
+def _of_own_code(definition: StudyDefinition, facts: Mapping[str, Any]) -> dict[str, str]:
+    words = definition.words
+    return {
+        "objective": f"{escaped(words.metric)}; lower is better",
+        "trains": escaped(facts["source"]),
+        "fingerprint of the code": escaped(facts["fingerprint"]),
+        "budget of a trial": f"{facts['budget_tokens']:,} {words.budget}; {definition.base_config.rung_count} rungs",
+    }
 
 
 def trial_note(
     *,
     ended: str,
     config: Mapping[str, Any],
-    last: Evaluation | None,
+    last: Evaluated | None,
     facts: Mapping[str, str],
     changes: Mapping[str, Any] | None = None,
     titles: Sequence[str] = (),
     curve: str | None = None,
+    words: Words = GPT,
 ) -> str:
     """The note of a trial.
 
     Args:
         ended: why it ended, for people.
-        config: what it trained.
+        config: what it trained; empty where it came to nothing.
         last: its last evaluation; None where it came to none.
         changes: what it has other than the base file of its study, where that is known.
         facts: further rows of its table: device, memory and the like.
         titles: drawn from the trained model.
         curve: the address of its curve as an image of the dashboard's own.
+        words: of the study.
     """
     rows = {"ended": escaped(RESUMABLE if ended == INTERRUPTED else ended)}
     if changes is not None:
@@ -80,16 +101,17 @@ def trial_note(
             escaped(shown_params(changes)) if changes else "nothing: it is the base file as it is"
         )
     if last:
-        rows |= _figures(last)
+        rows |= _figures(last) if isinstance(last, Evaluation) else _own_figures(last, words)
     rows |= {key: escaped(value) for key, value in facts.items()}
     parts = [_table(rows)]
     if curve:
-        parts.append(f"![val_loss at every rung]({curve})\n")
+        parts.append(f"![{escaped(words.metric) if words != GPT else words.metric} at every rung]({curve})\n")
     if titles:
         lines = "".join(f"- {escaped(title)}\n" for title in titles)
         parts.append(f"Titles drawn from the model, temperature 0.8:\n\n{lines}")
-    parts.append("The whole configuration:\n")
-    parts.append(fenced(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), "yaml"))
+    if config:
+        parts.append("The whole configuration:\n")
+        parts.append(fenced(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), "yaml"))
     return "\n".join(parts)
 
 
@@ -107,6 +129,18 @@ def _figures(last: Evaluation) -> dict[str, str]:
         f"{last.evaluation_seconds:,.1f} s evaluation",
     }
     return {key: value for key, value in rows.items() if value}
+
+
+def _own_figures(last: Evaluated, words: Words) -> dict[str, str]:
+    """Of an evaluation of the user's own training code."""
+    fields = last.as_dict()
+    others = {name: value for name, value in fields.items() if name.startswith("metrics/")}
+    return {
+        escaped(words.metric): f"{last.val_loss:.4f}",
+        **{escaped(name.removeprefix("metrics/")): f"{value:.4g}" for name, value in others.items()},
+        "trained": f"{last.tokens:,} {words.budget}",
+        "time": f"{fields['train_seconds']:,.1f} s, evaluations included",
+    }
 
 
 def _settings(section: Mapping[str, Any]) -> str:

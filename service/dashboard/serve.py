@@ -15,6 +15,7 @@ import optuna_dashboard
 import sqlalchemy as sa
 import waitress
 from optuna.artifacts.exceptions import ArtifactNotFound
+from waitress.channel import HTTPChannel
 
 from model.errors import ConfigError, UserError
 from service.dashboard import metrics
@@ -22,7 +23,8 @@ from service.dashboard.guard import USER, Application, Guard, is_loopback
 from service.dashboard.state import state_of, with_state
 from service.settings import Settings, read_secret
 from service.storage.artifact_stores import Store, open_store
-from service.storage.dashboard_private import amend_study_notes, look_up_notes
+from service.storage.budget import how_it_stopped
+from service.storage.dashboard_private import amend_study_notes, look_up_notes, shorten_attributes
 from service.storage.database import open_storage
 from service.storage.optuna_private import trial_id_of
 from service.storage.outages import StorageError
@@ -40,7 +42,7 @@ THREADS = 16
 CONNECTIONS = 500
 """At once; a process may have 1,024 files open on most systems."""
 IDLE_SECONDS = 15
-"""After which a connection that sends nothing is closed."""
+"""After which a connection that sends nothing is closed, or that has not sent the whole of its request."""
 PULSE_SECONDS, LONGEST_SILENCE_SECONDS = 2.0, 10.0
 """How often the storage is asked for a sign of life, and for how long it may give none."""
 
@@ -92,8 +94,34 @@ def serve(
             f"{PASSWORD}_FILE, or take --host 127.0.0.1"
         )
     application = wsgi(settings, password=password, wait_and_say=say if wait else None)
+    server = server_of(application, host=host, port=port)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which the server takes for its end
+    at = f"http://{host}:{getattr(server, 'effective_port', port)}/"
+    say(f"dashboard of {settings.storage_shown} at {at}" + (f" (user {USER})" if password else ""))
+    server.run()
+    server.close()
+
+
+class _Connection(HTTPChannel):  # type: ignore[misc]
+    """One whose request takes as little time as nothing at all may: each drop of it would else keep it open."""
+
+    last_activity: float
+    _begun: float
+
+    def received(self, data: bytes) -> bool:
+        """Take in some bytes, of which `last_activity` has just been noted."""
+        if self.request is None:
+            self._begun = self.last_activity
+        else:  # the rest of a request that has begun
+            self.last_activity = self._begun
+        return bool(super().received(data))
+
+
+def server_of(application: Application, *, host: str, port: int) -> waitress.server.BaseWSGIServer:
+    """The server, listening. Raises DashboardError where it cannot."""
+    waitress.server.BaseWSGIServer.channel_class = _Connection
     try:
-        server = waitress.create_server(
+        return waitress.create_server(
             application,
             host=host,
             port=port,
@@ -109,11 +137,6 @@ def serve(
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DashboardError(f"--host {host} --port {port}: cannot be listened at: {reason}") from None
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which the server takes for its end
-    at = f"http://{host}:{getattr(server, 'effective_port', port)}/"
-    say(f"dashboard of {settings.storage_shown} at {at}" + (f" (user {USER})" if password else ""))
-    server.run()
-    server.close()
 
 
 look_up_notes()
@@ -154,11 +177,14 @@ def wsgi(
                 left=counts["open"] + counts["leased"],
                 has_baseline=attributes[DEFINITION]["study"].get("baseline", True),
                 command=attributes[COMMAND],
+                stopped=how_it_stopped(attributes),
+                confirmed=attributes.get("confirmed"),
             )
             return with_state(note, state)
         return note
 
     amend_study_notes(current)
+    shorten_attributes()
     application = optuna_dashboard.wsgi(storage, _Reader(store))
     if metrics.is_on():
         application = metrics.with_metrics(application, opened.engine)

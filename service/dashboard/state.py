@@ -4,7 +4,8 @@ The marks are link definitions, which no renderer shows. A note without them, as
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -31,6 +32,8 @@ def state_of(
     left: int,
     has_baseline: bool,
     command: str,
+    stopped: str | None = None,
+    confirmed: Mapping[str, Any] | None = None,
 ) -> str:
     """State, best and next step as Markdown.
 
@@ -41,16 +44,24 @@ def state_of(
         left: trials that are still to finish, the running ones among them.
         has_baseline: the trial of its first slot is the baseline.
         command: what made it.
+        stopped: that its search has stopped by itself, and why.
+        confirmed: the arm that a confirmation has found best, its study and its seeds; None before there is one.
     """
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     running = sum(trial.state == TrialState.RUNNING for trial in trials)
     lines = [
         f"**State:** {len(finished)} trials finished, {running} running, {max(0, left - running)} to begin."
     ]
+    lines += [f"**Note:** {escaped(stopped)}"] if stopped else []
     lines += _resumed(trials)
     complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     if complete:
         lines.append(_best(complete, generation if has_baseline else None, has_baseline=has_baseline))
+    if confirmed:
+        lines.append(
+            f"**Confirmed:** {escaped(confirmed['arm'])}, by {escaped(confirmed['study'])} on "
+            f"{len(confirmed['seeds'])} fresh seeds."
+        )
     containers = "--docker" in command.split()
     if left and not running:
         steps = [_rest(command, left)]
@@ -60,11 +71,12 @@ def state_of(
         confirm = verb("confirm", name, containers=containers)
         evaluate = verb("evaluate", "--study", name, containers=containers)
         report = verb("report", name, containers=containers)
-        steps = [
-            f"{report}   # all of it as a page",
-            f"{confirm}   # is the best better, or was it lucky?",
-            f"{evaluate}   # the best on held-out titles",
-        ]
+        steps = [f"{report}   # all of it as a page"]
+        if confirmed:
+            steps.append(f"{evaluate} --confirmed   # the winner on held-out titles")
+        else:
+            steps.append(f"{confirm}   # is the best better, or was it lucky?")
+            steps.append(f"{evaluate}   # the best on held-out titles")
     return "\n\n".join([*lines, "**Next:**", fenced("\n".join(steps), "sh")])
 
 

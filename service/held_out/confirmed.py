@@ -23,7 +23,7 @@ from model.measurement.titles import TITLES, generate_titles
 from service.confirmation.verdict import picks
 from service.held_out.advantage import Difference, advantage
 from service.held_out.best import bootstrap_interval, looking_into, score_checkpoint
-from service.statistics import estimate
+from service.statistics import Estimate, estimate
 from service.storage.artifact_stores import Store
 from service.storage.artifacts import has_weights, read_checkpoint
 from service.storage.ownership import own_trials
@@ -151,7 +151,7 @@ def sentence(scores: ConfirmedScores) -> str:
     if difference is None:
         return f"the confirmed best is the baseline itself{tied}: there is no advantage to check"
     shown = (
-        f"{numbers.with_interval(difference.over_seeds)} against the baseline; "
+        f"{numbers.with_interval(difference.over_seeds, decimals=_decimals(difference))} against the baseline; "
         f"over seeds and titles {_over_both(difference)}"
     )
     if difference.holds:
@@ -173,8 +173,8 @@ def tables(scores: ConfirmedScores) -> dict[str, Grid]:
         seeds, validation = scores.difference.over_seeds, scores.difference.on_validation
         both = _over_both(scores.difference)
         rows = (
-            ("held-out", numbers.mean_and_sd(seeds), numbers.interval(seeds), both),
-            ("validation", numbers.mean_and_sd(validation), numbers.interval(validation), numbers.NONE),
+            ("held-out", *_shown(seeds, difference=scores.difference), both),
+            ("validation", *_shown(validation, difference=scores.difference), numbers.NONE),
         )
         found[f"{scores.winner.arm} minus the baseline, 95 % intervals"] = Grid(
             ("split", "difference", "over seeds", "over seeds and titles"), rows
@@ -230,7 +230,16 @@ def _picked(confirmation: optuna.Study, finalists: Sequence[str], seeds: Sequenc
 def _over_both(difference: Difference) -> str:
     if difference.over_both is None:
         return numbers.NONE
-    return " to ".join(numbers.number(end, spread=difference.over_seeds.sd) for end in difference.over_both)
+    return " to ".join(numbers.number(end, decimals=_decimals(difference)) for end in difference.over_both)
+
+
+def _decimals(difference: Difference) -> int:
+    return numbers.of_difference(difference.over_seeds)
+
+
+def _shown(found: Estimate, *, difference: Difference) -> tuple[str, str]:
+    decimals = _decimals(difference)
+    return numbers.mean_and_sd(found, decimals=decimals), numbers.interval(found, decimals=decimals)
 
 
 def _score(

@@ -27,6 +27,7 @@ def score_best(settings: Settings, study: str, *, top: int, folder: Path, consol
         UserError: there is nothing to score, or no place to write it to.
     """
     opened = open_study(settings, study)
+    opened.definition.gpt_config("scoring on held-out titles")
     loaded = opened.study
     scores = best.evaluate(
         loaded,
@@ -58,6 +59,7 @@ def score_confirmed(settings: Settings, study: str, *, folder: Path, console: Co
         UserError: the study has no confirmation, or its checkpoints cannot be read, or there is no place to write to.
     """
     opened = open_study(settings, study)
+    opened.definition.gpt_config("scoring on held-out titles")
     search = opened.study
     refuse_confirmation(search)
     if CONFIRMED not in search.user_attrs:

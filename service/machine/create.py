@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 
 from model.config.data import TokenizerConfig
+from model.config.train_config import TrainConfig
 from model.data import corpus as corpora
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CorpusError
@@ -27,9 +28,10 @@ from service.storage.studies import (
     create_study,
     find_study,
     refuse_changed,
+    refuse_prior,
 )
 from service.study import definition as study_config
-from service.study import pruners
+from service.study import strategy
 from service.study.definition import StudyDefinition
 from service.study.device_proof import prove_device
 from service.study.file import checked_name
@@ -81,18 +83,17 @@ def create(
         storage = open_storage(settings, create=True)
         stack.callback(storage.engine.dispose)
         met = find_study(storage, given.name)
-        corpus = None
         if met is None:
             # what cannot be written is refused before minutes are spent on a corpus
             store = open_store(settings.artifacts, writable=True)
-            corpus = _read_corpus(settings, given, say=say)
-            if _fell_back(given, corpus):
+            refuse_prior(storage, given, settings)
+            corpus = None if given.own_run else _read_corpus(settings, given, say=say)
+            if corpus is not None and _fell_back(given, corpus):
                 name = checked_name(f"{given.name}{FALLBACK}")
                 say(f"this makes study {name}: {given.name} stays free for the corpus of the hub")
                 given = dataclasses.replace(given, name=name)
                 met = find_study(storage, name)
         if met is None:
-            assert corpus is not None, "read where there is no study"
             made_by = command(study, name, more or total, overrides, scale)
             found = make_study(settings, storage, store, given, corpus, command=made_by, say=say)
         else:
@@ -102,32 +103,35 @@ def create(
                     study, overrides=overrides or stored.overrides, scale=scale or stored.scale
                 )
                 given = dataclasses.replace(given, name=stored.name)
+            if given.strategy_open:
+                given = dataclasses.replace(given, sampler=stored.sampler, pruner=stored.pruner)
             refuse_changed(stored, given)
         opened = OpenedStudy(settings, storage, found, given)
-        if met is not None:
+        if met is not None and given.own_run is not None:
+            _say_changed_code(opened, say)
+        elif met is not None:
             _refuse_changed_file(opened)
         bury(storage.engine, opened.key)
-        if as_it_is and met is not None and more is None and total is None:
-            pass
-        elif more is not None:
+        if more is not None:
             opened.more(more)
-        else:
+        elif not (as_it_is and met is not None and total is None):
             opened.total(total)
     return given.name, given
 
 
 def _fell_back(definition: StudyDefinition, corpus: corpora.Corpus) -> bool:
     """Whether a study would take the name of the one that was meant, which a connection makes later."""
-    meant = definition.base_config.data.source == "auto"
+    meant = definition.gpt_config("a corpus").data.source == "auto"
     return meant and corpus.resolved_source == "docstrings" and not definition.name.endswith(FALLBACK)
 
 
 def _read_corpus(
     settings: Settings, definition: StudyDefinition, *, say: Callable[[str], None]
 ) -> corpora.Corpus:
-    data = definition.base_config.data
+    config = definition.gpt_config("a corpus")
+    data = config.data
     say(f"study {definition.name}: reading the corpus ({data.source})")
-    pretrained = definition.base_config.tokenizer.pretrained
+    pretrained = config.tokenizer.pretrained
     corpus = corpora.build(data, cache=settings.cache, tokenizer=pretrained, say=say)
     for note in corpus.notes:
         say(note)
@@ -143,22 +147,53 @@ def make_study(
     storage: Any,
     store: Store,
     definition: StudyDefinition,
-    corpus: corpora.Corpus,
+    corpus: corpora.Corpus | None,
     *,
     command: str,
     say: Callable[[str], None],
 ) -> optuna.Study:
     """The study of `definition` over `corpus`, with the corpus in the store; made whole or not at all.
 
+    Training code of the user's has its own data, and no corpus here.
+
     Raises:
         UserError: the corpus is too small for it or cannot be stored, or another process has made one of this name.
     """
-    tokenized = TokenizedCorpus.prepare(corpus, definition.base_config.tokenizer, cache=settings.cache)
+    for note in strategy.notes(definition.sampler, definition.pruner, is_open=definition.strategy_open):
+        say(note)
+    facts = (
+        _own_facts(definition) if corpus is None else _stored(corpus, settings, store, definition, say=say)
+    )
+    return create_study(
+        storage,
+        definition,
+        facts,
+        command=command,
+        note=study_note(definition, facts, command=command),
+        attributes={BUDGET: NOTHING_GRANTED} if definition.pauses else None,
+    )
+
+
+def _own_facts(definition: StudyDefinition) -> dict[str, Any]:
+    own = definition.own_run
+    assert own is not None, "what has no corpus is the user's"
+    return {"fingerprint": own.fingerprint, "source": own.run, "budget_tokens": own.budget.amount}
+
+
+def _stored(
+    corpus: corpora.Corpus,
+    settings: Settings,
+    store: Store,
+    definition: StudyDefinition,
+    *,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Put the corpus into the store; what the study says of it."""
+    config = definition.gpt_config("a corpus")
+    tokenized = TokenizedCorpus.prepare(corpus, config.tokenizer, cache=settings.cache)
     train_tokens = len(tokenized.split("train").tokens)
-    budget = definition.base_config.with_token_budget(train_tokens).budget_tokens
+    budget = config.with_token_budget(train_tokens).budget_tokens
     say(f"tokens: {train_tokens:,} in the train split; budget of a trial {budget:,}")
-    if misfit := pruners.pair_misfit(definition.sampler, definition.pruner):
-        say(misfit)
     _refuse_large_windows(definition, corpus, settings)
     path = settings.cache / f"corpus-{corpus.fingerprint}.json.gz"
     corpora.write(corpus, path)
@@ -169,7 +204,7 @@ def make_study(
             store.write(identifier, file)
     except OSError as error:
         raise CorpusError(f"{store}: the corpus cannot be stored: {error.strerror or error}") from None
-    facts = {
+    return {
         "fingerprint": corpus.fingerprint,
         "source": corpus.source,
         "artifact": identifier,
@@ -178,14 +213,6 @@ def make_study(
         "train_tokens": train_tokens,
         "budget_tokens": budget,
     }
-    return create_study(
-        storage,
-        definition,
-        facts,
-        command=command,
-        note=study_note(definition, facts, command=command),
-        attributes={BUDGET: NOTHING_GRANTED} if definition.pauses else None,
-    )
 
 
 def command(
@@ -221,11 +248,11 @@ def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, Tokeniz
 
     The larger a vocabulary, the fewer tokens does a split have.
     """
-    base = definition.base_config
+    base = definition.gpt_config("a corpus")
     if definition.cells:
         # one for all cells that agree in what a window depends on
         cells = {json.dumps(_of_windows(cell), sort_keys=True): cell for cell in definition.cells}
-        configs = map(definition.config_for, cells.values())
+        configs = [c for c in map(definition.config_for, cells.values()) if isinstance(c, TrainConfig)]
         return {(c.model.block_size, c.training.batch_size, c.tokenizer) for c in configs}
 
     def tried(key: str, of_base: Any) -> tuple[Any, ...]:
@@ -250,6 +277,7 @@ def _of_windows(cell: Values) -> Values:
 def _refuse_changed_file(opened: OpenedStudy) -> None:
     """A corpus file that now holds other titles must not be taken for the study's."""
     name, config = opened.name, opened.definition.base_config
+    assert isinstance(config, TrainConfig)
     data = config.data
     if data.source != "file" or not data.path or not os.path.exists(data.path):
         return  # the study brings its corpus along
@@ -260,4 +288,13 @@ def _refuse_changed_file(opened: OpenedStudy) -> None:
         raise StudyError(
             f"study {name!r} was made with another corpus: {data.path} has changed since; "
             f"restore it, or give the study a name of its own: --name {name}-2"
+        )
+
+
+def _say_changed_code(opened: OpenedStudy, say: Callable[[str], None]) -> None:
+    own = opened.definition.own_run
+    if own is not None and own.fingerprint != opened.facts["fingerprint"]:
+        say(
+            f"the file of {own.run} has changed since study {opened.name} was made: where that changes what a trial "
+            f"comes to, give the study a name of its own: --name {opened.name}-2"
         )

@@ -33,7 +33,7 @@ def measure_study(settings: Settings, study: str, *, threads: int | None, second
     opened = open_study(settings, study)
     where = device.choose(settings.device, threads=threads)
     prove_device(opened.definition, where.torch_device.type)
-    config = opened.base_config
+    config = opened.definition.gpt_config("an estimate").with_tokens(opened.facts["budget_tokens"])
     data = TokenizedCorpus.prepare(opened.corpus, config.tokenizer, cache=settings.cache)
     return measure(config, data, device=where, seconds=seconds)
 

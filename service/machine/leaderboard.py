@@ -8,13 +8,27 @@ import optuna
 
 from service.text.grid import Grid
 from service.text.quantities import shown_operations, shown_params, shown_seconds
+from service.text.words import GPT, Words
 
 
-def leaderboard(trials: Sequence[optuna.trial.FrozenTrial]) -> Grid:
+def leaderboard(trials: Sequence[optuna.trial.FrozenTrial], words: Words = GPT) -> Grid:
     """One row a trial, in the order given: loss, model parameters, compute, speed and what was searched.
 
-    Of a trial that was added from elsewhere, a dash stands for what is not known.
+    Of a trial that was added from elsewhere, a dash stands for what is not known. A study of the user's own training
+    code, of other `words`, has no model that could be looked into.
     """
+    if words != GPT:
+        found = [
+            (
+                str(trial.number),
+                f"{trial.value:.4f}",
+                _shown(shown_seconds, trial.user_attrs, "train_seconds"),
+                _shown("{:,.4g}".format, trial.user_attrs, "tokens_per_second"),
+            )
+            for trial in trials
+        ]
+        headings_of_own = ("trial", words.metric, "time", f"{words.budget}/s")
+        return Grid(headings_of_own, tuple(found), tuple(map(configuration, trials)))
     headings = ("trial", "val_loss", "bits/byte", "size", "FLOPs", "time", "tokens/s")
     rows = []
     for trial in trials:

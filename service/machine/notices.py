@@ -105,7 +105,7 @@ class Notices:
         if best is not None and best.value is not None:
             if not first and (self._best is None or best.value < self._best):
                 params = shown_params(best.params)
-                yield f"{study}: new best val_loss {best.value:.4f} (trial {best.number}): {params}"
+                yield f"{study}: new best {snapshot.words.metric} {best.value:.4f} (trial {best.number}): {params}"
             self._best = best.value if self._best is None else min(self._best, best.value)
         progress = (
             snapshot.slots["closed"],

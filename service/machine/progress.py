@@ -15,6 +15,7 @@ from rich.text import Text
 from service.machine.leaderboard import shown_configuration
 from service.text.quantities import shown_seconds
 from service.text.terminal import FittingTable
+from service.text.words import GPT, Words
 
 Event = dict[str, Any]
 """A worker's log line."""
@@ -123,13 +124,24 @@ class LiveTable:
         workers: how many run.
         trials: how many are to finish in this call; None where that is decided on the way.
         trial_seconds: what a whole trial takes, as measured beforehand; without it no time is told until one has ended.
+        best: loss and number of the study's best trial so far.
         console: where to show it.
+        words: of the study.
     """
 
     def __init__(
-        self, study: str, *, workers: int, trials: int | None, trial_seconds: float | None, console: Console
+        self,
+        study: str,
+        *,
+        workers: int,
+        trials: int | None,
+        trial_seconds: float | None,
+        console: Console,
+        best: tuple[float, int] | None = None,
+        words: Words = GPT,
     ) -> None:
         self._study = study
+        self._words = words
         self._workers = workers
         self._trials = trials
         self._trial_seconds = trial_seconds
@@ -138,7 +150,7 @@ class LiveTable:
         self._ended = 0
         self._durations: list[float] = []
         self._started: dict[int, float] = {}
-        self._best: tuple[float, int] | None = None
+        self._best = best
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "LiveTable":
@@ -175,7 +187,7 @@ class LiveTable:
         elif name == "rung" and not self._console.is_terminal:
             self.say(
                 f"trial {event['trial']}  rung {event['rung']}/{event['rungs']}  "
-                f"val_loss {event['val_loss']:.4f}  {event['tokens_per_second']:,.0f} tokens/s  "
+                f"{self._words.metric} {event['val_loss']:.4f}  {self._speed(event['tokens_per_second'])}  "
                 f"{self._time_left()}"
             )
         elif name == "audited":
@@ -183,7 +195,7 @@ class LiveTable:
         elif name in ("trial paused", "paused trial ended"):
             self.say(f"trial {event['trial']} {event['ended']}")
         elif name == "trial ended":
-            loss = "" if event["val_loss"] is None else f"  val_loss {event['val_loss']:.4f}"
+            loss = "" if event["val_loss"] is None else f"  {self._words.metric} {event['val_loss']:.4f}"
             ended = event["ended"]  # `complete`, `pruned at rung 2 of 4`, `interrupted`
             if event["state"] == "FAIL" and not ended.startswith("interrupted"):
                 ended = f"failed: {ended}"
@@ -210,15 +222,20 @@ class LiveTable:
                 "–" if view.trial is None else str(view.trial),
                 view.rung,
                 "–" if view.val_loss is None else f"{view.val_loss:.4f}",
-                "–" if view.tokens_per_second is None else f"{view.tokens_per_second:,.0f}",
+                "–" if view.tokens_per_second is None else self._speed(view.tokens_per_second).split()[0],
                 "–" if left is None else shown_seconds(left),
             )
             rows.append(row)
-        headings = ("worker", "trial", "rung", "val_loss", "tokens/s", "time left")
+        headings = ("worker", "trial", "rung", self._words.metric, f"{self._words.budget}/s", "time left")
         table = FittingTable(f"study {self._study}", headings, rows)
         best = "" if self._best is None else f"   best {self._best[0]:.4f} (trial {self._best[1]})"
         ended = f"{self._ended} trials" if self._trials is None else f"{self._ended} of {self._trials} trials"
         return Group(table, Text(f"{ended} ended{best}   {self._time_left()}"))
+
+    def _speed(self, per_second: float) -> str:
+        """Tokens come by the thousand, steps and epochs of the user's own code by the one."""
+        shown = f"{per_second:,.0f}" if self._words == GPT or per_second >= 100 else f"{per_second:.3g}"
+        return f"{shown} {self._words.budget}/s"
 
     def _time_left(self) -> str:
         if self._trials is None or self._ended >= self._trials:

@@ -22,10 +22,11 @@ from service.machine.progress import JsonLines, LiveTable, View
 from service.machine.python import python
 from service.machine.supervisor import Supervisor
 from service.settings import HOME, MOST_TRIALS, Settings
+from service.storage.budget import how_it_stopped
 from service.storage.database import creation_lock
 from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.outages import Patience
-from service.storage.ranking import count_states, ranked_trials
+from service.storage.ranking import best_so_far, count_states, ranked_trials
 from service.study.device_proof import prove_device
 from service.study.file import checked_name, found_in
 from service.text import terminal
@@ -87,6 +88,8 @@ def work(
             trials=None if opened.budget else to_run,
             trial_seconds=None,
             console=console,
+            best=best_so_far(opened.study),
+            words=opened.definition.words,
         )
     return Supervisor(study, slots=slots, places=places, view=view).run()
 
@@ -138,9 +141,13 @@ def run(
     console.print(
         f"study {study_name}: {count_states(study_of)}; kept checkpoints: {definition.keep_checkpoints}"
     )
+    if stopped := how_it_stopped(study_of.user_attrs):
+        _say(console, stopped)
     if best:
-        console.print(leaderboard(best).as_rich("best trials, val_loss in nats per character"))
-        _say(console, f"evaluate the best on held-out titles: {verb('evaluate', '--study', study_name)}")
+        words = definition.words
+        console.print(leaderboard(best, words).as_rich(words.best_trials))
+        if definition.own_run is None:
+            _say(console, f"evaluate the best on held-out titles: {verb('evaluate', '--study', study_name)}")
         _say(console, f"all of it as a page: {verb('report', study_name)}")
 
 
@@ -199,15 +206,16 @@ def confirm(
         console=console,
     )
     verdict, confirms = confirmation.conclude(settings, name)
-    for title, grid in page.tables(verdict).items():
+    for title, grid in page.tables(verdict, definition.words).items():
         console.print(grid.as_rich(title))
     for line in page.lines(verdict, definition):
         _say(console, line)
     _say(console, f"\n{page.sentence(verdict)}")
     for path in page.write(verdict, definition, confirms, folder):
         _say(console, f"written: {path}")
-    evaluate = verb("evaluate", "--study", study, "--confirmed")
-    _say(console, f"winner and baseline on held-out titles: {evaluate}")
+    if definition.own_run is None:
+        evaluate = verb("evaluate", "--study", study, "--confirmed")
+        _say(console, f"winner and baseline on held-out titles: {evaluate}")
 
 
 def _finish(
@@ -228,30 +236,34 @@ def _finish(
     to_run = opened.trials_left()
     if not to_run:
         what = "configurations of its design" if opened.definition.cells else "trials of its file"
-        all_of = f"the tokens of all {what}" if opened.budget else f"all {slots.counts()['closed']} {what}"
-        console.print(f"study {name}: {all_of} have run")
+        budget, closed = opened.definition.words.budget, slots.counts()["closed"]
+        run = f"the {budget} of all {what} have run" if opened.budget else f"all {closed} {what} have run"
+        _say(console, f"study {name}: {how_it_stopped(opened.study.user_attrs) or run}")
         return opened
     places = machine.places(settings, workers=workers)
     if len(places) > to_run and not opened.budget:
         places = machine.places(settings, workers=to_run)
     workers = len(places)
-    _say(console, "measuring how fast this machine trains: some seconds of training, and one evaluation")
-    measured = _measure(name, places[0].threads)
-    seconds = measured["train_seconds"] + measured["evaluation_seconds"]
-    _say(
-        console,
-        f"a whole trial of the base configuration takes about {shown_seconds(seconds)} here "
-        f"({measured['device']}, {measured['tokens_per_second']:,.0f} tokens/s); "
-        f"{opened.definition.counted(to_run)} with "
-        f"{workers} worker{'s' if workers > 1 else ''} at most about {shown_seconds(seconds * to_run / workers)}, "
-        "if none is pruned and none is larger",
-    )
+    seconds = None
+    if opened.definition.own_run is None:
+        _say(console, "measuring how fast this machine trains: some seconds of training, and one evaluation")
+        measured = _measure(name, places[0].threads)
+        seconds = measured["train_seconds"] + measured["evaluation_seconds"]
+        _say(
+            console,
+            f"a whole trial of the base configuration takes about {shown_seconds(seconds)} here "
+            f"({measured['device']}, {measured['tokens_per_second']:,.0f} tokens/s); "
+            f"{opened.definition.counted(to_run)} with {workers} worker{'s' if workers > 1 else ''} "
+            f"at most about {shown_seconds(seconds * to_run / workers)}, if none is pruned and none is larger",
+        )
     view = LiveTable(
         name,
         workers=workers,
         trials=None if opened.budget else to_run,
         trial_seconds=seconds,
         console=console,
+        best=best_so_far(opened.study),
+        words=opened.definition.words,
     )
     status = Supervisor(name, slots=slots, places=places, view=view).run()
     if status:

@@ -15,6 +15,7 @@ from rich.text import Text
 from service import output
 from service.machine.leaderboard import configuration, leaderboard
 from service.settings import Settings
+from service.storage.budget import how_it_stopped
 from service.storage.opened_study import open_study
 from service.storage.outages import first_line, is_outage
 from service.storage.ownership import own_trials
@@ -23,6 +24,7 @@ from service.storage.roster import AliveWorker
 from service.study import audit
 from service.text.quantities import shown_seconds
 from service.text.terminal import FittingTable
+from service.text.words import GPT, Words
 
 REFRESH_SECONDS = 2.0
 RATE_WINDOW = timedelta(hours=1)
@@ -46,6 +48,9 @@ class Snapshot:
     rungs: list[int]
     best: list[optuna.trial.FrozenTrial]
     trials_per_hour: float | None
+    stopped: str | None = None
+    """That its search has stopped by itself, and why."""
+    words: Words = GPT
 
     @property
     def seconds_left(self) -> float | None:
@@ -60,7 +65,7 @@ class Snapshot:
         )
         if self.paused is not None:
             of_slots = f"{self.slots['closed']} trials finished, {len(self.paused)} paused"
-            of_slots += f", tokens of {self.left} left" if self.left else ""
+            of_slots += f", {self.words.budget} of {self.left} left" if self.left else ""
         parts = [
             of_slots,
             f"{len(self.workers)} worker{'s' if len(self.workers) != 1 else ''} alive",
@@ -92,6 +97,8 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
             rungs=list(rungs),
             best=ranked_trials(study)[:SHOWN_BEST],
             trials_per_hour=_rate(own_trials(study, *FINISHED), datetime.now(UTC)),
+            stopped=how_it_stopped(study.user_attrs),
+            words=opened.definition.words,
         )
 
     return snapshot
@@ -128,11 +135,13 @@ def page(snapshot: Snapshot, *, best: int = SHOWN_BEST) -> Group:
         Text(f"study {snapshot.study.study_name}: {snapshot.states}"),
         Text(snapshot.summary),
     ]
+    if snapshot.stopped:
+        parts.append(Text(snapshot.stopped))
     if snapshot.running:
         running = []
         for trial in snapshot.running:
             reports = sorted(trial.intermediate_values.items())
-            rungs = _rungs(trial) or len(snapshot.rungs)
+            rungs = (_rungs(trial) if snapshot.words == GPT else None) or len(snapshot.rungs)
             begun = _instant(trial, trial.datetime_start) if trial.datetime_start else datetime.now(UTC)
             since = (datetime.now(UTC) - begun).total_seconds()
             row = (
@@ -143,14 +152,14 @@ def page(snapshot: Snapshot, *, best: int = SHOWN_BEST) -> Group:
                 configuration(trial),
             )
             running.append(row)
-        headings = ("trial", "rung", "val_loss", "since", "configuration")
+        headings = ("trial", "rung", snapshot.words.metric, "since", "configuration")
         parts.append(FittingTable("running trials", headings, running, wordy=True))
     if snapshot.workers:
         devices = Counter(worker.device for worker in snapshot.workers)
         parts.append(Text("workers alive: " + ", ".join(f"{n} on {device}" for device, n in devices.items())))
     if snapshot.best[:best]:
-        table = leaderboard(snapshot.best[:best])
-        parts.append(table.as_rich("best trials, val_loss in nats per character"))
+        table = leaderboard(snapshot.best[:best], snapshot.words)
+        parts.append(table.as_rich(snapshot.words.best_trials))
     return Group(*parts)
 
 

@@ -2,20 +2,25 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr
 
 from service.search.coordinates import Array, Coordinates
+from service.search.forecast import Forecast, forecast
+from service.search.levels import levelled, unit_of
 from service.search.problem import Begun, Problem
 from service.search.process import CurveProcess, Indices, Points, Shape
 from service.study.search_space import Values
 
 NEW = -1
 """Trial number of a configuration that is not begun."""
-_FITTED = 192
-"""Losses that the kernel is fitted to, whose cost rises with their cube; all are conditioned on."""
+_FITTED, _CONDITIONED = 192, 1000
+"""Losses that the kernel is fitted to, and that the process is given: the cost of both rises with their cube."""
 _LABEL_NOISE = 0.1
+_PROMISING = 64
+"""Trials whose gains are forecast together."""
 
 
 class Belief:
@@ -28,22 +33,32 @@ class Belief:
     """
 
     def __init__(self, problem: Problem, begun: Sequence[Begun]) -> None:
-        self._coordinates = Coordinates(problem.space)
+        self._coordinates, self._earlier = Coordinates(problem.space), problem.earlier
         self._shape = Shape(self._coordinates.owner, self._coordinates.ordered)
         seen = [trial for trial in begun if trial.losses]
         counts = [len(trial.losses) for trial in seen]
         rungs = np.log(problem.rungs)
-        budgets = (rungs - rungs[0]) / max(rungs[-1] - rungs[0], 1e-9)
+        # of a single one, the end
+        budgets = (rungs - rungs[0]) / (rungs[-1] - rungs[0]) if len(rungs) > 1 else np.ones(1)
+        rows = self._coordinates.rows([trial.values for trial in seen])
+        guesses = self._guesses(rows)
         points = Points(
-            np.repeat(self._coordinates.rows([trial.values for trial in seen]), counts, axis=0),
-            np.concatenate([budgets[:count] for count in counts]),
+            np.repeat(rows, counts, axis=0),
+            np.concatenate([budgets[trial.skipped : trial.passed] for trial in seen]),
             np.repeat([trial.number for trial in seen], counts),
+            None if guesses is None else np.repeat(guesses, counts, axis=0),
         )
-        losses = levelled(np.concatenate([trial.losses for trial in seen]))
+        measured = np.concatenate([trial.losses for trial in seen])
+        losses = levelled(measured)
+        self._unit = unit_of(measured)
+        whole = np.array([trial.passed == len(rungs) for trial in seen])
+        ends = losses[np.cumsum(counts) - 1][whole]
         rng = np.random.default_rng([problem.seed, len(losses)])
-        process = CurveProcess.fitted(self._shape, points, losses, fit_on=_most_telling(counts, rng))
-        ends = losses[np.cumsum(counts) - 1][np.array(counts) == len(rungs)]
-        running = [trial for trial in begun if trial.state == "running"]
+        process = _fitted(self._shape, points, losses, counts, rng)
+        self._measured, self._whole = process, ends
+        self._seed = problem.seed
+        # of one that its sampler has still to draw nothing is known
+        running = [trial for trial in begun if trial.state == "running" and trial.values]
         if running:
             at = self._ends([trial.values for trial in running], [trial.number for trial in running])
             means, _ = process.predicted(at)
@@ -63,16 +78,43 @@ class Belief:
             numbers: of the trials; `NEW` of none.
         """
         ends = self._ends(configurations, numbers)
-        found = log_expected_improvement(self._best, *self._process.predicted(ends))
-        if self._failures is not None:
-            # least-squares classification: Rasmussen and Williams, section 6.5
-            label, variance = self._failures.predicted(ends)
-            found = found + log_ndtr(label / np.sqrt(variance + _LABEL_NOISE))
+        found = log_expected_improvement(self._best, *self._process.predicted(ends)) + self._log_chances(ends)
+        if not np.isfinite(found).all():
+            raise FloatingPointError("a promise is no number")
         return found
 
-    def _ends(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Points:
+    def forecast(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Forecast | None:
+        """What the promising ones of these would bring, by losses that have been measured; None before any is whole.
+
+        Args:
+            configurations: of trials or of none, the running ones among them.
+            numbers: of the trials; `NEW` of none.
+        """
+        if not len(self._whole):
+            return None
+        # each new one has luck of its own
+        apart = np.where(np.array(numbers) == NEW, NEW - 1 - np.arange(len(numbers)), numbers)
+        ends = self._ends(configurations, apart)
+        best, chances = float(self._whole.min()), np.exp(self._log_chances(ends))
+        gains = log_expected_improvement(best, *self._measured.predicted(ends)) + np.log(chances)
+        top = np.argsort(-gains)[:_PROMISING]
+        of_top = ends.chosen(top), chances[top], np.exp(gains[top])
+        return forecast(self._measured, *of_top, best=best, unit=self._unit, seed=self._seed)
+
+    def _log_chances(self, ends: Points) -> Array:
+        """Logarithm of the probability to be trained to the end."""
+        if self._failures is None:
+            return np.zeros(len(ends))
+        # least-squares classification: Rasmussen and Williams, section 6.5
+        label, variance = self._failures.predicted(replace(ends, guesses=None))
+        return np.asarray(log_ndtr(label / np.sqrt(variance + _LABEL_NOISE)))
+
+    def _ends(self, configurations: Sequence[Values], numbers: Sequence[int] | Indices) -> Points:
         rows = self._coordinates.rows(configurations)
-        return Points(rows, np.ones(len(numbers)), np.array(numbers, dtype=np.intp))
+        return Points(rows, np.ones(len(numbers)), np.array(numbers, dtype=np.intp), self._guesses(rows))
+
+    def _guesses(self, rows: Array) -> Array | None:
+        return np.stack([one.guess(rows) for one in self._earlier], axis=1) if self._earlier else None
 
     def _failing(self, begun: Sequence[Begun]) -> CurveProcess | None:
         """A process of labels, −1 for a trial that failed and 1 for one that got on; None where none failed."""
@@ -83,8 +125,7 @@ class Belief:
         rows = self._coordinates.rows([trial.values for trial in told])
         # one budget and numbers of their own: neither the curve nor the trial has a part in it
         points = Points(rows, np.ones(len(told)), NEW - 1 - np.arange(len(told)))
-        fit_on = _most_telling([1] * len(told), np.random.default_rng(len(told)))
-        return CurveProcess.fitted(self._shape, points, labels, fit_on=fit_on)
+        return _fitted(self._shape, points, labels, [1] * len(told), np.random.default_rng(len(told)))
 
 
 def log_expected_improvement(best: float, mean: Array, variance: Array) -> Array:
@@ -98,21 +139,13 @@ def log_expected_improvement(best: float, mean: Array, variance: Array) -> Array
     return np.asarray(np.where(z > -6.0, usual, tail) + np.log(deviation))
 
 
-def levelled(losses: Array) -> Array:
-    """Losses of mean 0 and deviation 1, of which bad ones count by their logarithm.
-
-    Bad is worse than the median by more than the best is better: by how much is of no interest, and would set the
-    scale of all.
-    """
-    middle = float(np.median(losses))
-    away = (losses - middle) / max(middle - float(losses.min()), 1e-9)
-    away = np.where(away > 1, 1 + np.log(np.maximum(away, 1.0)), away)
-    return np.asarray((away - away.mean()) / max(float(away.std()), 1e-9))
-
-
-def _most_telling(counts: Sequence[int], rng: np.random.Generator) -> Indices:
-    """Positions of at most `_FITTED` losses: every trial's last first, then any."""
+def _fitted(
+    shape: Shape, points: Points, seen: Array, counts: Sequence[int], rng: np.random.Generator
+) -> CurveProcess:
+    """A process of what has been seen, `counts` of each trial: every trial's last first, and then as many as may be."""
     last = np.cumsum(counts) - 1
     others = np.setdiff1d(np.arange(int(last[-1]) + 1), last)
     order = np.concatenate([rng.permutation(last), rng.permutation(others)])
-    return np.asarray(np.sort(order[:_FITTED]))
+    kept: Indices = np.sort(order[:_CONDITIONED])
+    fit_on: Indices = np.searchsorted(kept, np.sort(order[:_FITTED]))
+    return CurveProcess.fitted(shape, points.chosen(kept), seen[kept], fit_on=fit_on)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.search.problem import Advance, Begin, Begun, Decision, Problem
+from service.search.problem import Advance, Begin, Begun, Problem
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,10 @@ class Halving:
     reduction_factor: int = 4
     grows: bool = False
 
-    def decide(self, problem: Problem, begun: Sequence[Begun]) -> Decision:
-        """As `Searcher.decide`; there is always something to do."""
+    def decide(self, problem: Problem, begun: Sequence[Begun], left: float = math.inf) -> Advance | Begin:
+        """As `Searcher.decide`; there is always something to do, whatever is `left`."""
+        del left
+        begun = [trial for trial in begun if not trial.skipped]  # of no level but the last
         levels = self.levels(len(problem.rungs), problem.rungs)
         between = (t for t in begun if t.state == "paused" and len(t.losses) not in levels)
         for trial in between:  # promoted already, and on its way

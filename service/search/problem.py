@@ -1,10 +1,14 @@
 """What a searcher is told, and what it answers."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from service.study.search_space import SearchSpace, Values
+
+if TYPE_CHECKING:
+    from service.search.earlier import Earlier
 
 State = Literal["running", "paused", "ended", "failed"]
 """`running`: a worker is on its way to the next rung. `paused`: saved at its last rung, free to be advanced. `ended`:
@@ -26,6 +30,8 @@ class Problem:
     seed: int
     price: Callable[[Values], float] = _same_price
     """What a token costs at a configuration, in any unit: FLOPs or seconds where these are what is to be saved."""
+    earlier: "tuple[Earlier, ...]" = ()
+    """What other studies make one expect."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,15 @@ class Begun:
     number: int
     values: Values
     losses: tuple[float, ...]
-    """At the first rungs; finite."""
+    """At its rungs so far, of which `skipped` left no loss; finite."""
     state: State
+    skipped: int = 0
+    """Rungs before the first loss, of a result that comes from elsewhere."""
+
+    @property
+    def passed(self) -> int:
+        """How many rungs it has come to."""
+        return self.skipped + len(self.losses) if self.losses else 0
 
 
 @dataclass(frozen=True)
@@ -54,15 +67,29 @@ class Begin:
     """Its configuration; None leaves it to the study's sampler."""
 
 
-Decision = Advance | Begin
+@dataclass(frozen=True)
+class Stop:
+    """No further trial is worth its tokens, or there is none."""
+
+    why: str
+    """For people."""
+    is_empty: bool = False
+    """There is nothing left to be trained, however many tokens there are."""
+
+
+Decision = Advance | Begin | Stop
 
 
 class Searcher(Protocol):
     """A way to search."""
 
-    def decide(self, problem: Problem, begun: Sequence[Begun]) -> Decision | None:
-        """What the next free worker is to do, with all trials of the study; None when nothing is left to be done now.
+    def decide(self, problem: Problem, begun: Sequence[Begun], left: float = math.inf) -> Decision | None:
+        """What the next free worker is to do; None where it is to wait for what others are at.
 
-        The numbers of the trials differ and are at least 0.
+        Args:
+            problem: what is searched.
+            begun: all trials of the study; their numbers differ and are at least 0.
+            left: tokens that may still be trained on, beyond those that running trials have on their way to their
+                next rungs.
         """
         ...

@@ -45,6 +45,8 @@ class Points:
     """(points,): logarithms, 0 at the first rung and 1 at the last."""
     trials: Indices
     """(points,): numbers of trials; a point of none has a negative number of its own."""
+    guesses: Array | None = None
+    """(points, guesses): of the losses at the ends, from elsewhere, each of deviation 1; further main effects."""
 
     def __len__(self) -> int:
         return len(self.budgets)
@@ -55,11 +57,15 @@ class Points:
             np.concatenate([self.rows, other.rows]),
             np.concatenate([self.budgets, other.budgets]),
             np.concatenate([self.trials, other.trials]),
+            None
+            if self.guesses is None or other.guesses is None
+            else np.concatenate([self.guesses, other.guesses]),
         )
 
     def chosen(self, which: Indices) -> "Points":
         """Those at these positions."""
-        return Points(self.rows[which], self.budgets[which], self.trials[which])
+        guesses = None if self.guesses is None else self.guesses[which]
+        return Points(self.rows[which], self.budgets[which], self.trials[which], guesses)
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,17 @@ class Shape:
         """How many there are."""
         return int(self.owner[-1]) + 1
 
-    def features(self, rows: Array) -> Array:
-        """Main effects Φ, scaled so that all parameters together have a variance of about 1."""
+    def features(self, points: Points) -> Array:
+        """Main effects Φ, scaled so that all parameters together have a variance of about 1, and so all guesses."""
+        rows = points.rows
         at = rows[:, self.ordered]
         quadratic = math.sqrt(5) / 2 * (3 * at**2 - 1)  # Legendre: apart from the linear ones
         quadratic[at == 0] = 0.0  # the middle, and what does not exist
-        return np.concatenate([math.sqrt(3) * at, quadratic, rows[:, ~self.ordered]], axis=1) / math.sqrt(
-            self.parameters
-        )
+        found = np.concatenate([math.sqrt(3) * at, quadratic, rows[:, ~self.ordered]], axis=1)
+        found = found / math.sqrt(self.parameters)
+        if points.guesses is None:
+            return found
+        return np.concatenate([found, points.guesses / math.sqrt(points.guesses.shape[1])], axis=1)
 
 
 def _matern(squared: Array) -> tuple[Array, Array]:
@@ -129,7 +138,7 @@ class CurveProcess:
 
     @classmethod
     def given(cls, shape: Shape, points: Points, losses: Array, logs: Array) -> "CurveProcess":
-        """With a kernel that is known."""
+        """With a kernel that is known. Raises LinAlgError: points too alike for it."""
         covariance = _covariance(shape, points, points, logs)
         covariance[np.diag_indices(len(points))] += math.exp(2 * logs[-1]) + _JITTER
         lower = cholesky(covariance, lower=True, check_finite=False)
@@ -139,10 +148,16 @@ class CurveProcess:
         """Mean and variance of the losses there, without noise."""
         cross = _covariance(self.shape, points, self.points, self.logs)
         reduced = solve_triangular(self._lower, cross.T, lower=True, check_finite=False)
-        features = self.shape.features(points.rows)
+        features = self.shape.features(points)
         weights = np.exp(2 * self.logs[-_WEIGHTS:])
         before = weights[0] + (weights[1] + weights[2]) * (features**2).sum(1) + weights[3:6].sum()
         return cross @ self._solved, np.maximum(before - (reduced**2).sum(0), 1e-10)
+
+    def jointly(self, points: Points) -> tuple[Array, Array]:
+        """Mean and covariance of the losses there, without noise."""
+        cross = _covariance(self.shape, points, self.points, self.logs)
+        reduced = solve_triangular(self._lower, cross.T, lower=True, check_finite=False)
+        return cross @ self._solved, _covariance(self.shape, points, points, self.logs) - reduced.T @ reduced
 
     def believing(self, points: Points, losses: Array) -> "CurveProcess":
         """As if these losses had been seen too."""
@@ -162,7 +177,7 @@ def _covariance(shape: Shape, left: Points, right: Points, logs: Array) -> Array
     lengths, budget_length, weights = _parts(shape, logs)
     joint = _matern(cdist(left.rows / lengths, right.rows / lengths, "sqeuclidean"))[0]
     along = _matern(((left.budgets[:, None] - right.budgets[None, :]) / budget_length) ** 2)[0]
-    effects = shape.features(left.rows) @ shape.features(right.rows).T
+    effects = shape.features(left) @ shape.features(right).T
     same = left.trials[:, None] == right.trials[None, :]
     return np.asarray(
         (weights[0] + weights[2] * effects + weights[4] * joint + weights[5] * same) * along
@@ -185,7 +200,7 @@ class _Kernel:
 
     def __init__(self, shape: Shape, points: Points, losses: Array) -> None:
         self._shape, self._points, self._losses = shape, points, losses
-        features = shape.features(points.rows)
+        features = shape.features(points)
         self._effects = features @ features.T
         self._same = (points.trials[:, None] == points.trials[None, :]).astype(float)
         self._apart = (points.budgets[:, None] - points.budgets[None, :]) ** 2

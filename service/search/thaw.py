@@ -4,19 +4,25 @@ After Swersky, Snoek and Adams (arXiv 1406.3896). A trial is never stopped: it i
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
 from service.search.belief import NEW, Belief
 from service.search.coordinates import Array, Coordinates
-from service.search.problem import Advance, Begin, Begun, Decision, Problem
+from service.search.problem import Advance, Begin, Begun, Decision, Problem, Stop
 from service.study.parameters import FloatParameter
 from service.study.search_space import SearchSpace, Values
 
 _CELLS = 1024
 """A space of no more configurations is looked at as a whole."""
+_FORECAST = 64
+"""New ones by which is told what further trials would bring."""
+_ENOUGH = 5
+"""Whole trials before a search may stop by itself: fewer say too little of what another would bring."""
 _SPREAD, _BEST, _MOVES, _ROUNDS = 512, 8, 16, 2
 """In a larger one: places all over it, best ones that are looked around, moves from each, and how often."""
 
@@ -27,21 +33,47 @@ class Thaw:
 
     No configuration is begun twice: what a second seed of it would show is for a confirmation.
 
+    What could not be trained to its end with the tokens that are left, beside what is on its way, is neither begun nor
+    advanced as long as something else can: the last tokens finish what is best.
+
     Attributes:
         startup: trials begun at points spread over the space before the model is asked.
         cost_power: 0 asks for the most improvement whatever it costs, 1 for the most a token; on recorded runs
             nothing from 0 to 0.5 could be told apart.
+        stop_gain: nats that a further whole trial has to promise, or the search stops; None never stops it.
     """
 
     startup: int = 4
     cost_power: float = 0.25
+    stop_gain: float | None = None
 
-    def decide(self, problem: Problem, begun: Sequence[Begun]) -> Decision | None:
-        """As `Searcher.decide`; None where every configuration of a finite space has been begun and none waits."""
+    def decide(self, problem: Problem, begun: Sequence[Begun], left: float = math.inf) -> Decision | None:
+        """As `Searcher.decide`.
+
+        Raises:
+            LinAlgError, FloatingPointError: the model fails on these losses.
+        """
+        running = [trial for trial in begun if trial.state == "running"]
+        spare = left - sum(_remaining(problem, trial, at_work=True) for trial in running)
+        able = [t for t in begun if t.state == "paused" and _remaining(problem, t) <= spare]
+        may_begin = problem.rungs[-1] <= spare
+        if not (able or may_begin):
+            if running:
+                return None
+            # nothing can be finished any more: what is left may tell a later search where to look
+            able, may_begin = [t for t in begun if t.state == "paused"], True
+        decided = self._decided(problem, begun, able, may_begin=may_begin)
+        if decided is None and not running:
+            return Stop("every configuration of the space has been tried", is_empty=True)
+        return decided
+
+    def _decided(
+        self, problem: Problem, begun: Sequence[Begun], paused: Sequence[Begun], *, may_begin: bool
+    ) -> Decision | None:
+        """Among what may be advanced, and new ones where one may be begun; None where there is nothing."""
         taken = {_key(trial.values) for trial in begun}
-        paused = [trial for trial in begun if trial.state == "paused"]
         if len(begun) < self.startup or sum(bool(trial.losses) for trial in begun) < 2:
-            point = _spread_out(problem, len(begun), taken)
+            point = _first_point(problem, len(begun), taken) if may_begin else None
             if point is not None:
                 return Begin(point)
             return Advance(paused[0].number) if paused else None
@@ -50,7 +82,7 @@ class Thaw:
         def scores(configurations: Sequence[Values], trials: Sequence[Begun | None]) -> Array:
             numbers = [NEW if trial is None else trial.number for trial in trials]
             costs = [
-                problem.price(values) * (problem.rungs[-1] - _spent(problem, trial))
+                problem.price(values) * _remaining(problem, trial)
                 for values, trial in zip(configurations, trials, strict=True)
             ]
             return belief.log_gain(configurations, numbers) - self.cost_power * np.log(costs)
@@ -60,13 +92,35 @@ class Thaw:
             of_paused = scores([trial.values for trial in paused], paused)
             best = int(np.argmax(of_paused))
             choices.append((float(of_paused[best]), Advance(paused[best].number)))
+        if not may_begin:
+            return choices[0][1]
         rng = np.random.default_rng([problem.seed, len(begun), sum(len(trial.losses) for trial in begun)])
         new, of_new = _candidates(problem, begun, lambda values: scores(values, [None] * len(values)), rng)
         of_new[[_key(values) in taken for values in new]] = -np.inf
+        order = np.argsort(-of_new)[:_FORECAST]
+        stop = self._stop(problem, belief, begun, [new[i] for i in order if np.isfinite(of_new[i])])
+        if stop is not None:
+            return stop
         best = int(np.argmax(of_new))
         if np.isfinite(of_new[best]):
             choices.append((float(of_new[best]), Begin(new[best])))
         return max(choices, key=lambda choice: choice[0])[1] if choices else None
+
+    def _stop(
+        self, problem: Problem, belief: Belief, begun: Sequence[Begun], new: Sequence[Values]
+    ) -> Stop | None:
+        """Where no trial promises what it has to, be it new, waiting, or on its way."""
+        whole = [trial.losses[-1] for trial in begun if trial.passed == len(problem.rungs)]
+        if self.stop_gain is None or len(whole) < _ENOUGH:
+            return None
+        going = [trial for trial in begun if trial.state in ("running", "paused") and trial.values]
+        found = belief.forecast(
+            [*(trial.values for trial in going), *new],
+            [*(trial.number for trial in going), *(NEW for _ in new)],
+        )
+        if found is None or found.gain >= self.stop_gain:
+            return None
+        return Stop(f"best {min(whole):.4f}; {found.shown}; stop.gain is {self.stop_gain:g}")
 
 
 def _candidates(
@@ -80,7 +134,7 @@ def _candidates(
         cells = list(problem.space.cells())
         return cells, scores(cells)
     coordinates = Coordinates(problem.space)
-    leaders = sorted((t for t in begun if t.losses), key=lambda t: (-len(t.losses), t.losses[-1]))[:_BEST]
+    leaders = sorted((t for t in begun if t.losses), key=lambda t: (-t.passed, t.losses[-1]))[:_BEST]
     spread = coordinates.spread(int(rng.integers(2**31)), _SPREAD)
     places = np.concatenate([spread, _moved(coordinates.places([t.values for t in leaders]), rng)])
     found = scores(coordinates.values(places))
@@ -89,6 +143,22 @@ def _candidates(
         places = np.concatenate([places, near])
         found = np.concatenate([found, scores(coordinates.values(near))])
     return coordinates.values(places), found
+
+
+def _first_point(problem: Problem, number: int, taken: set[str]) -> Values | None:
+    """Of those that are begun before the model is asked, every other one is the best of an earlier study.
+
+    The first is the baseline, or spread out as the others.
+    """
+    if number % 2 and problem.earlier:
+        # the best of all, then the second best of all, and so on
+        best_first = (
+            values for ranks in zip_longest(*(e.tried for e in problem.earlier)) for values in ranks
+        )
+        for values in best_first:
+            if values is not None and _key(values) not in taken:
+                return values
+    return _spread_out(problem, number, taken)
 
 
 def _spread_out(problem: Problem, number: int, taken: set[str]) -> Values | None:
@@ -114,8 +184,10 @@ def _is_small(space: SearchSpace) -> bool:
     return not endless and not space.conditional and space.cell_count <= _CELLS
 
 
-def _spent(problem: Problem, trial: Begun | None) -> int:
-    return problem.rungs[len(trial.losses) - 1] if trial is not None and trial.losses else 0
+def _remaining(problem: Problem, trial: Begun | None, *, at_work: bool = False) -> int:
+    """Tokens from a trial's last rung, or from that which it is on its way to, to its end."""
+    passed = min(at_work + (0 if trial is None else trial.passed), len(problem.rungs))
+    return problem.rungs[-1] - (problem.rungs[passed - 1] if passed else 0)
 
 
 def _key(values: Values) -> str:

@@ -29,6 +29,8 @@ from service.storage.ranking import ranked_trials
 
 CHECKPOINT = "checkpoint"
 """Trial attribute: artifact ids of the files of its checkpoint."""
+STATE = "state.zip"
+"""What stands for weights of a run of the user's: its last state."""
 
 PAUSES = "pauses"
 """Trial attribute: how often it has been set aside at a rung; absent where it never was."""
@@ -49,25 +51,36 @@ def attach_text(store: Store, trial: optuna.Trial, name: str, text: str) -> str:
     return artifact_id
 
 
-def attach_checkpoint(store: Store, trial: optuna.Trial, checkpoint: Checkpoint) -> None:
-    """Attach a checkpoint to a running trial. Raises OSError: no part of it is attached then."""
+def attach_checkpoint(store: Store, trial: optuna.Trial, folder: Path) -> None:
+    """Attach the files of a checkpoint to a running trial, or the one file `STATE` of a run of the user's.
+
+    Raises:
+        OSError: no part of it is attached then.
+    """
     ids: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        checkpoint.write(folder)
-        try:
-            for file in (RECORD, TOKENIZER, WEIGHTS):
-                with (folder / file).open("rb") as content:
-                    ids[file] = _stored(store, content)
-        except OSError:
-            with contextlib.suppress(OSError):
-                for artifact_id in ids.values():
-                    store.remove(artifact_id)
-            raise
+    small = [file for file in (RECORD, TOKENIZER) if (folder / file).exists()]
+    large = WEIGHTS if (folder / WEIGHTS).exists() else STATE
+    try:
+        for file in (*small, large):
+            with (folder / file).open("rb") as content:
+                ids[WEIGHTS if file == large else file] = _stored(store, content)
+    except OSError:
+        with contextlib.suppress(OSError):
+            for artifact_id in ids.values():
+                store.remove(artifact_id)
+        raise
     trial.set_user_attr(CHECKPOINT, ids)
-    trial.storage.set_study_system_attr(id_of(trial.study), weights_key(trial), _entry(ids[WEIGHTS], WEIGHTS))
-    for file in (RECORD, TOKENIZER):
+    trial.storage.set_study_system_attr(id_of(trial.study), weights_key(trial), _entry(ids[WEIGHTS], large))
+    for file in small:
         _list(trial, ids[file], file)
+
+
+def fetch_weights(store: Store, trial: optuna.trial.FrozenTrial, path: Path) -> None:
+    """Write the weights, or the state, that were kept of a trial to a file. Raises CheckpointError: they were not."""
+    try:
+        fetch(store, _checkpoint(trial)[WEIGHTS], path)
+    except (ArtifactNotFound, KeyError, OSError) as error:
+        raise CheckpointError(f"trial {trial.number}: its state cannot be read: {error}") from None
 
 
 def read_checkpoint(store: Store, trial: optuna.trial.FrozenTrial) -> Checkpoint:

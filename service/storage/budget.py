@@ -7,6 +7,7 @@ the same reading one decides anew, and no token is claimed twice.
 """
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,8 @@ from service.storage.schema import SLOTS
 from service.storage.slots import Slots
 
 BUDGET = "token_budget"
-"""Attribute of a study: `tokens` granted, and `claims` made."""
+"""Attribute of a study: `tokens` granted, `claims` made, and why it has `stopped` before they were spent; `overruled`
+is why it had, once somebody has asked for further trials all the same."""
 NOTHING_GRANTED = {"tokens": 0, "claims": 0}
 """Its value when the study is made."""
 
@@ -31,14 +33,29 @@ class Reading:
     """Tokens."""
     claims: int
     text: str
-    """As the storage has these two."""
+    """As the storage has these and what follows."""
     slots: tuple[Any, ...]
     """All rows of the study, by number: a slot's number is its place."""
+    stopped: str | None = None
+    """Why nothing more is claimed, for people."""
+    overruled: str | None = None
+    """Why it had stopped before somebody asked for further trials: it does not stop by itself any more."""
 
     @cached_property
+    def spent(self) -> int:
+        """Tokens that have been claimed."""
+        return sum(row.tokens or 0 for row in self.slots)
+
+    @property
     def left(self) -> int:
         """Tokens that may still be claimed."""
-        return self.granted - sum(row.tokens or 0 for row in self.slots)
+        return 0 if self.stopped is not None else self.granted - self.spent
+
+    def changed(self, **values: Any) -> str:
+        """What the storage is to have after a claim, or after a change of these values."""
+        before = {"tokens": self.granted, "stopped": self.stopped, "overruled": self.overruled}
+        after = {**before, "claims": self.claims + 1, **values}
+        return json.dumps({key: value for key, value in after.items() if value is not None})
 
     @property
     def busy(self) -> bool:
@@ -68,24 +85,40 @@ class Budget:
             return None
         text = found[0].value_json
         value = json.loads(text)
-        return Reading(value["tokens"], value["claims"], text, tuple(self.slots.by_number()))
+        slots = tuple(self.slots.by_number())
+        known = {key: value[key] for key in ("stopped", "overruled") if key in value}
+        return Reading(value["tokens"], value["claims"], text, slots, **known)
 
     def total(self, tokens: int) -> None:
         """See that at least so many tokens are granted in all."""
-        self._grant(lambda seen: max(seen.granted, tokens))
+        self._grant(lambda seen: max(seen.granted, tokens), insists=lambda seen: tokens > seen.granted)
 
     def more(self, tokens: int) -> None:
         """Grant so many further tokens: beyond what is spent, or what is granted while workers are at work."""
 
         def granted(seen: Reading) -> int:
-            beyond_granted = self.slots.any_alive()
-            return (seen.granted if beyond_granted else seen.granted - seen.left) + tokens
+            beyond_granted = self.slots.any_alive() and seen.stopped is None
+            return (seen.granted if beyond_granted else seen.spent) + tokens
 
-        self._grant(granted)
+        self._grant(granted, insists=lambda _: True)
+
+    def stop(self, seen: Reading, why: str) -> bool:
+        """Have nothing more claimed, if nothing has been since the reading; whether it is so."""
+        text = seen.changed(stopped=why)
+
+        def stop() -> bool:
+            try:
+                with self.slots.engine.begin() as connection:
+                    self._replace(connection, seen, text)
+            except _Outrun:
+                return False
+            return True
+
+        return bool(self.slots.patience(stop))
 
     def claim(self, seen: Reading, change: sa.Update | sa.Insert) -> bool:
         """Change one slot if nothing has been claimed since the reading; whether it was changed."""
-        counted = json.dumps({"tokens": seen.granted, "claims": seen.claims + 1})
+        counted = seen.changed()
 
         def claim() -> bool:
             try:
@@ -101,12 +134,13 @@ class Budget:
 
         return bool(self.slots.patience(claim))
 
-    def _grant(self, granted: Any) -> None:
+    def _grant(self, granted: Callable[[Reading], int], *, insists: Callable[[Reading], bool]) -> None:
         while (seen := self.read()) is not None:
             try:
                 with self.slots.engine.begin() as connection:
-                    value = {"tokens": granted(seen), "claims": seen.claims + 1}
-                    self._replace(connection, seen, json.dumps(value))
+                    again = seen.stopped is not None and insists(seen)
+                    goes_on = {"stopped": None, "overruled": seen.stopped} if again else {}
+                    self._replace(connection, seen, seen.changed(tokens=granted(seen), **goes_on))
                 return
             except _Outrun:
                 continue
@@ -121,6 +155,18 @@ class Budget:
         study = self.slots.study
         of_study = USER_ATTRIBUTES.c.study_id == study.study_id
         return of_study & (USER_ATTRIBUTES.c.key == BUDGET) & study.is_there
+
+
+def how_it_stopped(attributes: Mapping[str, Any]) -> str | None:
+    """That a study with these attributes has stopped by itself, and why, for people; None where it has not."""
+    value = attributes.get(BUDGET)
+    if not isinstance(value, Mapping):
+        return None
+    if isinstance(value.get("stopped"), str):
+        return f"the search has stopped by itself: {value['stopped']}. Asked for more, it goes on with what there is"
+    if isinstance(value.get("overruled"), str):
+        return f"the search went on, as it was asked to, after it had stopped by itself: {value['overruled']}"
+    return None
 
 
 def changed(slots: Slots, where: sa.ColumnElement[bool], **values: Any) -> sa.Update:

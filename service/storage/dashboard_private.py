@@ -48,6 +48,30 @@ def amend_study_notes(amend: Callable[[int, str], str]) -> None:
     _app.serialize_study_detail = amended
 
 
+LONGEST_ATTRIBUTE = 64
+"""Characters; the dashboard breaks no line, and a configuration made a trial's page 8,000 pixels wide."""
+
+
+def shorten_attributes() -> None:
+    """Make optuna-dashboard show the beginning of a long attribute; notes, files and `export` have all of it.
+
+    A second call takes the place of the first.
+    """
+    from optuna_dashboard import _serializer
+
+    serialize = getattr(_serializer.serialize_attrs, "__wrapped__", _serializer.serialize_attrs)
+
+    @functools.wraps(serialize)
+    def shortened(attributes: Any) -> Any:
+        return [{**each, "value": _shortened(each["value"])} for each in serialize(attributes)]
+
+    _serializer.serialize_attrs = shortened
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= LONGEST_ATTRIBUTE else value[: LONGEST_ATTRIBUTE - 1] + "…"
+
+
 def look_up_notes() -> None:
     """Make optuna-dashboard look a trial's note up, instead of going through all attributes of the study for it.
 

@@ -21,6 +21,7 @@ from model.measurement.evaluation_record import Evaluation
 from service.storage.artifact_stores import Store
 from service.storage.optuna_private import storage_of
 from service.storage.studies import StudyError
+from service.study.run_config import Evaluated
 
 CURVE, DIAGNOSTICS = "curve.jsonl", "diagnostics.jsonl"
 """Artifacts of a trial: an `Evaluation` a line; the diagnostics of a step or of an evaluation a line."""
@@ -42,21 +43,25 @@ class Measurements:
     """The trial's attributes, where they stand for a file that is gone."""
 
 
-def curve_lines(evaluations: Sequence[Evaluation]) -> str:
+def curve_lines(evaluations: Sequence[Evaluated]) -> str:
     """The content of the file `CURVE`."""
     return "".join(json.dumps(evaluation.as_dict()) + "\n" for evaluation in evaluations)
 
 
-def note_last(trial: optuna.Trial, evaluation: Evaluation, diagnostics: Row) -> None:
+def note_last(trial: optuna.Trial, evaluation: Evaluated, diagnostics: Row) -> None:
     """Make attributes of a running trial of the numbers of its last evaluation, and of its diagnostics there."""
     for key, value in (evaluation.as_dict() | dict(diagnostics)).items():
         if isinstance(value, int | float):
             trial.set_user_attr(key, value)
 
 
-def read(trial: FrozenTrial, study: optuna.Study, store: Store) -> Measurements:
-    """What is kept of a trial's measurements. Raises StudyError: the store cannot be read."""
-    files = _files(trial, study, store)
+def read(trial: FrozenTrial, study: optuna.Study, store: Store | None) -> Measurements:
+    """What is kept of a trial's measurements, without a store as if its files were gone.
+
+    Raises:
+        StudyError: the store cannot be read.
+    """
+    files = _files(trial, study, store) if store else {}
     diagnostics = files.get(DIAGNOSTICS, ())
     losses = sorted(trial.intermediate_values.items())
     curve: tuple[Row, ...] = files.get(CURVE) or tuple(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from model.config.train_config import TrainConfig
 from service.settings import Settings
 from service.storage.budget import Budget
 from service.storage.database import open_patiently, open_storage
@@ -20,6 +19,7 @@ from service.storage.slots import Slots
 from service.storage.studies import corpus_facts, load_study, made_as
 from service.storage.study_storage import StudyStorage
 from service.study.definition import StudyDefinition
+from service.study.run_config import RunConfig
 
 if TYPE_CHECKING:
     from model.data.corpus import Corpus
@@ -43,11 +43,11 @@ class OpenedStudy:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """Fingerprint, source, artifact id and notes of its corpus, and its token budget."""
+        """Fingerprint, source, artifact id and notes of its corpus or of its own training code, and its budget."""
         return corpus_facts(self.study)
 
     @cached_property
-    def base_config(self) -> TrainConfig:
+    def base_config(self) -> RunConfig:
         """What the baseline trains, its budget in tokens."""
         return self.definition.base_config.with_tokens(self.facts["budget_tokens"])
 
@@ -93,7 +93,13 @@ class OpenedStudy:
 
     @cached_property
     def corpus(self) -> "Corpus":
-        """Its corpus, from the cache or else from the artifact store. Raises CorpusError."""
+        """Its corpus, from the cache or else from the artifact store.
+
+        Raises:
+            CorpusError: it is not there.
+            ConfigError: the study trains code of the user's, which has its own data.
+        """
+        self.definition.gpt_config("the corpus")
         from service.storage.corpus import load_corpus  # the same
 
         return load_corpus(self.study, self.settings)

@@ -5,6 +5,7 @@ maker is killed. Made at once it is there whole or not at all, and nothing ever 
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from service.storage.optuna_private import (
     METADATA,
     STUDIES,
     SYSTEM_ATTRIBUTES,
+    TRIAL_USER_ATTRIBUTES,
     TRIAL_VALUES,
     TRIALS,
     USER_ATTRIBUTES,
@@ -71,6 +73,8 @@ class Tally:
     states: Mapping[TrialState, int]
     best: float | None
     last: datetime | None
+    resumed: int = 0
+    """Of those that failed: interrupted, and another trial has gone on with them."""
 
 
 def tallies(engine: sa.Engine) -> dict[int, Tally]:
@@ -84,15 +88,25 @@ def tallies(engine: sa.Engine) -> dict[int, Tally]:
         .where(TRIALS.c.state == TrialState.COMPLETE, TRIAL_VALUES.c.objective == 0)
         .group_by(TRIALS.c.study_id)
     )
+    attributes = TRIAL_USER_ATTRIBUTES.c
+    taken = sa.select(TRIALS.c.study_id, attributes.value_json).join(
+        TRIALS, TRIALS.c.trial_id == attributes.trial_id
+    )
+    failed = sa.select(TRIALS.c.study_id, TRIALS.c.number).where(TRIALS.c.state == TrialState.FAIL)
     with engine.connect() as connection:
         counted = connection.execute(states).all()
+        gone_on_with = {
+            (row[0], json.loads(row[1]))
+            for row in connection.execute(taken.where(attributes.key == "goes_on_with"))
+        }
+        resumed = Counter(row[0] for row in connection.execute(failed) if tuple(row) in gone_on_with)
         lowest = {row[0]: row[1] for row in connection.execute(best)}
     found: dict[int, Tally] = {}
     for study_id in dict.fromkeys(row[0] for row in counted):
         mine = [row for row in counted if row[0] == study_id]
         ends = [row[3].replace(tzinfo=UTC).astimezone() for row in mine if row[3] is not None]
         found[study_id] = Tally(
-            {row[1]: row[2] for row in mine}, lowest.get(study_id), max(ends, default=None)
+            {row[1]: row[2] for row in mine}, lowest.get(study_id), max(ends, default=None), resumed[study_id]
         )
     return found
 

@@ -1,6 +1,6 @@
 """The trials of a study, best first, and how many of each state."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.trial import TrialState
@@ -28,14 +28,32 @@ def _ranked(trials: Sequence[optuna.trial.FrozenTrial]) -> list[optuna.trial.Fro
     return sorted(trials, key=lambda trial: (trial.values, trial.number))
 
 
+def best_so_far(study: optuna.Study) -> tuple[float, int] | None:
+    """Loss and number of the best complete trial."""
+    found = ((trial.value, trial.number) for trial in ranked_trials(study)[:1] if trial.value is not None)
+    return next(found, None)
+
+
 def count_states(study: optuna.Study) -> str:
-    """`6 complete, 2 pruned`, states without a trial left out."""
+    """`6 complete, 2 pruned, 1 interrupted`, states without a trial left out."""
     return counted(study.get_trials(deepcopy=False))
 
 
 def counted(trials: Sequence[optuna.trial.FrozenTrial]) -> str:
     """The same of trials that have been read."""
     counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
-    return (
-        ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count) or "no trials"
-    )
+    taken = {trial.user_attrs.get("goes_on_with") for trial in trials}
+    resumed = sum(trial.state == TrialState.FAIL and trial.number in taken for trial in trials)
+    return shown_states(counts, resumed) or "no trials"
+
+
+def shown_states(counts: Mapping[TrialState, int], resumed: int) -> str:
+    """The counts for people.
+
+    Args:
+        counts: of Optuna's states.
+        resumed: those of the failed ones that were interrupted, and that other trials have gone on with.
+    """
+    said = {state.name.lower(): counts.get(state, 0) for state in TrialState}
+    said |= {"interrupted": resumed, "failed": said.pop("fail") - resumed}
+    return ", ".join(f"{count} {state}" for state, count in said.items() if count)

@@ -13,7 +13,13 @@ import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import TrialState
 
-from service.storage.optuna_private import TRIAL_LOSSES, TRIAL_PARAMS, TRIAL_USER_ATTRIBUTES, TRIALS
+from service.storage.optuna_private import (
+    TRIAL_LOSSES,
+    TRIAL_PARAMS,
+    TRIAL_USER_ATTRIBUTES,
+    TRIAL_VALUES,
+    TRIALS,
+)
 from service.storage.slots import Slots
 
 
@@ -26,6 +32,8 @@ class Reported:
     """Why it ended, for people; empty where nobody has said so."""
     losses: Mapping[int, float] = field(default_factory=dict)
     """By training tokens."""
+    value: float | None = None
+    """Its result, once it is complete."""
 
 
 def read_reports(slots: Slots) -> dict[int, Reported]:
@@ -38,17 +46,19 @@ def read_reports(slots: Slots) -> dict[int, Reported]:
             ended.c.value_json,
             TRIAL_LOSSES.c.step,
             TRIAL_LOSSES.c.intermediate_value,
+            TRIAL_VALUES.c.value,
         )
         .outerjoin_from(TRIALS, ended, (ended.c.trial_id == of_trial) & (ended.c.key == "ended"))
         .outerjoin(TRIAL_LOSSES, TRIAL_LOSSES.c.trial_id == of_trial)
+        .outerjoin(TRIAL_VALUES, TRIAL_VALUES.c.trial_id == of_trial)
         .where(TRIALS.c.study_id == slots.study.study_id)
     )
     found: dict[int, Reported] = {}
     losses: dict[int, dict[int, float]] = {}
-    for number, state, reason, step, loss in slots.read(query):
+    for number, state, reason, step, loss, value in slots.read(query):
         of_number = losses.setdefault(number, {})
         if number not in found:
-            found[number] = Reported(state, json.loads(reason) if reason else "", of_number)
+            found[number] = Reported(state, json.loads(reason) if reason else "", of_number, value)
         if loss is not None:
             of_number[step] = loss
     return found

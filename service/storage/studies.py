@@ -16,6 +16,7 @@ from service.storage.optuna_tables import insert_study
 from service.storage.schema import GENERATION
 from service.storage.study_storage import StudyCache, StudyStorage
 from service.study.definition import StudyDefinition
+from service.study.samplers import FEWEST_EARLIER
 from service.text.commands import verb
 
 DEFINITION, CORPUS, COMMAND = "definition", "corpus", "command"
@@ -61,7 +62,9 @@ def create_study(
                 DEFINITION: definition.snapshot(),
             },
             system_attributes={
-                METRIC_NAMES: ["val_loss [nats/char]"],
+                METRIC_NAMES: [
+                    "val_loss [nats/char]" if definition.own_run is None else definition.words.metric
+                ],
                 **note_attributes(note, None),
             },
         )
@@ -88,7 +91,7 @@ def find_study(storage: StudyStorage, name: str) -> tuple[optuna.Study, StudyDef
     way_out = _way_out(name)
     try:
         definition = StudyDefinition.from_snapshot(attributes[DEFINITION])
-        _check_facts(attributes[CORPUS])
+        _check_facts(attributes[CORPUS], of_corpus=definition.own_run is None)
     except ConfigError as error:
         raise StudyError(f"study {name!r} cannot be worked on: {error}; {way_out}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -144,10 +147,14 @@ def _is_ours(attributes: Mapping[str, Any]) -> bool:
     )
 
 
-def _check_facts(facts: Any) -> None:
-    """Raise ValueError where the corpus of a study is not described as `service.machine.create` does it."""
-    kinds = {"fingerprint": str, "source": str, "artifact": str, "train_tokens": int, "budget_tokens": int}
+def _check_facts(facts: Any, *, of_corpus: bool) -> None:
+    """Raise ValueError where corpus or training code of a study are not described as `service.machine.create` does."""
+    kinds: dict[str, type] = {"fingerprint": str, "source": str, "budget_tokens": int}
+    if of_corpus:
+        kinds |= {"artifact": str, "train_tokens": int}
     wrong = [key for key, kind in kinds.items() if not isinstance(facts[key], kind)]
+    if not (wrong or of_corpus):
+        return
     if wrong or [type(count) for count in facts["documents"]] != [int, int, int]:
         raise ValueError(f"corpus: {', '.join(wrong) or 'documents'}")
 
@@ -176,7 +183,22 @@ def refuse_changed(stored: StudyDefinition, given: StudyDefinition) -> None:
         )
 
 
+def refuse_prior(storage: StudyStorage, definition: StudyDefinition, settings: Settings) -> None:
+    """See that each study that is to shape the first guesses is there and has something to say. Raises StudyError."""
+    for name in getattr(definition.sampler, "prior", ()):
+        study, earlier = load_study(storage, name, settings)
+        whole = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)))
+        if not definition.space.parameters.keys() & earlier.space.parameters.keys():
+            raise StudyError(f"sampler.prior: study {name!r} varies no parameter of this one; take it out")
+        if whole < FEWEST_EARLIER:
+            raise StudyError(
+                f"sampler.prior: study {name!r} has {whole} complete trials, fewer than {FEWEST_EARLIER} say nothing; "
+                "take it out, or let it finish more"
+            )
+
+
 def corpus_facts(study: optuna.Study) -> dict[str, Any]:
-    """Fingerprint, source, artifact id and notes of the study's corpus, and its token budget."""
+    """Fingerprint, source, artifact id and notes of the study's corpus, or fingerprint and name of its own training
+    code; and its budget."""
     facts: dict[str, Any] = json.loads(json.dumps(study.user_attrs[CORPUS]))
     return facts

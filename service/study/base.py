@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from model.config.section import validate
-from model.config.train_config import TrainConfig
 from model.config.yaml_tree import Document
 from model.errors import ConfigError
+from service.study.gpt import Gpt
+from service.study.run_config import Kind, RunConfig
 from service.study.search_space import leaves
 
-Built = TrainConfig | str
+Built = RunConfig | str
 """A configuration, or what is wrong with it, without a place."""
 
 
@@ -20,26 +20,28 @@ class Base:
     """A base file that has been read and validated."""
 
     document: Document = field(compare=False)
-    config: TrainConfig
+    config: RunConfig
+    kind: Kind = field(compare=False)
 
     @classmethod
-    def of(cls, document: Document) -> "Base":
-        """The base in a document. Raises ConfigError: it is no valid configuration."""
-        return cls(document, validate(document, TrainConfig))
+    def of(cls, document: Document, kind: Kind | None = None) -> "Base":
+        """The base in a document, of the built-in GPT unless told otherwise. Raises ConfigError: it is not valid."""
+        kind = kind or Gpt()
+        return cls(document, kind.read(document), kind)
 
     @cached_property
     def values(self) -> dict[str, Any]:
         """Every value by dotted key, defaults included."""
         return dict(leaves(self.config.model_dump(mode="json")))
 
-    def config_for(self, values: Mapping[str, Any], places: Mapping[str, str] | None = None) -> TrainConfig:
+    def config_for(self, values: Mapping[str, Any], places: Mapping[str, str] | None = None) -> RunConfig:
         """The configuration with these values by dotted key. Raises ConfigError, at one of the `places`."""
-        return validate(self.document.with_overrides(values, places), TrainConfig)
+        return self.kind.read(self.document.with_overrides(values, places))
 
     def built(self, values: Mapping[str, Any]) -> Built:
         """The configuration with these values, or what is wrong with it."""
         bare = Document("", self.document.tree).with_overrides(values, dict.fromkeys(values, ""))
         try:
-            return validate(bare, TrainConfig)
+            return self.kind.read(bare)
         except ConfigError as error:
             return str(error).removeprefix(": ")

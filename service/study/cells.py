@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from model.config.train_config import TrainConfig
 from model.config.yaml_tree import Document
 from model.errors import ConfigError
 from service.study import samplers
@@ -31,7 +30,7 @@ def built_cells(
     if study.design is None:
         cells = [Cell(("space",), arm_name(values), values) for values in _grid(study, document)]
     else:
-        cells = study.design.cells()
+        cells = study.design.cells(of_gpt=study.run is None)
     if scale is not None:
         cells = [replace(cell, values=scale.cell_values(cell.values)) for cell in cells]
     if cells and study.baseline:
@@ -62,6 +61,6 @@ def _distinct(cells: Sequence[Cell], base: Base) -> list[tuple[Cell, Built]]:
     def identity(cell: Cell) -> object:
         """Equal for cells that make the same configuration; of one that the proof will refuse, its own."""
         config = built[id(cell)]
-        return config.model_dump_json() if isinstance(config, TrainConfig) else id(cell)
+        return id(cell) if isinstance(config, str) else config.model_dump_json()
 
     return [(cell, built[id(cell)]) for cell in distinct(cells, identity)]

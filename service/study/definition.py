@@ -7,30 +7,34 @@ Reading it applies the fixed values to the base file and proves every configurat
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from model.config.section import validate
-from model.config.train_config import TrainConfig, recorded
-from model.config.yaml_tree import Document, KeyPath, read
-from model.errors import ConfigError, UserError
+from model.config.train_config import TrainConfig
+from model.config.yaml_tree import Document, read
+from model.errors import ConfigError
 from service.settings import HOME
-from service.study import pruners, samplers
+from service.study import pruners, samplers, strategy
 from service.study.base import Base, Built
+from service.study.base_file import decays, kind_of, read_base_file, refuse_seen_validation, resized
 from service.study.cells import built_cells, file_space
 from service.study.design import Cell, space_of
 from service.study.file import (
     StudyConfig,
     checked_name,
-    found_in,
     from_here,
     place_of,
     refuse_varied,
     study_file,
 )
-from service.study.proof import prove_cells, prove_space
-from service.study.search_space import SearchSpace, Values, leaves
+from service.study.own_run import OwnRunKind
+from service.study.proof import prove_baseline, prove_cells, prove_space
+from service.study.run_config import RunConfig
+from service.study.search_space import SearchSpace, Values
+from service.study.tries import tried_points
+from service.text.words import GPT, Words
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,17 @@ class StudyDefinition:
             a space under `sampler: {name: grid}`. With `baseline` it is the first, and not run a second time
             where the others contain it. Empty where a sampler searches.
         arms: The name of each cell, shared by those that differ in their seed alone.
+        tries: Points of the space that the first trials have, after the baseline.
         own_budgets: Each trial has its own configuration's budget; otherwise all have that of `base_config`.
         sampler: Never consulted where there are `cells`.
         pruner: When a trial is stopped early.
+        strategy_open: The file names neither, and the two are what `service.study.strategy` says.
+        stop_gain: Nats that a further trial has to promise, or the search stops; None: it spends its budget.
         seed: Of the sampler; each worker derives its own from it.
         trials: Number of trials when nothing else is said, the baseline included.
         keep_checkpoints: Weights are kept of this many best trials.
         baseline: The first slot's trial is `base_config`.
-        tree: The study file as it was read.
+        tree: The study file as it was read, with its sampler.
         overrides: The command line's values, already in `base`.
         file: The study file that it was made from: relative to the repository where it is in there. None where there
             is none, or where that was not recorded yet.
@@ -67,9 +74,11 @@ class StudyDefinition:
     space: SearchSpace
     cells: tuple[Values, ...]
     arms: tuple[str, ...]
+    tries: tuple[Values, ...]
     own_budgets: bool
     sampler: samplers.SamplerConfig
     pruner: pruners.PrunerConfig
+    stop_gain: float | None
     seed: int
     trials: int
     keep_checkpoints: int
@@ -77,21 +86,42 @@ class StudyDefinition:
     tree: Mapping[str, Any]
     overrides: Mapping[str, Any]
     file: str | None = None
+    strategy_open: bool = field(default=False, compare=False)
 
     @property
-    def base_config(self) -> TrainConfig:
+    def base_config(self) -> RunConfig:
         """The base file's configuration: the baseline's."""
         return self.base.config
 
     @property
+    def own_run(self) -> OwnRunKind | None:
+        """The training code of the user's that it trains; None of the built-in GPT."""
+        return self.base.kind if isinstance(self.base.kind, OwnRunKind) else None
+
+    def gpt_config(self, what: str) -> TrainConfig:
+        """The base file's configuration, for what applies to the built-in GPT alone. Raises ConfigError: it is none."""
+        if isinstance(self.base.config, TrainConfig):
+            return self.base.config
+        assert self.own_run is not None
+        raise ConfigError(
+            f"study {self.name!r} trains {self.own_run.run}: {what} applies to the built-in GPT alone"
+        )
+
+    @property
+    def words(self) -> Words:
+        """What pages call its objective and its budget."""
+        own = self.own_run
+        return GPT if own is None else Words(own.metric, "", own.budget.unit)
+
+    @property
     def pauses(self) -> bool:
         """Its trials may wait at a rung, and its budget is in tokens."""
-        return isinstance(self.pruner, pruners.AshaConfig)
+        return isinstance(self.pruner, pruners.AshaConfig) or isinstance(self.sampler, samplers.ThawConfig)
 
     def counted(self, trials: int) -> str:
         """A number of trials that are to finish, or of whole ones that there are tokens for."""
         counted = f"{trials} trial" if trials == 1 else f"{trials} trials"
-        return f"tokens of {counted}" if self.pauses else counted
+        return f"{self.words.budget} of {counted}" if self.pauses else counted
 
     def fixed_values(self, slot: int) -> Values | None:
         """The values of the trial in slot `slot`, from 0, or None where the sampler suggests them.
@@ -102,9 +132,12 @@ class StudyDefinition:
         if self.baseline and slot == 0:
             base = self.space.within(self.base_config.model_dump(mode="json"))
             return {**base, **self.cells[0]} if self.cells else base
-        return self.cells[slot] if self.cells else None
+        if self.cells:
+            return self.cells[slot]
+        tried = slot - self.baseline
+        return self.tries[tried] if tried < len(self.tries) else None
 
-    def config_for(self, values: Mapping[str, Any]) -> TrainConfig:
+    def config_for(self, values: Mapping[str, Any]) -> RunConfig:
         """The configuration of a trial with these values."""
         return self.base.config_for(values, self.space.places)
 
@@ -119,8 +152,12 @@ class StudyDefinition:
             "search space": {key: p.model_dump(mode="json") for key, p in self.space.parameters.items()},
             "design": self.cells,
             "strategy": [self.sampler.model_dump(), self.pruner.model_dump(), self.seed],
+            "stop": self.stop_gain,
             "baseline": self.baseline,
+            "list of points to try": self.tries,
         }
+        if (own := self.own_run) is not None:
+            parts["training code"] = [own.run, own.metric, own.budget.model_dump()]
         texts = {name: json.dumps(part, sort_keys=True) for name, part in parts.items()}
         return {name: hashlib.sha256(text.encode()).hexdigest()[:12] for name, text in texts.items()}
 
@@ -134,11 +171,14 @@ class StudyDefinition:
     def from_snapshot(cls, snapshot: Mapping[str, Any]) -> "StudyDefinition":
         """The study of a `snapshot`. It is not proven again; ConfigError: another version's."""
         document = Document(f"study {snapshot['name']} in the storage", snapshot["study"])
-        study = validate(document, StudyConfig)
+        study = strategy.before_there_was_thaw(validate(document, StudyConfig))
         if "scale" not in snapshot and study.design is not None and study.design.seeds:
             raise ConfigError(f"{document.name}: made by a version with another order of seeds; make it anew")
         scale = snapshot.get("scale")
-        base = Base.of(Document(f"base file of {document.name}", recorded(snapshot["base"])))
+        kind = kind_of(study)
+        stored = Document(f"base file of {document.name}", snapshot["base"])
+        config = kind.recorded(stored)
+        base = Base(Document(stored.name, config.model_dump(mode="json")), config, kind)
         cells = built_cells(study, document, base, study.scales[scale] if scale else None)
         given = {"scale": scale, "overrides": snapshot["overrides"], "file": snapshot.get("file")}
         return _definition(snapshot["name"], study, document, base, cells, **given)
@@ -165,26 +205,29 @@ def load(
     """
     path = study_file(str(name_or_path), root)
     document = read(from_here(path))
-    study = validate(document, StudyConfig)
+    read_study = validate(document, StudyConfig)
+    study = strategy.with_sampler(read_study)
     name = path.resolve().parent.name
     fixed = {key: document.place(("fixed", key)) for key in study.fixed}
-    file = read(from_here(found_in(root, study.base))).with_overrides(study.fixed, fixed)
+    file, kind = read_base_file(study, path, root)
+    file = file.with_overrides(study.fixed, fixed)
     for_all: dict[str, str] = {}
     if scale is not None:
         name = checked_name(f"{name}-{scale}")
-        file, for_all = _resized(study, document, file, scale)
+        file, for_all = resized(study, document, file, scale, kind)
     given = dict(overrides or {})
     for_all |= dict.fromkeys(given, "command line")
     refuse_varied(study, fixed, for_all)  # first: what such a value breaks is not what is wrong
-    base = Base.of(file.with_overrides(given, for_all))
+    base = Base.of(file.with_overrides(given, for_all), kind)
     cells = built_cells(study, document, base, study.scales[scale] if scale else None)
     made_from = {"scale": scale, "overrides": given, "file": place_of(path, root)}
-    definition = _definition(name, study, document, base, cells, **made_from)
+    is_open = strategy.is_open(read_study)
+    definition = _definition(name, study, document, base, cells, strategy_open=is_open, **made_from)
     for edit, place in fixed.items():
         if definition.cells and all(edit in cell for cell in definition.cells):
             raise ConfigError(f"{place}: {edit}: has no effect, each configuration of the design has its own")
-    if not study.rebuilds_published:
-        _refuse_seen_validation(definition)
+    if not study.rebuilds_published and study.run is None:
+        refuse_seen_validation(base, definition.space, name)
     without_effect = _prove(definition, study, document, cells)
     # what the file fixes may idle at a scale, or where the command line asks for something else
     for key, where in (for_all if scale or given else fixed | for_all).items():
@@ -194,42 +237,6 @@ def load(
     return definition
 
 
-def _resized(
-    study: StudyConfig, document: Document, file: Document, scale: str
-) -> tuple[Document, dict[str, str]]:
-    """The base file at a scale, and the places of the keys that the scale sets for all trials."""
-    if scale not in study.scales:
-        there = ", ".join(study.scales) or "none"
-        raise UserError(f"{document.name}: scale {scale!r} does not exist; there are: {there}")
-
-    def place(path: KeyPath) -> str:
-        return document.place(("scales", scale, *path))
-
-    resized = study.scales[scale]
-    values = Base.of(file).values
-    resized.check([cell.values for cell in study.design.cells()] if study.design else [], values, place)
-    setting = {key: place(("set", key)) for key in resized.values}
-    mapping = {key: place(("map", key)) for key in resized.replacements}
-    resized_file = file.with_overrides(resized.base_values(values), setting | mapping)
-    return resized_file, setting if study.design else setting | mapping
-
-
-def _refuse_seen_validation(definition: StudyDefinition) -> None:
-    """Refuse a tokenizer trained on the validation titles, which makes the losses of a study look too good."""
-    key, allowed = "tokenizer.trained_on", "train"
-    varied = definition.space.parameters.get(key)
-    if definition.base_config.tokenizer.trained_on != allowed:
-        place = definition.base.document.place(("tokenizer", "trained_on"))
-    elif varied is not None and set(varied.corners()) != {allowed}:
-        place = definition.name
-    else:
-        return
-    raise ConfigError(
-        f"{place}: {key}: must be {allowed}: validation titles are for measuring; another value only in a design "
-        "that says `rebuilds_published: true`"
-    )
-
-
 def _prove(
     definition: StudyDefinition,
     study: StudyConfig,
@@ -237,7 +244,11 @@ def _prove(
     cells: Sequence[tuple[Cell, Built]],
 ) -> frozenset[str]:
     """Check what needs more than the file's schema; the keys without effect in all configurations."""
-    misfit = pruners.pruner_misfit(definition.pruner, definition.base_config.training.rungs)
+    misfit = pruners.pruner_misfit(
+        definition.pruner,
+        definition.base_config.rung_count,
+        key="training.rungs" if definition.own_run is None else "budget.rungs",
+    )
     if misfit:
         raise ConfigError(f"{document.place(('pruner',))}: pruner: {misfit}")
     if study.design is not None:
@@ -252,14 +263,7 @@ def _prove(
     proof = prove_space(definition.space, definition.base)
     if definition.baseline and definition.sampler.name not in ("random", "grid"):
         values = definition.fixed_values(0) or {}
-        for key in definition.space.parameters:
-            if key not in values and key not in definition.space.conditional:
-                of_base = json.dumps(dict(leaves(definition.base_config.model_dump(mode="json")))[key])
-                raise definition.space.fault(
-                    key,
-                    f"the base file's value, {of_base}, is outside, and {definition.sampler.name} learns from the "
-                    "baseline; take it into the range or the choices, or set `baseline: false`",
-                )
+        prove_baseline(definition.space, definition.base, values, learns=definition.sampler.name)
     return proof.without_effect
 
 
@@ -273,8 +277,7 @@ def _definition(
 ) -> StudyDefinition:
     values = tuple(cell.values for cell, _ in cells)
     space = space_of(values, base.values) if study.space is None else file_space(study, document)
-    varied = space.parameters.get("schedule.decay")
-    decays = {base.config.schedule.decay, *(varied.corners() if varied else ())}
+    sampler = study.sampler.model_dump(mode="json") if study.sampler else None
     return StudyDefinition(
         name=name,
         question=study.question,
@@ -282,14 +285,15 @@ def _definition(
         space=space,
         cells=values,
         arms=tuple(cell.arm for cell, _ in cells),
+        tries=tried_points(study, document, space, base),
         own_budgets=study.design is not None and study.pruner.name == "none",
-        sampler=study.sampler
-        or (samplers.TpeConfig() if study.space else samplers.RandomConfig(name="random")),
-        pruner=pruners.with_warmup(study.pruner, decays),
+        sampler=study.sampler or samplers.RandomConfig(name="random"),
+        pruner=pruners.with_warmup(study.pruner, decays(base, space)),
+        stop_gain=study.stop.gain if study.stop else None,
         seed=study.seed,
         trials=len(cells) or study.trials,
         keep_checkpoints=study.keep_checkpoints,
         baseline=study.baseline,
-        tree=document.tree,
+        tree=document.tree if sampler is None else {**document.tree, "sampler": sampler},
         **given,
     )

@@ -85,8 +85,8 @@ class DesignConfig(Section):
             if len(budgets) > 1:
                 raise ValueError(f"a configuration has one budget, given {' and '.join(budgets)}")
 
-    def cells(self) -> list[Cell]:
-        """Each configuration once, without `seeds`."""
+    def cells(self, *, of_gpt: bool = True) -> list[Cell]:
+        """Each configuration once, without `seeds`; a budget of the built-in GPT displaces its other two."""
         given: list[tuple[KeyPath, str | None, Values]] = []
         for i, entry in enumerate(self.entries or ()):
             values = {key: value for key, value in entry.items() if key != "arm"}
@@ -101,7 +101,8 @@ class DesignConfig(Section):
             for left in winner:
                 rest = {key: value for key, value in winner.items() if key != left}
                 given.append((("leave_one_out", left), f"winner without {left}", rest))
-        return [Cell(path, arm or arm_name(values), _with_one_budget(values)) for path, arm, values in given]
+        whole = _with_one_budget if of_gpt else dict
+        return [Cell(path, arm or arm_name(values), whole(values)) for path, arm, values in given]
 
     def repeated(self, cells: Sequence[Cell]) -> list[Cell]:
         """All of them with the first seed, then all with the next."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from model.config.train_config import precision_misfit
+from model.config.train_config import TrainConfig, precision_misfit
 from model.errors import ConfigError
 from service.study.definition import StudyDefinition
 
@@ -23,6 +23,8 @@ def prove_device(definition: StudyDefinition, device_type: str) -> None:
 
 def _precisions(definition: StudyDefinition) -> Iterator[tuple[str, str]]:
     """What trials may ask for as `training.precision`, and where it was given."""
+    if not isinstance(definition.base_config, TrainConfig):
+        return  # what a class of the user's needs it says itself
     space, base = definition.space, definition.base_config.training.precision
     place_of_base = definition.base.document.place(tuple(_PRECISION.split(".")))
     for cell in definition.cells:

@@ -13,10 +13,18 @@ from model.shipped import SHIPPED
 from service.settings import HOME, MOST_TRIALS
 from service.study import pruners, samplers
 from service.study.design import DesignConfig
+from service.study.own_run import BudgetConfig
 from service.study.parameters import ParameterSection
 from service.study.scale import ScaleConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+
+
+class StopConfig(Section):
+    """When a search stops by itself, before its budget is spent."""
+
+    gain: float = Field(gt=0)
+    """By how much, in nats per character, a further whole trial has to be expected to lower the best loss."""
 
 
 class StudyConfig(Section):
@@ -25,21 +33,33 @@ class StudyConfig(Section):
     question: str = Field(min_length=1)
     """One sentence."""
     base: str = "train_config.yaml"
-    """The training run that is varied; a path relative to the repository."""
+    """The training run that is varied; a path relative to the repository, or, with `run`, to the study's file."""
+    run: str | None = None
+    """Training code of one's own, as `package.module:Class`; null trains the built-in GPT."""
+    budget: BudgetConfig | None = None
+    """Of a trial of one's own code; the built-in GPT's stands in its base file."""
+    metric: str | None = Field(None, pattern=r"^[^\W_][\w /-]{0,39}$")
+    """What is minimised, as one's own code calls it; null is `loss`."""
     seed: int = Field(1337, ge=0)
     """Of the sampler. The seed of the training runs is the base file's."""
     trials: int = Field(50, ge=1, le=MOST_TRIALS)
-    """Trials when nothing else is said, the baseline included. A design has its own number."""
+    """Trials when nothing else is said, the baseline included; where trials wait, as many whole ones' tokens. A design
+    has its own number."""
     fixed: dict[str, Any] = Field(default_factory=dict)
     """Values by dotted key that the base file gets in every trial."""
     space: Annotated[dict[str, ParameterSection], Field(min_length=1)] | None = None
     """Parameters by dotted key."""
+    tries: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = Field((), alias="try")
+    """Known points of the space, tried first, after the baseline: values by dotted key. What a point leaves out it has
+    from the base file."""
     design: DesignConfig | None = None
     """Configurations in place of a search."""
     sampler: samplers.SamplerConfig | None = None
-    """How a space is searched; null is `tpe`."""
+    """How a space is searched; null is `thaw`, or `tpe` where a pruner is named."""
     pruner: pruners.PrunerConfig = pruners.NoPrunerConfig()
     """When a trial is stopped early."""
+    stop: StopConfig | None = None
+    """When the search stops by itself; null: when its budget is spent. It takes the sampler `thaw`."""
     keep_checkpoints: int = Field(3, ge=1)
     """Weights are kept of this many best trials."""
     baseline: bool = True
@@ -51,6 +71,17 @@ class StudyConfig(Section):
     """Other sizes at which it can be run, by name."""
 
     @model_validator(mode="after")
+    def _own_code_has_a_budget(self) -> "StudyConfig":
+        given = [key for key in ("budget", "metric") if getattr(self, key) is not None]
+        if self.run is None and given:
+            raise ValueError(f"{given[0]} has no effect without run: the built-in GPT has its own")
+        if self.run is not None and self.budget is None:
+            raise ValueError("run needs a budget, such as `budget: {amount: 20, unit: epochs, rungs: 5}`")
+        if self.run is not None and "base" not in self.model_fields_set:
+            raise ValueError("run needs a base, the file with what the class is given")
+        return self
+
+    @model_validator(mode="after")
     def _search_or_design(self) -> "StudyConfig":
         if (self.space is None) == (self.design is None):
             given = "neither" if self.space is None else "both"
@@ -59,13 +90,29 @@ class StudyConfig(Section):
             raise ValueError("rebuilds_published is for a design, given with a space")
         if self.design is not None and self.sampler is not None:
             raise ValueError("sampler has no effect with a design, given both")
+        if self.stop is not None and (
+            self.design is not None
+            or (self.sampler is not None and self.sampler.name != "thaw")
+            or (self.sampler is None and "pruner" in self.model_fields_set)
+        ):
+            raise ValueError(
+                "stop needs the sampler thaw, which knows what a further trial would bring: give it, without a pruner, "
+                "or take stop out"
+            )
         as_a_whole = self.design is not None or (self.sampler is not None and self.sampler.name == "grid")
+        if self.sampler is not None and self.sampler.name == "thaw" and self.pruner.name != "none":
+            raise ValueError(
+                f"pruner {self.pruner.name} does not go with sampler thaw, which itself says how far each trial goes; "
+                "take one of the two out"
+            )
         if as_a_whole and self.pruner.name == "asha":
             raise ValueError(
                 "pruner asha begins trials as it goes, and a design or a grid is run as a whole; give it none, or "
                 "another pruner"
             )
         if as_a_whole:
+            if self.tries:
+                raise ValueError("try has no effect with a design or a grid, which is run as a whole")
             if "seed" in self.model_fields_set:
                 raise ValueError(
                     "seed is the sampler's and has no effect with a design or a grid; for training runs give "

@@ -5,6 +5,7 @@ at each of its cells. The first fault is told with the parameters that are to bl
 """
 
 import difflib
+import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,19 +13,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from model.config.settings_without_effect import settings_without_effect
-from model.config.train_config import TrainConfig
 from model.errors import ConfigError
 from service.study.base import Base, Built
-from service.study.design import BUDGETS, shown_value
+from service.study.design import shown_value
 from service.study.parameters import CategoricalParameter, FloatParameter, Parameter, same
 from service.study.search_space import SearchSpace, Values
 
 MAX_COMBINATIONS = 4_096
 """Combinations of bounds and choices that are all tried; of more, as many random ones are."""
 RANDOM_POINTS = 2_000
-
-_COMPARABLE = (*BUDGETS, "training.rungs")
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def prove_space(space: SearchSpace, base: Base) -> Proof:
         config = base.built(values)
         if isinstance(config, str):
             raise _blamed(space, base, values)
-        unused = frozenset(settings_without_effect(config))
+        unused = frozenset(base.kind.without_effect(config))
         for key in values:
             if key in unused:
                 raise _without_effect(space, base, values, key)
@@ -94,7 +91,7 @@ def prove_cells(
             _check_key(key, base, place, may_seed=True, own_budgets=own_budgets)
         if isinstance(config, str):
             raise ConfigError(f"{place}: at {_shown(cell)}: {config}")
-        unused = frozenset(settings_without_effect(config))
+        unused = frozenset(base.kind.without_effect(config))
         for key in cell:
             if key in unused:
                 raise ConfigError(f"{place}: {key}: has no effect at {_shown(cell)}")
@@ -103,6 +100,20 @@ def prove_cells(
             raise ConfigError(f"{place}: at {_shown(cell)}: the same configuration as at {places[first]}")
         idle = unused if idle is None else idle & unused
     return Proof(len(cells), idle or frozenset())
+
+
+def prove_baseline(space: SearchSpace, base: Base, values: Values, *, learns: str) -> None:
+    """See that the base file lies in the space of a sampler that learns from it.
+
+    `values` are what it has there. Raises ConfigError.
+    """
+    for key in space.parameters:
+        if key not in values and key not in space.conditional:
+            raise space.fault(
+                key,
+                f"the base file's value, {json.dumps(base.values[key])}, is outside, and {learns} learns from the "
+                "baseline; take it into the range or the choices, or set `baseline: false`",
+            )
 
 
 def _check_key(
@@ -116,9 +127,7 @@ def _check_key(
         near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]!r}?" if near else f", allowed: keys of {base.document.name}"
         raise ConfigError(f"{place}: {key}: {'a section, not a key' if inside else 'unknown key'}{hint}")
-    if key.startswith(("data.", "evaluation.", "tokenizer.pretrained")) or (
-        key in _COMPARABLE and not own_budgets
-    ):
+    if base.kind.is_common(key, own_budgets=own_budgets):
         raise ConfigError(
             f"{place}: {key}: no trial may change it, because trials would not be comparable; "
             "give it under `fixed`"
@@ -206,7 +215,7 @@ def _without_effect(space: SearchSpace, base: Base, values: Values, key: str) ->
     def works(parent: str, choice: Any) -> bool:
         point = _completed(space, {**values, parent: choice})
         config = base.built(point)
-        return not isinstance(config, str) and key in point and key not in settings_without_effect(config)
+        return not isinstance(config, str) and key in point and key not in base.kind.without_effect(config)
 
     for parent, parameter in space.parameters.items():
         if parent in values and parent != key and isinstance(parameter, CategoricalParameter):
@@ -224,7 +233,7 @@ def _causes(space: SearchSpace, base: Base, values: Values, key: str) -> Values:
     for other, value in values.items():
         for corner in space.parameters[other].corners() if other != key else ():
             config = base.built(_completed(space, {**values, other: corner}))
-            if isinstance(config, TrainConfig) and key not in settings_without_effect(config):
+            if not isinstance(config, str) and key not in base.kind.without_effect(config):
                 causes[other] = value
     return causes
 

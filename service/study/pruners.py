@@ -147,15 +147,15 @@ def with_warmup(section: PrunerConfig, decays: Collection[str]) -> PrunerConfig:
     return section
 
 
-def pruner_misfit(section: PrunerConfig, rungs: int) -> str | None:
-    """Why the pruner could never stop a trial of `rungs` evaluations before its end, or None where it can."""
+def pruner_misfit(section: PrunerConfig, rungs: int, *, key: str = "training.rungs") -> str | None:
+    """Why the pruner could never stop a trial of `rungs` evaluations (under `key`) before its end, or None."""
     if section.name == "none":
         return None
     waits = [getattr(part, "warmup_fraction", 0.0) for part in (section, getattr(section, "then", None))]
     # A patient pruner compares the last rungs with the ones before, of which there must be at least one.
     first = section.patience_rungs + 2 if isinstance(section, PatientConfig) else 1
     if first >= rungs or Fraction(str(max(waits))) > Fraction(rungs - 1, rungs):
-        return f"{section.name} could stop no trial before its end with training.rungs {rungs}"
+        return f"{section.name} could stop no trial before its end with {key} {rungs}"
     return None
 
 

@@ -62,8 +62,30 @@ class GridConfig(Section):
     name: Literal["grid"]
 
 
+FEWEST_EARLIER = 4
+"""Whole trials below which an earlier study says nothing."""
+
+
+class ThawConfig(Section):
+    """Freeze-thaw search (Swersky 2014): a Gaussian process of all loss curves says at every rung which trial goes on.
+
+    The others wait, and what is begun is the process's choice, too, so that it has no pruner beside it. Its budget is
+    in tokens, as under `asha`.
+    """
+
+    name: Literal["thaw"]
+    startup_trials: int = Field(4, ge=1)
+    """Trials begun at points spread over the space before the process is asked."""
+    keep_states: int = Field(64, ge=1)
+    """Trials that may wait, each with its saved state on disk; of more, those furthest from the best are ended."""
+    prior: tuple[str, ...] = Field((), exclude_if=lambda names: not names)
+    """Earlier studies in the same storage, by name: their whole trials shape the first guesses, and are weighed by how
+    well they agree with this study's own losses."""
+
+
 SamplerConfig = Annotated[
-    TpeConfig | RandomConfig | GpConfig | CmaEsConfig | QmcConfig | GridConfig, Field(discriminator="name")
+    TpeConfig | RandomConfig | GpConfig | CmaEsConfig | QmcConfig | GridConfig | ThawConfig,
+    Field(discriminator="name"),
 ]
 
 
@@ -81,7 +103,7 @@ def sampler_misfit(
     Optuna draws at random what a sampler cannot model, and says so in a log line only. `space` holds the
     distributions by dotted key, `conditional` those keys that have a `when`.
     """
-    if section.name in ("tpe", "random"):
+    if section.name in ("tpe", "random", "thaw"):
         return None
     if conditional:
         return f"{section.name} needs a space without conditions, given `when` of {_listed(conditional)}"
@@ -120,7 +142,7 @@ def build_sampler(
                 constant_liar=True,
                 seed=seed,
             )
-        case RandomConfig():
+        case RandomConfig() | ThawConfig():  # drawn is what a person's point leaves open
             return optuna.samplers.RandomSampler(seed=seed)
         case GpConfig():
             return optuna.samplers.GPSampler(n_startup_trials=section.startup_trials, seed=seed)

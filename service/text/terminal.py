@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
@@ -76,5 +76,16 @@ class FittingTable:
             return
         yield Text(self._title)
         for row in self._rows:
-            pairs = (f"{heading} {cell}" for heading, cell in zip(self._headings, row, strict=True))
-            yield Text("  ".join(pairs))
+            pairs = (f"{heading} {cell}".strip() for heading, cell in zip(self._headings, row, strict=True))
+            yield Text("\n".join(_filled(pairs, options.max_width)))
+
+
+def _filled(pairs: Iterable[str], width: int) -> list[str]:
+    """The pairs on as few lines as they fit on; one begins a line of its own rather than being cut in two."""
+    lines: list[str] = []
+    for pair in pairs:
+        if lines and len(lines[-1]) + 2 + len(pair) <= width:
+            lines[-1] += f"  {pair}"
+        else:
+            lines.append(f"  {pair}" if lines else pair)
+    return lines

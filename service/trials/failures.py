@@ -2,12 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from optuna.trial import TrialState
 
 from model.errors import Diverged, UserError
+from service.study.own_code import OwnCodeFailed, own_traceback
 
 Next = Literal["close", "hand back", "retry", "restart", "stop"]
 
@@ -35,8 +36,12 @@ def classify(error: BaseException, *, device_answers: bool = True) -> Failure:
     """The row of the table for `error`.
 
     A diverged or too large configuration is PRUNED: the sampler learns from PRUNED and never from FAIL. No
-    configuration is to blame for what fails on a device that does not answer any more.
+    configuration is to blame for what fails on a device that does not answer any more. What the user's own code has
+    raised counts as if ours had.
     """
+    told = None
+    if isinstance(error, OwnCodeFailed) and error.__cause__ is not None:
+        told, error = f"own training code: {error}", error.__cause__
     if isinstance(error, Diverged):
         return Failure(TrialState.PRUNED, f"diverged: {error}", "close")
     if _is_out_of_memory(error):
@@ -50,7 +55,14 @@ def classify(error: BaseException, *, device_answers: bool = True) -> Failure:
         return Failure(TrialState.FAIL, str(error), "stop")
     if not device_answers:
         return Failure(TrialState.FAIL, f"its device failed: {_first_line(error)}", "restart")
-    return Failure(TrialState.FAIL, f"{type(error).__name__}: {_first_line(error)}", "retry")
+    return Failure(TrialState.FAIL, told or f"{type(error).__name__}: {_first_line(error)}", "retry")
+
+
+def traced(error: BaseException) -> dict[str, Any]:
+    """What a log line says of an exception that nobody foresaw: its traceback, of the user's own code theirs alone."""
+    if isinstance(error, OwnCodeFailed) and error.__cause__ is not None:
+        return {"exception": own_traceback(error.__cause__)}
+    return {"exc_info": error}
 
 
 def blames_configuration(ended: str) -> bool:

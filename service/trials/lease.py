@@ -8,8 +8,8 @@ from types import TracebackType
 import sqlalchemy as sa
 import structlog
 
-from model.training import TrainingRun
 from service.storage.claims import Claims, LeaseLost, Slot
+from service.trials.contract import Run
 
 LONGEST_BEAT_SECONDS = 1.0
 """After which a worker whose parent is gone notices, and the live table learns of progress between rungs."""
@@ -44,7 +44,7 @@ class Lease:
         self._beat = beat
         self._renew_worker = renew_worker
         self._log = log
-        self._run: TrainingRun | None = None
+        self._run: Run | None = None
         self._lost = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -70,7 +70,7 @@ class Lease:
         if self.slot.attempts:
             self.slot = self._claims.set_trial(self.slot, trial_number, attempts=0)
 
-    def watch(self, run: TrainingRun) -> None:
+    def watch(self, run: Run) -> None:
         """Stop `run` when the lease is lost."""
         self._run = run
         if self._lost.is_set():

@@ -13,29 +13,26 @@ import structlog
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import TrialState
 
-from model.config.counts import flops_per_token, parameter_count, passes_per_token
-from model.config.train_config import TrainConfig
-from model.data.corpus import Corpus
-from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CheckpointError
 from model.hardware.device import Device
 from model.measurement.diagnostics import as_lines
-from model.measurement.sinks import Curves
-from model.training import TrainingRun
 from service.storage import artifacts, measurements
 from service.storage.artifact_stores import Store, fetch
 from service.storage.optuna_private import storage_of, trial_id_of
 from service.storage.ranking import is_among_best
 from service.storage.study_storage import together
 from service.study import audit
+from service.study.run_config import RunConfig
+from service.text.words import Words
 from service.trials import provenance, trial_page
+from service.trials.contract import Run, Training
 from service.trials.failures import Interrupted, Unsaved
 from service.trials.lease import Lease
 
 STATES = "states"
 """Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that goes on."""
 
-GoesOn = Callable[[TrainingRun], bool]
+GoesOn = Callable[[Run], bool]
 """Whether a run may train on beyond the last rung that it has passed."""
 
 
@@ -60,8 +57,8 @@ class TrialRunner:
     """What all trials of a worker share."""
 
     store: Store
-    corpus: Corpus
-    cache: Path
+    training: Training
+    words: Words
     curves: Path
     """Folder for TensorBoard and Weights & Biases."""
     device: Device
@@ -69,27 +66,19 @@ class TrialRunner:
     """Weights are stored of a complete trial that is among this many best ones at its end."""
     log: structlog.stdlib.BoundLogger
 
-    def build(self, trial: optuna.Trial, config: TrainConfig) -> TrainingRun:
+    def build(self, trial: optuna.Trial, config: RunConfig) -> Run:
         """The run of a trial, from the newest of its saved states that can be used, or else from its beginning.
 
         What it is goes into the trial's attributes, what it has already shown into its reports.
         """
         trial_page.reset_peak_memory()
-        data = TokenizedCorpus.prepare(self.corpus, config.tokenizer, cache=self.cache)
-        run = self._begun(trial, config, data)
-        config = run.config
-        facts = provenance.collect(
-            device=self.device.description,
-            corpus_fingerprint=self.corpus.fingerprint,
-            precision=run.precision.name,
-        )
+        run = self._begun(trial, config)
+        facts = provenance.collect(device=self.device.description, **run.origin())
         reported = _reported(trial) if run.evaluations else ()
         with together(trial):
-            trial.set_user_attr("config", config.model_dump(mode="json"))
-            trial.set_user_attr("train_tokens", data.split("train").n_tokens)
-            trial.set_user_attr("parameters", parameter_count(config))
-            trial.set_user_attr("passes_per_token", passes_per_token(config))
-            trial.set_user_attr("flops_per_token", flops_per_token(config))
+            trial.set_user_attr("config", run.config.model_dump(mode="json"))
+            for key, value in run.facts().items():
+                trial.set_user_attr(key, value)
             trial.set_user_attr("provenance", facts)
             for evaluation in run.evaluations:  # of the trials that it resumes
                 if evaluation.rung_tokens not in reported:
@@ -99,7 +88,7 @@ class TrialRunner:
     def train(
         self,
         trial: optuna.Trial,
-        run: TrainingRun,
+        run: Run,
         lease: Lease,
         *,
         audited: bool,
@@ -125,7 +114,8 @@ class TrialRunner:
         reported = _reported(trial) if goes_on else ()
         # a worker that dies at a rung has not come to ask
         paused = _is_paused(run, goes_on)
-        with self._drawn(trial, run) as curves:
+        group, name = trial.study.study_name, str(trial.number)
+        with run.drawn(self.curves, group=group, name=name, warn=self.log.warning) as curves:
             for evaluation in () if paused else run:
                 lease.check()
                 if self._save_state(trial, run):
@@ -162,9 +152,7 @@ class TrialRunner:
         state = TrialState.PRUNED if pruned else TrialState.RUNNING if paused else TrialState.COMPLETE
         return Outcome(val_loss, state, ended)
 
-    def show_failure(
-        self, trial: optuna.Trial, run: TrainingRun | None, config: TrainConfig, reason: str
-    ) -> None:
+    def show_failure(self, trial: optuna.Trial, run: Run | None, config: RunConfig, reason: str) -> None:
         """Show a trial that has failed for this reason as far as it came; without a run where none could be built."""
         if run is not None and run.diagnostics:
             lines = as_lines(run.diagnostics)
@@ -175,7 +163,7 @@ class TrialRunner:
             )
         self._show(trial, run, run.config if run else config, reason, with_titles=False)
 
-    def _is_stopped(self, trial: optuna.Trial, run: TrainingRun, *, audited: bool) -> bool:
+    def _is_stopped(self, trial: optuna.Trial, run: Run, *, audited: bool) -> bool:
         """Ask the pruner, of an audited trial until its first verdict, which is noted."""
         if audit.MARK in trial.user_attrs or not trial.should_prune():
             return False
@@ -186,16 +174,11 @@ class TrialRunner:
             self.log.info("audited", rung=rung, val_loss=last.val_loss)
         return not audited
 
-    def _drawn(self, trial: optuna.Trial, run: TrainingRun) -> Curves:
-        return Curves(
-            run, self.curves, group=trial.study.study_name, name=str(trial.number), warn=self.log.warning
-        )
-
     def _show(
         self,
         trial: optuna.Trial,
-        run: TrainingRun | None,
-        config: TrainConfig,
+        run: Run | None,
+        config: RunConfig,
         ended: str,
         *,
         with_titles: bool,
@@ -205,13 +188,15 @@ class TrialRunner:
             run,
             config,
             ended=ended,
+            training=self.training,
+            words=self.words,
             device=self.device.description,
             with_titles=with_titles,
             store=self.store,
             log=self.log,
         )
 
-    def _begun(self, trial: optuna.Trial, config: TrainConfig, data: TokenizedCorpus) -> TrainingRun:
+    def _begun(self, trial: optuna.Trial, config: RunConfig) -> Run:
         """The trial's run, from the newest of its saved states that can be used, or else from its beginning."""
         states: list[str] = trial.user_attrs.get(STATES, [])
         for state in reversed(states):
@@ -219,15 +204,15 @@ class TrialRunner:
                 path = Path(folder) / "state.safetensors"
                 try:
                     fetch(self.store, state, path)
-                    run = TrainingRun.resumed(path, config, data, device=self.device)
+                    run = self.training.resume(path, config)
                 except (ArtifactNotFound, CheckpointError, OSError) as error:
                     self.log.warning("saved state not usable", reason=str(error))
                     continue
-            self.log.info("resumed", step=run.step, rung=len(run.evaluations))
+            self.log.info("resumed", tokens=run.tokens, rung=len(run.evaluations))
             return run
-        return TrainingRun(config, data, device=self.device)
+        return self.training.begin(config)
 
-    def _save_state(self, trial: optuna.Trial, run: TrainingRun) -> bool:
+    def _save_state(self, trial: optuna.Trial, run: Run) -> bool:
         """Save the run's state under an id of this trial's own, so that no other attempt can overwrite it.
 
         Returns:
@@ -249,7 +234,7 @@ class TrialRunner:
             trial.set_user_attr(STATES, [*states, name])
         return True
 
-    def _record(self, trial: optuna.Trial, run: TrainingRun, ended: str, *, with_weights: bool) -> None:
+    def _record(self, trial: optuna.Trial, run: Run, ended: str, *, with_weights: bool) -> None:
         with together(trial):
             measurements.note_last(trial, run.evaluations[-1], run.diagnostics[-1] if run.diagnostics else {})
             trial.set_user_attr("ended", ended)
@@ -265,8 +250,10 @@ class TrialRunner:
                 artifacts.attach_text(self.store, trial, name, text)
                 missing.remove(name)
             if with_weights:
-                checkpoint = run.checkpoint(provenance=trial.user_attrs["provenance"], trial=trial.number)
-                artifacts.attach_checkpoint(self.store, trial, checkpoint)
+                with tempfile.TemporaryDirectory() as folder:
+                    origin = trial.user_attrs["provenance"]
+                    run.write_checkpoint(Path(folder), provenance=origin, trial=trial.number)
+                    artifacts.attach_checkpoint(self.store, trial, Path(folder))
         except OSError as error:
             # the loss is worth more than its files: the trial counts, and says what it lacks
             reason = f"{', '.join(missing)} not saved: {error.strerror or error}"
@@ -279,7 +266,7 @@ def _reported(trial: optuna.Trial) -> Collection[int]:
     return storage_of(trial.study).get_trial(trial_id_of(trial)).intermediate_values
 
 
-def _is_paused(run: TrainingRun, goes_on: GoesOn | None) -> bool:
+def _is_paused(run: Run, goes_on: GoesOn | None) -> bool:
     return goes_on is not None and bool(run.evaluations) and not run.finished and not goes_on(run)
 
 

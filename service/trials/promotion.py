@@ -6,28 +6,33 @@ holds only if nothing has been claimed since that reading (`service.storage.budg
 
 import copy
 import dataclasses
-import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
+import structlog
 from optuna.trial import FrozenTrial, TrialState
 
-from model.training import TrainingRun
 from service.search.halving import Halving
-from service.search.problem import Advance, Begun, Decision, Problem, Searcher, State
-from service.storage.budget import Reading
+from service.search.problem import Advance, Begin, Decision, Problem, Searcher, Stop
 from service.storage.claims import Slot
 from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_private import show_trials
 from service.storage.pauses import Pauses
-from service.storage.reports import Reported, read_params, read_reports
 from service.study.definition import StudyDefinition
 from service.study.pruners import AshaConfig
-from service.study.search_space import Values
-from service.trials.failures import blames_configuration
+from service.study.samplers import ThawConfig
+from service.trials.contract import Run
+from service.trials.knowledge import Knowledge, Known
 from service.trials.lease import Lease
+
+if TYPE_CHECKING:
+    from service.search.earlier import Earlier
 
 Waiting = tuple[Slot, str]
 """A paused trial that has been taken to end it, and why it ends, for people."""
+_WITHOUT_MODEL = Halving()
+"""Decides where a searcher's model fails."""
 
 
 class Promotion:
@@ -37,29 +42,45 @@ class Promotion:
         opened: the study; its sampler then sees paused trials as it sees pruned ones.
         pauses: the worker's own.
         searcher: decides.
+        earlier: what other studies make the searcher expect.
+        overruled: decides once the searcher has stopped and was asked to go on.
         keep_states: as many trials may wait.
+        log: where decisions go that are not the searcher's.
     """
 
-    def __init__(self, opened: OpenedStudy, *, pauses: Pauses, searcher: Searcher, keep_states: int) -> None:
-        self._space = opened.definition.space
+    def __init__(
+        self,
+        opened: OpenedStudy,
+        *,
+        pauses: Pauses,
+        searcher: Searcher,
+        overruled: Searcher,
+        earlier: "tuple[Earlier, ...]" = (),
+        keep_states: int,
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._log = log
         self._pauses = pauses
-        self._searcher = searcher
+        self._searcher, self._overruled = searcher, overruled
         self._keep_states = keep_states
         self._rungs = opened.base_config.rungs
-        self._problem = Problem(self._space, self._rungs, opened.definition.seed)
-        self._values: dict[int, Values] = {}
-        """By trial number."""
+        self._problem = Problem(opened.definition.space, self._rungs, opened.definition.seed, earlier=earlier)
+        self._knowledge = Knowledge(opened.definition, pauses.budget, self._rungs)
         show_trials(opened.study, self._as_pruned)
 
     def next(self) -> Slot | None:
         """A slot to work in, claimed with the tokens of its next rung; None where there is nothing to be done now."""
         while True:
-            seen = self._pauses.budget.read()
-            decided = None if seen is None else self._decided(seen, self._begun(seen))
-            if seen is None or decided is None:
+            known = self._knowledge.read()
+            decided = None if known is None else self._decided(known)
+            if known is None or decided is None:
                 return None
             decision, tokens = decided
-            if isinstance(decision, Advance):
+            seen, slot = known.seen, None
+            if isinstance(decision, Stop):
+                if self._pauses.budget.stop(seen, decision.why):
+                    self._log.info("the search stops", reason=decision.why)
+            elif isinstance(decision, Advance):
                 slot = self._pauses.promote(seen, decision.number, tokens=tokens)
             else:
                 slot = self._pauses.begin(seen, tokens=tokens, point=decision.values)
@@ -68,7 +89,7 @@ class Promotion:
             if slot is not None:
                 return slot
 
-    def goes_on(self, lease: Lease, run: TrainingRun) -> bool:
+    def goes_on(self, lease: Lease, run: Run) -> bool:
         """Whether a run may train on beyond its last rung; the tokens of the next one are claimed then."""
         if run.evaluations[-1].rung_tokens < (lease.slot.tokens or 0):
             return True
@@ -79,16 +100,15 @@ class Promotion:
     def _extended(self, slot: Slot) -> Slot | None:
         """The slot, whose trial has reached its rung, with the tokens of the next one; None where it is to wait."""
         while True:
-            seen = self._pauses.budget.read()
-            if seen is None:
+            known = self._knowledge.read()
+            if known is None:
                 return None
-            begun = self._begun(seen)
-            here = begun[slot.index]
-            begun[slot.index] = dataclasses.replace(here, state="paused")
+            seen, here = known.seen, known.begun[slot.index]
+            known.begun[slot.index] = dataclasses.replace(here, state="paused")
             claimed: int = seen.slots[slot.index].tokens
             if claimed > self._rungs[len(here.losses) - 1]:  # by a call whose answer was lost
                 return dataclasses.replace(slot, tokens=claimed)
-            decided = self._decided(seen, begun)
+            decided = self._decided(known)
             if decided is None or decided[0] != Advance(slot.index):
                 return None
             extended = self._pauses.extend(seen, slot, tokens=decided[1])
@@ -98,20 +118,28 @@ class Promotion:
 
     def over(self) -> bool:
         """Nothing is being trained, and no decision can be paid for: the study has ended."""
-        seen = self._pauses.budget.read()
-        return seen is None or not (seen.busy or self._decided(seen, self._begun(seen)))
+        known = self._knowledge.read()
+        return known is None or not (known.seen.busy or self._decided(known))
 
     def at_the_end(self) -> list[Waiting]:
         """All trials that still wait, to be ended."""
-        seen = self._pauses.budget.read()
-        return [] if seen is None else self._taken(seen, [row.slot for row in seen.waiting()], "not promoted")
+        known = self._knowledge.read()
+        return (
+            []
+            if known is None
+            else self._taken(known, [row.slot for row in known.seen.waiting()], "not promoted")
+        )
 
     def too_many(self) -> list[Waiting]:
         """Trials that wait beyond `keep_states`, to be ended: those furthest from the best at their rungs."""
         seen = self._pauses.budget.read()
-        if seen is None or len(seen.waiting()) <= self._keep_states:
+        if (
+            seen is None
+            or len(seen.waiting()) <= self._keep_states
+            or (known := self._knowledge.read()) is None
+        ):
             return []
-        begun = self._begun(seen)
+        begun = [trial for trial in known.begun if not trial.skipped]
 
         def share(index: int) -> tuple[float, int]:
             """Of the trials that came so far, that are better."""
@@ -119,48 +147,39 @@ class Promotion:
             there = [trial.losses[rung] for trial in begun if len(trial.losses) > rung]
             return sum(other < loss for other in there) / len(there), index
 
-        worst_last = sorted((row.slot for row in seen.waiting()), key=share)
-        return self._taken(seen, worst_last[self._keep_states :], f"more than {self._keep_states} wait")
+        worst_last = sorted((row.slot for row in known.seen.waiting()), key=share)
+        return self._taken(known, worst_last[self._keep_states :], f"more than {self._keep_states} wait")
 
-    def _taken(self, seen: Reading, indices: Sequence[int], why: str) -> list[Waiting]:
-        begun = self._begun(seen)
-        taken = ((self._pauses.take(seen.slots[index]), index) for index in indices)
+    def _taken(self, known: Known, indices: Sequence[int], why: str) -> list[Waiting]:
+        taken = ((self._pauses.take(known.seen.slots[index]), index) for index in indices)
         return [
-            (slot, f"paused at rung {len(begun[index].losses)} of {len(self._rungs)}, {why}")
+            (slot, f"paused at rung {known.begun[index].passed} of {len(self._rungs)}, {why}")
             for slot, index in taken
             if slot is not None
         ]
 
-    def _decided(self, seen: Reading, begun: Sequence[Begun]) -> tuple[Decision, int] | None:
-        """What is to be done next, and to how many tokens that trains; None where it cannot be paid for."""
-        decision = self._searcher.decide(self._problem, begun)
-        if decision is None:
+    def _decided(self, known: Known) -> tuple[Decision, int] | None:
+        """What is to be done next, and to how many tokens that trains; None: to wait, or no tokens for it."""
+        seen = known.seen
+        if seen.stopped is not None:
             return None
+        decision = Begin(None) if known.asked_for else self._decision(known)
+        if decision is None or isinstance(decision, Stop):
+            return None if decision is None else (decision, 0)
         passed, claimed = 0, 0
         if isinstance(decision, Advance):
-            passed, claimed = len(begun[decision.number].losses), seen.slots[decision.number].tokens
+            passed, claimed = known.begun[decision.number].passed, seen.slots[decision.number].tokens
         tokens = self._rungs[passed]
         return (decision, tokens) if tokens - claimed <= seen.left else None
 
-    def _begun(self, seen: Reading) -> list[Begun]:
-        slots = self._pauses.claims.slots
-        reports = read_reports(slots)
-        numbers = {row.trial_number for row in seen.slots if row.trial_number in reports}
-        # a trial that has reported has all its parameters
-        known = {number: self._values[number] for number in numbers if number in self._values}
-        for number, params in read_params(slots, numbers - known.keys()).items():
-            known[number] = self._space.decode(params)
-            if reports[number].losses:
-                self._values[number] = known[number]
-        found = []
-        for row in seen.slots:
-            if row.trial_number not in known:
-                found.append(Begun(row.slot, json.loads(row.point) if row.point else {}, (), "running"))
-                continue
-            trial = reports[row.trial_number]
-            losses = tuple(trial.losses[rung] for rung in self._rungs if rung in trial.losses)
-            found.append(Begun(row.slot, known[row.trial_number], losses, _state(row.state, trial)))
-        return found
+    def _decision(self, known: Known) -> Decision | None:
+        left = known.seen.left
+        searcher = self._searcher if known.seen.overruled is None else self._overruled
+        try:
+            return searcher.decide(self._problem, known.begun, left)
+        except (np.linalg.LinAlgError, FloatingPointError) as error:
+            self._log.warning("the model of losses failed, successive halving decides", reason=str(error))
+            return _WITHOUT_MODEL.decide(self._problem, known.begun, left)
 
     def _as_pruned(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """To a sampler a running trial says nothing, and a pruned one how far it came with which loss."""
@@ -168,14 +187,36 @@ class Promotion:
         return [_pruned(trial) if trial.number in paused else trial for trial in trials]
 
 
-def promotion_of(opened: OpenedStudy, pauses: Pauses) -> Promotion | None:
+def promotion_of(
+    opened: OpenedStudy, pauses: Pauses, *, log: structlog.stdlib.BoundLogger
+) -> Promotion | None:
     """What decides in a study whose trials pause; None in any other."""
     definition: StudyDefinition = opened.definition
-    section = definition.pruner
-    if not isinstance(section, AshaConfig):
-        return None
-    searcher = Halving(reduction_factor=section.reduction_factor, grows=section.grows)
-    return Promotion(opened, pauses=pauses, searcher=searcher, keep_states=section.keep_states)
+    searcher: Searcher
+    overruled: Searcher
+    earlier: tuple[Earlier, ...] = ()
+    match definition.sampler, definition.pruner:
+        case ThawConfig() as section, _:
+            # bring scipy's optimizers, which no other study needs
+            from service.search.thaw import Thaw
+            from service.trials.earlier_studies import earlier_studies
+
+            earlier = earlier_studies(opened, section.prior, log=log)
+            overruled = Thaw(startup=section.startup_trials)
+            searcher = Thaw(startup=section.startup_trials, stop_gain=definition.stop_gain)
+        case _, AshaConfig() as section:
+            searcher = overruled = Halving(reduction_factor=section.reduction_factor, grows=section.grows)
+        case _:
+            return None
+    return Promotion(
+        opened,
+        pauses=pauses,
+        searcher=searcher,
+        overruled=overruled,
+        earlier=earlier,
+        keep_states=section.keep_states,
+        log=log,
+    )
 
 
 def _pruned(trial: FrozenTrial) -> FrozenTrial:
@@ -185,12 +226,3 @@ def _pruned(trial: FrozenTrial) -> FrozenTrial:
     seen.state = TrialState.PRUNED
     seen.value = trial.intermediate_values[trial.last_step]
     return seen
-
-
-def _state(slot: str, trial: Reported) -> State:
-    if slot == "paused":
-        return "paused"
-    if slot != "closed":
-        return "running"
-    failed = trial.state == TrialState.FAIL or blames_configuration(trial.ended)
-    return "failed" if failed else "ended"

@@ -34,8 +34,8 @@ def commit() -> str | None:
     return f"{head}+changes" if changes else head
 
 
-def collect(*, device: str, corpus_fingerprint: str, precision: str) -> dict[str, Any]:
-    """Commit, versions, device, corpus and arithmetic of this process."""
+def collect(*, device: str, **of_run: Any) -> dict[str, Any]:
+    """Commit, versions and device of this process, and what a run says of its own origin."""
     return {
         "commit": commit(),
         "python": platform.python_version(),
@@ -43,6 +43,5 @@ def collect(*, device: str, corpus_fingerprint: str, precision: str) -> dict[str
         "machine": platform.machine(),
         "utc_offset_seconds": time.localtime().tm_gmtoff,
         "device": device,
-        "precision": precision,
-        "corpus_fingerprint": corpus_fingerprint,
+        **of_run,
     }

@@ -8,7 +8,6 @@ import optuna
 import structlog
 from optuna.trial import TrialState
 
-from model.config.train_config import TrainConfig
 from model.errors import ConfigError
 from service.storage import added
 from service.storage.artifact_stores import Store
@@ -21,7 +20,8 @@ from service.storage.studies import CONFIRMS
 from service.storage.study_storage import together
 from service.study import audit
 from service.study.definition import StudyDefinition
-from service.trials import objective
+from service.study.run_config import RunConfig
+from service.trials import objective, trial_page
 
 FAILURES = 3
 """Of one configuration without progress before it is given up; three times as many where nobody saw why."""
@@ -89,7 +89,7 @@ class Lineages:
         if previous is not None and attempts >= MAX_ATTEMPTS:
             self._log.warning("configuration given up", trial=previous.number, attempts=attempts)
             objective.drop_states(self._store, previous)
-            if self._definition.cells or (slot.index == 0 and self._definition.baseline):
+            if self._definition.cells or self._definition.fixed_values(slot.index) is not None:
                 self._claims.close(slot)  # a fixed configuration has no other to take its place
                 return None
             previous, attempts = None, 0  # the slot is still owed a trial, of another configuration
@@ -117,10 +117,11 @@ class Lineages:
             attributes |= {**kept, "goes_on_with": previous.number}
             return self._create(previous.params, attributes, fixed=previous.system_attrs.get(FIXED))
         values = self._definition.fixed_values(slot.index)
-        if values is None and slot.point is not None:
-            values = json.loads(slot.point)
         if values is None:
-            return self.take_enqueued(slot) or self._create({}, attributes)
+            # what a person asks for goes before what a searcher has decided to begin
+            if (enqueued := self.take_enqueued(slot)) is not None:
+                return enqueued
+            values = {} if slot.point is None else json.loads(slot.point)
         space = self._definition.space
         params = space.encode({key: value for key, value in values.items() if key in space.parameters})
         return self._create(params, attributes)
@@ -174,7 +175,7 @@ class Lineages:
             self._log.warning("enqueued trial refused", trial=trial.number, reason=reason)
             self._fail(trial, f"refused: {reason}")
 
-    def config_for(self, trial: optuna.Trial, slot: Slot) -> TrainConfig:
+    def config_for(self, trial: optuna.Trial, slot: Slot) -> RunConfig:
         """What the trial trains; the sampler is asked here. Raises ConfigError."""
         values = self._definition.fixed_values(slot.index)
         if values is None:
@@ -221,6 +222,8 @@ class Lineages:
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             self._log.info("trial ended by its own worker after all", trial=trial.number)
             return False
+        words = self._definition.words
+        trial_page.show_dead(self._study, self.frozen(trial.number), ended=reason, words=words, log=self._log)
         return True
 
 

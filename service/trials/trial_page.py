@@ -11,12 +11,9 @@ from typing import Any
 
 import optuna
 import structlog
+from optuna.trial import FrozenTrial
 from optuna_dashboard.artifact import get_artifact_path
 
-from model.config.counts import flops_per_token, parameter_count, passes_per_token
-from model.config.train_config import TrainConfig
-from model.measurement.titles import TITLES, generate_titles
-from model.training import TrainingRun
 from service import logs
 from service.dashboard.curve import curve_svg
 from service.dashboard.notes import trial_note
@@ -27,16 +24,20 @@ from service.storage.optuna_private import trial_id_of
 from service.storage.studies import DEFINITION
 from service.storage.study_storage import set_study_attributes
 from service.study.parameters import same
+from service.study.run_config import RunConfig
 from service.study.search_space import leaves
-from service.text.quantities import shown_operations
+from service.text.words import Words
+from service.trials.contract import Run, Training
 
 
 def show(
     trial: optuna.Trial,
-    run: TrainingRun | None,
-    config: TrainConfig,
+    run: Run | None,
+    config: RunConfig,
     *,
     ended: str,
+    training: Training,
+    words: Words,
     device: str,
     with_titles: bool,
     store: Store,
@@ -49,6 +50,8 @@ def show(
         run: its training, if it came so far.
         config: what it was to train.
         ended: why it ended, for people.
+        training: what the study trains.
+        words: of the study.
         device: what it ran on.
         with_titles: draw titles from the model; a minute for 100 million parameters on a CPU.
         store: the artifact store.
@@ -58,18 +61,16 @@ def show(
 
     def write_curve() -> str:
         points = [(evaluation.rung_tokens, evaluation.val_loss) for evaluation in evaluations]
-        image = curve_svg(points, budget_tokens=config.budget_tokens)
+        image = curve_svg(points, budget_tokens=config.budget_tokens, words=words)
         address: str = get_artifact_path(trial, artifacts.attach_text(store, trial, "curve.svg", image))
         return address
 
     def write_note(curve: str | None) -> None:
-        rows = {"parameters": f"{parameter_count(config):,}", "device": device}
+        rows = {**training.described(config), "device": device}
         if run:
-            rows["device"] += f", {run.precision.name}"
-            passes = passes_per_token(config)
-            operations = shown_operations(flops_per_token(config) * run.tokens)
-            rows["compute"] = f"{operations} FLOPs; {passes} forward, {passes} backward passes a token"
-        rows["memory"] = _shown_memory([evaluation.peak_memory_bytes for evaluation in evaluations])
+            rows["device"] += f", {run.arithmetic}" if run.arithmetic else ""
+            rows |= run.noted()
+        rows["memory"] = _shown_memory([each.as_dict().get("peak_memory_bytes") for each in evaluations])
         if "goes_on_with" in trial.user_attrs:
             rows["resumes"] = f"trial {trial.user_attrs['goes_on_with']}"
         note = trial_note(
@@ -78,10 +79,11 @@ def show(
             last=evaluations[-1] if evaluations else None,
             facts=rows,
             changes=_changes(trial.study.user_attrs, config.model_dump(mode="json")),
-            titles=generate_titles(run.evaluated_model, run.tokenizer, TITLES) if run and with_titles else (),
+            titles=run.titles() if run and with_titles else (),
             curve=curve,
+            words=words,
         )
-        _save_note(trial, note)
+        _save_note(trial.study, trial_id_of(trial), note)
 
     def write_log() -> None:
         lines = logs.of_trial(trial.number)
@@ -91,6 +93,28 @@ def show(
     curve = tried("curve", write_curve, log) if evaluations else None
     tried("note", lambda: write_note(curve), log)
     tried("log", write_log, log)
+
+
+def show_dead(
+    study: optuna.Study, trial: FrozenTrial, *, ended: str, words: Words, log: structlog.stdlib.BoundLogger
+) -> None:
+    """Write the note of a trial whose worker cannot, from what the storage has of it; `words` are the study's."""
+
+    def write_note() -> None:
+        config = trial.user_attrs.get("config", {})
+        losses = sorted(trial.intermediate_values.items())
+        note = trial_note(
+            ended=ended,
+            config=config,
+            last=None,
+            facts={"reached": f"{words.metric} {losses[-1][1]:.4f} after {losses[-1][0]:,} {words.budget}"}
+            if losses
+            else {},
+            changes=_changes(study.user_attrs, config) if config else None,
+        )
+        _save_note(study, trial_id_of(trial), note)
+
+    tried("note", write_note, log)
 
 
 _BUDGET_AND_SEED = ("training.tokens", "training.epochs", "training.steps", "seed")
@@ -107,9 +131,9 @@ def _changes(study: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _save_note(trial: optuna.Trial, note: str) -> None:
+def _save_note(study: optuna.Study, trial_id: int, note: str) -> None:
     """As the dashboard's own `save_note`, which reads all notes of the study twice: 70 ms with 1,000 trials."""
-    set_study_attributes(trial.study, note_attributes(note, trial_id_of(trial)))
+    set_study_attributes(study, note_attributes(note, trial_id))
 
 
 def tried(what: str, write: Callable[[], Any], log: structlog.stdlib.BoundLogger) -> Any:

@@ -14,27 +14,30 @@ import sqlalchemy as sa
 import structlog
 from optuna.trial import TrialState
 
-from model.config.train_config import TrainConfig
 from model.errors import UserError
 from model.hardware import device
-from model.training import TrainingRun
 from service.settings import Settings
 from service.storage import added, artifacts
 from service.storage.artifact_stores import open_store
 from service.storage.claims import Claims, LeaseLost, Slot
-from service.storage.opened_study import open_study
+from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.optuna_private import storage_of, trial_id_of
 from service.storage.outages import Patience, StorageAwayError
 from service.storage.ownership import SLOT
 from service.storage.pauses import Pauses
 from service.storage.slots import SEEN_FAILURE
 from service.study import audit
+from service.study.base_file import code_folders
 from service.study.device_proof import prove_device
 from service.study.pruners import build_pruner
+from service.study.run_config import RunConfig
 from service.study.samplers import build_sampler, worker_seed
 from service.trials import objective
-from service.trials.failures import Failure, classify
+from service.trials.contract import Run, Training
+from service.trials.failures import Failure, classify, traced
+from service.trials.gpt import GptTraining
 from service.trials.lease import Lease
+from service.trials.own_run import OwnTraining
 from service.trials.promotion import Waiting, promotion_of
 from service.trials.resumption import Drops, Lineages, with_attempts
 
@@ -72,8 +75,8 @@ class Worker:
         self._settings = settings
         self._parent = parent
         self._stopping = threading.Event()
-        self._run: TrainingRun | None = None
-        self._last_run: Callable[[], TrainingRun | None] = lambda: None
+        self._run: Run | None = None
+        self._last_run: Callable[[], Run | None] = lambda: None
         patience = Patience(settings.patience_seconds, stopping=self._stopping, log=log)
         self._opened = opened = open_study(settings, study_name, patience=patience)
         self._study, self._definition = opened.study, opened.definition
@@ -82,7 +85,7 @@ class Worker:
             settings.device, threads=threads, workers=settings.workers_per_gpu
         )
         prove_device(self._definition, where.torch_device.type)
-        corpus = opened.corpus
+        training = _training(opened, where)
         opened.storage.seen = added.as_seen(self._definition.space, opened.key.generation)
         opened.storage.attributes_of_running = (SLOT,)
         self._roster = opened.roster
@@ -96,12 +99,12 @@ class Worker:
             seed=worker_seed(self._definition.seed, self._number),
             space=self._definition.space.distributions,
         )
-        self._promotion = promotion_of(opened, Pauses(self._claims))
+        self._promotion = promotion_of(opened, Pauses(self._claims), log=self.log)
         self._study.pruner = build_pruner(self._definition.pruner, rungs=opened.base_config.rungs)
         self._runner = objective.TrialRunner(
             store=self._store,
-            corpus=corpus,
-            cache=settings.cache,
+            training=training,
+            words=self._definition.words,
             curves=settings.curves,
             device=where,
             keep_checkpoints=self._definition.keep_checkpoints,
@@ -205,8 +208,8 @@ class Worker:
         trial, lease.slot = found
         log = self.log.bind(trial=trial.number)
         runner = dataclasses.replace(self._runner, log=log)
-        config: TrainConfig | None = None
-        run: TrainingRun | None = None
+        config: RunConfig | None = None
+        run: Run | None = None
         failure: Failure | None = None
         try:
             config = self._lineages.config_for(trial, lease.slot)
@@ -226,7 +229,7 @@ class Worker:
                 runner.show_failure(trial, run, config, failure.reason)
             state, value, ended = failure.state, None, failure.reason
             if failure.next == "retry":
-                log.error("trial failed", exc_info=True)
+                log.error("trial failed", **traced(error))
                 lease.slot = dataclasses.replace(lease.slot, attempts=lease.slot.attempts + SEEN_FAILURE)
                 ended = with_attempts(ended, lease.slot.attempts)
         if state == TrialState.RUNNING:
@@ -246,7 +249,7 @@ class Worker:
                 self._finish(lease, trial, TrialState.PRUNED, None, ended)
                 self.log.info("paused trial ended", trial=trial.number, ended=ended)
 
-    def _watch(self, run: TrainingRun, lease: Lease) -> None:
+    def _watch(self, run: Run, lease: Lease) -> None:
         """See that a signal or a lost lease stops the run."""
         self._run, self._last_run = run, weakref.ref(run)
         lease.watch(run)
@@ -287,3 +290,11 @@ class Worker:
     def _stop_if_orphaned(self) -> None:
         if self._orphaned():
             self.stop()
+
+
+def _training(opened: OpenedStudy, where: device.Device) -> Training:
+    """What the study trains, on this device. Raises UserError: its corpus or the user's code cannot be had."""
+    own = opened.definition.own_run
+    if own is None:
+        return GptTraining(opened.corpus, opened.settings.cache, where)
+    return OwnTraining(own, code_folders(opened.definition.file), str(where.torch_device))

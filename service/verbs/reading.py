@@ -91,8 +91,12 @@ def report(study: str, scale: str | None, out: str | None, result: str | None) -
     written = files.write(open_study(settings, name), folder=folder, result=Path(result) if result else None)
     if written.content.claims:
         click.echo(f"claims: {sections.verdicts(written.content)}")
-    for path in written.paths:
-        click.echo(f"written: {path}")
+    page, *others = written.paths
+    if result:
+        click.echo(f"written: {result}")
+    click.echo(
+        f"written: {page}, and {len(others) - bool(result)} files beside it: Markdown, JSON, CSV and figures"
+    )
 
 
 @click.command()

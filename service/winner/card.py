@@ -64,8 +64,8 @@ def card(winner: Winner, checkpoint: Checkpoint, *, held_out: HeldOut | None, na
         else "The weights are in GPT-2's layout."
     )
     sections = [
-        f"# {escaped(name)}\n\n{escaped(winner.definition.question)}\n\nA GPT of "
-        f"{parameter_count(checkpoint.config):,} parameters. {escaped(winner.why.capitalize())}.",
+        f"# {_line(name)}\n\n{escaped(winner.definition.question)}\n\nA GPT of "
+        f"{parameter_count(checkpoint.config):,} parameters. {_line(winner.why.capitalize())}.",
         f"{fenced(usage, 'python')}\n{layout} Every text begins with `<eos>`, as in training.",
         "## Data\n\n" + _table(_data(facts)),
         "## Training\n\n" + _table(_training(winner, checkpoint, facts)),
@@ -81,7 +81,7 @@ def card(winner: Winner, checkpoint: Checkpoint, *, held_out: HeldOut | None, na
 def _data(facts: Mapping[str, Any]) -> dict[str, str]:
     train, validation, held_out = facts["documents"]
     return {
-        "source": escaped(facts["source"]),
+        "source": _line(facts["source"]),
         "fingerprint": f"`{facts['fingerprint']}`",
         "documents": f"{train:,} train, {validation:,} validation, {held_out:,} held-out; "
         f"{facts['duplicates_dropped']:,} duplicates dropped",
@@ -96,16 +96,16 @@ def _training(winner: Winner, checkpoint: Checkpoint, facts: Mapping[str, Any]) 
     found = record.get("provenance", {})
     on = {"train": "train split", "all": "all titles, validation and held-out ones among them"}
     return {
-        "study": escaped(winner.study.study_name),
-        "trial": f"{winner.trial.number} of {escaped(winner.trained_in.study_name)}",
+        "study": _line(winner.study.study_name),
+        "trial": f"{winner.trial.number} of {_line(winner.trained_in.study_name)}",
         "trained on": on[record.get("trained_on", "train")],
         "budget": f"{tokens:,} tokens, {tokens / facts['train_tokens']:.3g} times the train split",
         "compute": f"{shown_operations(flops_per_token(config) * tokens)} FLOPs",
         "seed": str(config.seed),
-        "device": escaped(f"{found.get('device', 'unknown')}, {found.get('precision', 'unknown precision')}"),
-        "commit": escaped(str(found.get("commit"))),
-        "python": escaped(str(found.get("python"))),
-        "versions": escaped(", ".join(f"{k} {v}" for k, v in found.get("versions", {}).items())),
+        "device": _line(f"{found.get('device', 'unknown')}, {found.get('precision', 'unknown precision')}"),
+        "commit": _line(str(found.get("commit"))),
+        "python": _line(str(found.get("python"))),
+        "versions": _line(", ".join(f"{k} {v}" for k, v in found.get("versions", {}).items())),
     }
 
 
@@ -142,3 +142,7 @@ def _losses(winner: Winner, checkpoint: Checkpoint, held_out: HeldOut | None) ->
 
 def _table(rows: Mapping[str, str]) -> str:
     return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())
+
+
+def _line(text: str) -> str:
+    return escaped(text, readable=True)

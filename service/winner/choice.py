@@ -1,25 +1,28 @@
 """Which configuration a study recommends: the confirmed winner where there is one, else the best that has finished."""
 
 import statistics
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from model.checkpoint import Checkpoint
-from model.config.train_config import TrainConfig
 from model.errors import ConfigError
 from service.confirmation.confirm import CONFIRMED
 from service.settings import Settings
-from service.storage.artifact_stores import open_store
-from service.storage.artifacts import has_weights, read_checkpoint
+from service.storage.artifact_stores import Store, open_store
+from service.storage.artifacts import STATE, fetch_weights, has_weights, read_checkpoint
 from service.storage.configurations import configuration_of
 from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.ownership import generation_of
 from service.storage.ranking import count_states, ranked_trials
 from service.storage.studies import StudyError, find_study
 from service.study.definition import StudyDefinition
+from service.study.run_config import RunConfig
+from service.trials.own_run import unpack
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Winner:
     """In `trained_in`."""
     trained_in: optuna.Study
     """The study itself, or its confirmation."""
-    config: TrainConfig
+    config: RunConfig
     """What the trial trained, its budget in tokens."""
     why: str
     """For people: why it is this one, and how far it can be trusted."""
@@ -50,7 +53,19 @@ class Winner:
         Raises:
             StudyError: they were not kept, or the store cannot be read.
             CheckpointError: they are damaged.
+            ConfigError: it is no GPT.
         """
+        self.definition.gpt_config("a checkpoint with a tokenizer")
+        return read_checkpoint(self._store_with_weights(settings), self.trial)
+
+    def write_state(self, settings: Settings, folder: Path) -> None:
+        """Write what its class, one of the user's, has saved at the end. Raises UserError, OSError."""
+        store = self._store_with_weights(settings)
+        with tempfile.TemporaryDirectory() as name:
+            fetch_weights(store, self.trial, Path(name) / STATE)
+            unpack(Path(name) / STATE, folder)
+
+    def _store_with_weights(self, settings: Settings) -> Store:
         store = open_store(settings.artifacts)
         try:
             kept = has_weights(store, self.trial)
@@ -62,7 +77,7 @@ class Winner:
                 f"study's trials the best {self.definition.keep_checkpoints} keep theirs; "
                 f"`train {self.study.study_name} --trial {self.trial.number}` makes them again"
             )
-        return read_checkpoint(store, self.trial)
+        return store
 
 
 def choose(settings: Settings, name: str, *, trial: int | None = None) -> Winner:

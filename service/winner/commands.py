@@ -204,6 +204,9 @@ def export_model(study: str, form: str, *, trial: int | None, model: str | None,
 
     winner = _chosen(study, trial)
     settings = Settings.from_environment()
+    if winner.definition.own_run is not None and form == "checkpoint" and model is None:
+        return _export_state(winner, settings, Path(out) if out else _models(study, winner.name))
+    winner.definition.gpt_config(f"--format {form}")
     checkpoint = Checkpoint.read(Path(model)) if model else winner.checkpoint(settings)
     name = Path(model).resolve().name if model else winner.name
     folder = Path(out) if out else _models(study, f"{name}-hf" if form == "hf" else name)
@@ -214,6 +217,18 @@ def export_model(study: str, form: str, *, trial: int | None, model: str | None,
             hugging_face.write(checkpoint, folder, text)
         else:
             checkpoint.write(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written: {error.strerror or error}; --out names another"
+        ) from None
+    return folder
+
+
+def _export_state(winner: "Winner", settings: Settings, folder: Path) -> Path:
+    """What a class of the user's has saved of the winner."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        winner.write_state(settings, folder)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written: {error.strerror or error}; --out names another"

@@ -7,27 +7,29 @@ from typing import Any
 
 import yaml
 
-from model.config.section import validate
-from model.config.train_config import TrainConfig
 from model.config.yaml_tree import parse_value, read
 from model.errors import ConfigError
 from service.settings import HOME
 from service.storage.studies import corpus_facts
+from service.study.base_file import code_folders
 from service.study.design import shown_value
 from service.study.file import found_in
 from service.study.parameters import same
+from service.study.run_config import RunConfig
 from service.study.search_space import leaves
 from service.text.grid import Grid
 from service.winner.choice import Winner
 
 
 def as_yaml(winner: Winner) -> str:
-    """A whole file for `python -m model --config`, with what it is in its first lines."""
-    facts = corpus_facts(winner.trained_in)
+    """A whole file for `python -m model --config`, or for the user's code, with what it is in its first lines."""
+    facts, words = corpus_facts(winner.trained_in), winner.definition.words
     lines = [
         f"study {winner.study.study_name}: {winner.why}",
-        f"val_loss {_mean(winner):.4f} nats per character" if winner.losses else "no val_loss",
-        f"corpus: {facts['source']}, {facts['train_tokens']:,} tokens in the train split",
+        f"{words.metric} {_mean(winner):.4f}{words.in_unit}" if winner.losses else f"no {words.metric}",
+        f"trains {facts['source']}, for {winner.config.budget_tokens:,} {words.budget}"
+        if winner.definition.own_run
+        else f"corpus: {facts['source']}, {facts['train_tokens']:,} tokens in the train split",
     ]
     header = "".join(f"# {' '.join(line.split())}\n" for line in lines)
     return header + yaml.safe_dump(winner.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -39,13 +41,20 @@ def as_overrides(winner: Winner) -> str:
     Raises:
         ConfigError: the base file is not there any more, or not valid.
     """
-    base = validate(
-        read(found_in(HOME, winner.definition.tree.get("base", "train_config.yaml"))), TrainConfig
-    )
+    base = _base(winner)
     words = [
         word for key, value in _differing(base, winner.config).items() for word in ("--set", f"{key}={value}")
     ]
     return shlex.join(words)
+
+
+def _base(winner: Winner) -> RunConfig:
+    definition = winner.definition
+    name = definition.tree.get("base", "train_config.yaml")
+    if definition.own_run is None:
+        return definition.base.kind.read(read(found_in(HOME, name)))
+    beside = [path for folder in code_folders(definition.file) if (path := folder / name).is_file()]
+    return definition.base.kind.recorded(read(beside[0] if beside else found_in(HOME, name)))
 
 
 def as_difference(winner: Winner) -> Grid:
@@ -61,12 +70,12 @@ def as_difference(winner: Winner) -> Grid:
     return Grid(("key", "baseline", "best"), tuple(rows))
 
 
-def _differing(before: TrainConfig, after: TrainConfig) -> dict[str, str]:
+def _differing(before: RunConfig, after: RunConfig) -> dict[str, str]:
     old, new = _flat(before), _flat(after)
-    return {key: _word(value) for key, value in new.items() if not same(value, old[key])}
+    return {key: _word(value) for key, value in new.items() if key not in old or not same(value, old[key])}
 
 
-def _flat(config: TrainConfig) -> Mapping[str, Any]:
+def _flat(config: RunConfig) -> Mapping[str, Any]:
     return dict(leaves(config.model_dump(mode="json")))
 
 

@@ -66,6 +66,8 @@ def train(
         UserError: it cannot be trained so, or the folder has another run's state or cannot be written.
         Diverged: training met a non-finite loss or gradient.
     """
+    winner.definition.gpt_config("train")
+    assert isinstance(winner.config, TrainConfig)
     config = configured(winner.config, request.overrides)
     before = winner.checkpoint(settings) if request.from_checkpoint else None
     _refuse_other_network(config, before)

@@ -8,11 +8,14 @@ from service.search.halving import Halving
 from service.search.problem import Advance, Begin
 from service.search.thaw import Thaw
 from service.study.file import StudyConfig
-from service.study.samplers import TpeConfig
+from service.study.samplers import ThawConfig
+from service.study.strategy import with_sampler
+from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import LossTable
-from tests.benchmarks.samplers import PRUNERS, SAMPLERS
+from tests.benchmarks.samplers import PRUNERS, SAMPLERS, TABLE
 from tests.benchmarks.search import __main__ as search
 from tests.benchmarks.search.arms import ARMS, DEFAULT, Pausing, drawn_at_random, drawn_by_tpe
+from tests.benchmarks.search.priors import PRIORS
 from tests.benchmarks.search.replay import Replay, problem_of
 from tests.benchmarks.search.rows import row
 
@@ -32,7 +35,7 @@ class Script:
         self.left = list(decisions)
         self.shown = []
 
-    def decide(self, problem, begun):
+    def decide(self, problem, begun, left):
         self.shown.append([(t.number, t.losses, t.state) for t in begun])
         return self.left.pop(0) if self.left else None
 
@@ -108,15 +111,26 @@ def test_thaw_needs_less_than_random_search():
     assert sorted(costs)[1] < 0.5 * BOWL.random_trials(target) * BOWL.cell_tokens
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PRIORS)
+def test_a_prior_that_misleads_costs_no_more_than_a_fifth(kind):
+    table, seeds = loss_table.read(TABLE), 6
+    how = {"budget_tokens": 100 * table.cell_tokens, "workers": 1, "target": table.random_best(100)}
+
+    def cost(arm):
+        return sum(ARMS[arm].search(table, seed=seed, **how).reached(how["target"]) for seed in range(seeds))
+
+    assert cost((f"thaw, prior {kind}", "pauses")) < 1.2 * cost(("thaw", "pauses"))
+
+
 def test_every_sampler_is_compared_with_every_pruner():
     assert set(product(SAMPLERS, PRUNERS)) < set(ARMS)
 
 
 def test_the_default_is_what_a_study_gets_that_names_nothing():
     bare = StudyConfig(question="?", space={"optimizer.lr": {"type": "float", "low": 1e-4, "high": 1e-2}})
-    arm = ARMS[DEFAULT]
-    assert bare.sampler is None  # which is tpe
-    assert (arm.sampler, arm.pruner) == (TpeConfig(), bare.pruner)
+    section, arm = with_sampler(bare).sampler, ARMS[DEFAULT]
+    assert (section, arm) == (ThawConfig(name="thaw"), Pausing(Thaw(startup=section.startup_trials)))
 
 
 def test_a_row_has_the_median_its_interval_and_who_arrived():

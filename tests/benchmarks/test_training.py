@@ -243,6 +243,16 @@ def test_transformers_is_not_looked_for_where_it_cannot_be(tmp_path):
     assert not turns.has_transformers(str(tmp_path / "python"))
 
 
+def test_muons_share_is_of_its_own_step():
+    record = {
+        "machine": "one", "threads": 1, "precision": "bf16", "date": "2026-11-25",
+        "update_seconds": {"torch.optim.Muon": [1.0, 3.0, 1.0], "newton_schulz": [0.25, 0.75, 0.25]},
+        "rest_seconds": [3.0, 9.0, 3.0],
+    }  # fmt: skip
+    text = page.render({"cpu": {"muon": {"2.56M": record}}})
+    assert "| 2.56M | 3,000 | 25.0% (1,000) | 7.7% (250) |" in text
+
+
 # All of it
 
 
@@ -266,4 +276,9 @@ def test_everything_at_once_on_a_tiny_model(tmp_path, capsys, monkeypatch):
     assert sum(profile["kinds"].values()) == pytest.approx(profile["seconds"])
     lines = capsys.readouterr().out.splitlines()
     assert "| not installed |" in next(line for line in lines if line.startswith("| tiny | AdamW"))
+    training.main(f"--quick --parts muon --results {tmp_path}".split())
+    taken = json.loads((tmp_path / "training-cpu.json").read_text())["muon"]["tiny"]
+    assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in taken["update_seconds"].values())
+    assert len(taken["rest_seconds"]) == 3
+    assert min(taken["rest_seconds"]) > 0
     assert "aten::addmm" in (tmp_path / "profiles" / "cpu-tiny-adamw.txt").read_text()

@@ -6,9 +6,9 @@
 
 Contenders are processes that take turns, a few steps each, so that what else the machine does hits all of them; ratios
 are of the same round. Parts: `speed`, also with start-up, memory, evaluation and profiles; `compile`, when
-`torch.compile` would pay; `workers`, what several processes give together; `quickstart`, a whole study. Every record is
-written at once, to tests/benchmarks/results/training-DEVICE.json, and the page training.md is made from the records of
-all devices: measuring a part anew leaves the others as they are.
+`torch.compile` would pay; `muon`, what its update takes of a step; `workers`, what several processes give together;
+`quickstart`, a whole study. Every record is written at once, to tests/benchmarks/results/training-DEVICE.json, and the
+page training.md is made from the records of all devices: measuring a part anew leaves the others as they are.
 """
 
 import argparse
@@ -27,12 +27,12 @@ import torch
 from service.settings import ROOT, Settings
 from service.storage.database import open_storage
 from service.storage.studies import load_study
-from tests.benchmarks.speed import compiled, page, turns, workers
+from tests.benchmarks.speed import compiled, muon, page, turns, workers
 from tests.benchmarks.speed.shapes import METHODS, SHAPES, TINY
 from tests.benchmarks.speed.turns import Machine
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("speed", "compile", "workers", "quickstart")
+PARTS = ("speed", "compile", "muon", "workers", "quickstart")
 
 
 class Records:
@@ -131,6 +131,11 @@ def main(arguments: list[str] | None = None) -> None:
                     shape, machine, seconds=chosen.seconds, turn_seconds=chosen.turn_seconds
                 )
                 records.add("compile", shape.name, paid)
+        if "muon" in chosen.parts:
+            for shape in shapes if chosen.shapes or chosen.quick else muon.SHAPES:
+                print(f"muon: {shape.name}", flush=True)
+                taken = muon.measure(shape, machine, rounds=3 if chosen.quick else 12)
+                records.add("muon", shape.name, taken)
         if "workers" in chosen.parts:
             together = workers.on_cpu if chosen.device == "cpu" else workers.on_gpu
             for shape in shapes:

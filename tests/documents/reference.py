@@ -26,6 +26,7 @@ from service.__main__ import cli
 from service.study import parameters, pruners, samplers
 from service.study.design import DesignConfig
 from service.study.file import StudyConfig
+from service.study.own_run import BudgetConfig
 from service.study.scale import ScaleConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +79,7 @@ def _study() -> str:
     parts.append(f"\n## space\n\n{space}\n")
     for parameter in typing.get_args(parameters.Parameter):
         parts.append(_variant(parameter, "type"))
+    parts.append(f"\n## budget\n\n{_first_paragraph(BudgetConfig)}\n\n{_keys(BudgetConfig)}")
     parts.append(f"\n## design\n\n{_first_paragraph(DesignConfig)}\n\n{_keys(DesignConfig)}")
     parts.append(f"\n## sampler\n\nHow a space is searched.\n{_variants(samplers.SamplerConfig)}")
     parts.append(f"\n## pruner\n\nWhen a trial is stopped early.\n{_variants(pruners.PrunerConfig)}")

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 
+import service.search.thaw  # noqa: F401 - here and not in every child
 from service.settings import Settings
 from service.storage.opened_study import OpenedStudy, open_study
 from tests.fast_run import fork_worker, train_fast

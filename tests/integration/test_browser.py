@@ -141,6 +141,7 @@ def test_a_trial_with_its_note_its_curve_and_its_files(browser, look, address, f
         ".length == 1",
     )
     assert re.search(r"^ended complete$", text, re.MULTILINE)
+    assert browser.execute_script("return document.scrollingElement.scrollWidth") <= 1400
     assert "lr: 0.001" in text
     for name in ("config.json", "model.safetensors", "tokenizer.json", "curve.svg"):
         assert name in text

@@ -114,6 +114,24 @@ def test_containers_are_locked_down(undisturbed):
     assert "0" not in uids
 
 
+def test_every_service_has_its_limits(undisturbed):
+    project = undisturbed.project
+    environment = {**project.environment, "HPTUNE_MEMORY": "3g"}  # the workers' is the user's to say
+    command = ["docker", "compose", "--profile", "*", "config", "--format", "json"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    services = json.loads(done.stdout)["services"]
+    assert {"storage", "create", "workers", "dashboard", "evaluator", "status"} <= services.keys()
+    for name, service in services.items():
+        assert int(service["mem_limit"]) >= 2 * 2**30, name
+        assert 0 < service["pids_limit"] <= 16384, name
+        assert all("size=" in mounted for mounted in service["tmpfs"]), name
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+    for name in ("storage", "workers", "dashboard"):
+        # a crash of the engine stops what it finds running, after which `unless-stopped` stays away
+        assert services[name]["restart"] in ("always", "on-failure"), name
+
+
 def test_evaluator_scores_the_best(undisturbed):
     printed = undisturbed.project.compose("run", "--rm", "evaluator", "--study", "tiny", "--top", "1").stdout
     best = min(undisturbed.project.trials(), key=lambda trial: trial.value)

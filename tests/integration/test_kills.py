@@ -23,10 +23,13 @@ baseline: false
 """
 
 
-def finished_under(kills, study):
+PAUSING = SPACE.replace("sampler: {name: random}\n", "")
+
+
+def finished_under(kills, study, *, longest=0.9):
     """What the driver reports that ran the study to its end and killed its workers meanwhile."""
     command = study.command()
-    command["args"] = [sys.executable, str(DRIVER), "tiny", str(kills), "2", "0.9"]
+    command["args"] = [sys.executable, str(DRIVER), "tiny", str(kills), "2", str(longest)]
     done = subprocess.run(**command, stdout=subprocess.PIPE, check=True, timeout=400)
     report = json.loads(done.stdout)
     print(report)
@@ -60,14 +63,26 @@ def test_hundreds_of_kills_on_postgresql_lose_nothing(tiny_on_postgresql):
             assert "its worker" in trial.user_attrs["ended"]
 
 
+@pytest.mark.parametrize(
+    ("how", "trials", "kills", "longest"),
+    [
+        (
+            "sampler: {name: random}\npruner: {name: asha, reduction_factor: 2, keep_states: 6}\n",
+            20,
+            100,
+            0.9,
+        ),
+        ("sampler: {name: thaw, keep_states: 6}\n", 10, 30, 1.5),
+    ],
+    ids=["asha", "thaw"],
+)
 def test_dozens_of_kills_of_a_study_whose_trials_pause_lose_nothing_and_spend_its_tokens_once(
-    tiny_on_postgresql,
+    tiny_on_postgresql, how, trials, kills, longest
 ):
-    trials, kills = 20, 100
-    tiny_on_postgresql.write(f"{SPACE}pruner: {{name: asha, reduction_factor: 2, keep_states: 6}}\n")
+    tiny_on_postgresql.write(PAUSING + how)
     tiny_on_postgresql.create(trials)
-    report = finished_under(kills, tiny_on_postgresql)
-    assert report["killed"] >= 50  # fewer where the study was finished first
+    report = finished_under(kills, tiny_on_postgresql, longest=longest)
+    assert report["killed"] >= kills / 2  # fewer where the study was finished first
 
     opened = open_study(tiny_on_postgresql.settings, "tiny")
     seen, rungs = opened.budget.read(), opened.base_config.rungs

@@ -1,4 +1,4 @@
-"""The report of a search as people see it, in headless Chromium: narrow, wide, dark, sorted, filtered, printed."""
+"""Reports as people see them, in headless Chromium: narrow, wide, dark, sorted, filtered, printed."""
 
 import base64
 import re
@@ -7,21 +7,22 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from tests.integration.test_browser import browser, shots, wait_for  # noqa: F401 - fixtures
-from tests.service.report.page.conftest import tuned  # noqa: F401 - a fixture
+from tests.service.report.conftest import written  # noqa: F401 - a fixture
+from tests.service.report.page.conftest import compared_arms, tuned  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
 def page(browser, tuned):  # noqa: F811
-    """Opens the page at a width, in a colour scheme; every figure is drawn."""
+    """Opens a page, that of a search unless told otherwise, at a width, in a colour scheme; every figure is drawn."""
 
-    def at(width, scheme="light"):
+    def at(width, scheme="light", *, file=tuned[0] / "report.html"):
         metrics = {"width": width, "height": 20_000, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        browser.get((tuned[0] / "report.html").as_uri())
+        browser.get(file.as_uri())
         script = (
             "return [...document.querySelectorAll('[data-plot]')]"
             ".filter(e => e.checkVisibility() && !e.drawn).length"
@@ -35,9 +36,11 @@ def page(browser, tuned):  # noqa: F811
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 800, 1400])
-def test_nothing_is_wider_than_the_window(page, shots, width, scheme):  # noqa: F811
-    seen = page(width, scheme)
-    seen.save_screenshot(str(shots / f"report-{width}-{scheme}.png"))
+@pytest.mark.parametrize("what", ["report", "compared"])
+def test_nothing_is_wider_than_the_window(page, shots, tuned, compared_arms, what, width, scheme):  # noqa: F811
+    files = {"report": tuned[0] / "report.html", "compared": compared_arms}
+    seen = page(width, scheme, file=files[what])
+    seen.save_screenshot(str(shots / f"{what}-{width}-{scheme}.png"))
     wider = seen.execute_script(
         "return [...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && e.checkVisibility()"
         " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
@@ -73,6 +76,14 @@ def test_trials_are_sorted_and_filtered_without_a_network(page, finished):
     assert trials(seen) == by_rate[1::-1]
     field.send_keys(" nowhere")
     assert trials(seen) == []
+
+
+def test_two_arms_are_told_apart_without_colour(page, compared_arms):  # noqa: F811
+    marks = page(1400, file=compared_arms).execute_script(
+        "return [...document.querySelector('.legend').querySelectorAll('svg')]"
+        ".map(e => e.innerHTML.match(/<(circle|rect)/)[1])"
+    )
+    assert marks == ["circle", "rect"]
 
 
 def test_a_link_opens_what_is_folded(page):

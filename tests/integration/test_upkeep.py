@@ -225,10 +225,42 @@ def test_another_password_takes_effect_and_the_former_ends(life):
         assert "qu'ote" not in life.logs(service)
 
 
+def test_a_secret_may_be_a_file_of_the_host(life, monkeypatch):
+    former = life.environment["HPTUNE_STORAGE_PASSWORD"]
+    for name in ("STORAGE_PASSWORD", "DASHBOARD_PASSWORD", "HF_TOKEN"):
+        file = life.folder / name
+        file.write_text(f"{name} in a file\n")
+        monkeypatch.setitem(life.environment, f"HPTUNE_{name}_FILE", str(file))
+    for name in ("HPTUNE_DASHBOARD_PASSWORD", "HF_TOKEN"):  # the storage's file goes before its variable
+        monkeypatch.delitem(life.environment, name)
+    run(life, commands("Passwords"))
+    assert connect_as(life, "hptune", "STORAGE_PASSWORD in a file") is None
+    assert "authentication failed" in connect_as(life, "hptune", former)
+    ask = (
+        "import base64, sys, urllib.request as r; word = base64.b64encode(f'hptune:{sys.argv[1]}'.encode()).decode(); "
+        "q = r.Request('http://127.0.0.1:8080/api/studies', headers={'Authorization': 'Basic ' + word}); "
+        "print(r.urlopen(q, timeout=4).status)"
+    )
+
+    def answer(password):
+        return life.container("dashboard").exec_run(["python", "-c", ask, password]).output
+
+    wait_for(lambda: answer("DASHBOARD_PASSWORD in a file") == b"200\n", "the dashboard")
+    assert b"HTTP Error 401" in answer("dashboard-secret-2846")
+    token = "from huggingface_hub import get_token; print(get_token())"
+    asked = life.compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "create", "-c", token)
+    assert "HF_TOKEN in a file" in asked.stdout
+    for service in ("storage", "dashboard"):
+        assert "in a file" not in str(life.container(service).attrs["Config"])
+    (life.folder / "STORAGE_PASSWORD").write_text("another one\n")
+    run(life, commands("Passwords"))
+    assert connect_as(life, "hptune", "another one") is None
+
+
 def test_the_dashboard_knows_when_the_storage_is_away(life):
     dashboard = life.container("dashboard")
     ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8080/health', timeout=4).status)"
-    assert dashboard.exec_run(["python", "-c", ask]).output == b"200\n"
+    wait_for(lambda: dashboard.exec_run(["python", "-c", ask]).output == b"200\n", "health")
     storage = life.container("storage")
     storage.pause()
     try:

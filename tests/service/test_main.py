@@ -1,5 +1,8 @@
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from click.testing import CliRunner
 from model.config.yaml_tree import parse_overrides
 from model.errors import ConfigError
 from service.__main__ import cli
+from tests.conftest import ROOT
 from tests.service.calls import done, in_process
 
 
@@ -41,6 +45,16 @@ def test_a_value_that_is_no_yaml_is_refused_in_one_line():
     with pytest.raises(ConfigError, match="not valid YAML") as caught:
         parse_overrides(("seed=[1",))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_help_has_every_verb_with_a_whole_sentence(columns):
+    said = CliRunner().invoke(cli, ["--help"], terminal_width=columns, max_content_width=columns).stdout
+    assert max(map(len, said.splitlines())) <= columns
+    words = " ".join(said.split())
+    assert "..." not in words.partition("Commands:")[2]
+    for name, command in cli.commands.items():
+        assert f"{name} {command.get_short_help_str(limit=1000)}" in words
 
 
 def test_a_users_mistake_is_one_line_and_status_2(tiny):
@@ -99,3 +113,23 @@ def test_a_storage_that_is_away_has_a_status_of_its_own(tiny):
     assert result.exit_code == os.EX_TEMPFAIL
     assert result.stderr.startswith("error: postgresql+psycopg://me:***@127.0.0.1:1/none: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_ctrl_c_while_the_program_is_loaded_shows_no_traceback():
+    program = """
+import os, runpy, signal, sys
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "service.verbs.running":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+runpy.run_module("service", run_name="__main__", alter_sys=True)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_is_pythons_own_again_once_it_is_loaded():
+    program = "import signal, service.__main__; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout == "True\n"

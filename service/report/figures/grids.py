@@ -50,14 +50,15 @@ def build(record: StudyRecord) -> tuple[Plot, ...]:
     if grid is None:
         return ()
     figures: list[tuple[str, str, Figure]] = [
-        ("Final loss, each arm at its own end", "val_loss, nats per character", _mean("val_loss"))
+        ("Final loss, each arm at its own end", record.words.objective, _mean("val_loss"))
     ]
-    figures += [at for axis in comparison.RESOURCES if (at := _at(record, axis))]
+    if not record.own_code:
+        figures += [at for axis in comparison.RESOURCES if (at := _at(record, axis))]
     costs: list[tuple[str, str, Figure]] = [
         ("Stability: runs that did not diverge", "share of runs", _stable),
         ("Stability: spread of the gradient norm", "standard deviation", _mean("grad_norm_std")),
         ("Stability: loss spikes", "steps a run", _mean("loss_spikes")),
-        ("Throughput", "tokens per second", _mean("tokens_per_second")),
+        ("Throughput", f"{record.words.budget} per second", _mean("tokens_per_second")),
         ("Memory", "peak, bytes", _mean("peak_memory_bytes")),
     ]
     losses = tuple(heat for figure in figures if (heat := _heat_map(grid, *figure)))
@@ -148,7 +149,7 @@ def _at(record: StudyRecord, axis: comparison.Resource) -> tuple[str, str, Figur
     def of(arm: Arm) -> float | None:
         return mean(comparison.losses_within(arm, axis, point.x).values())
 
-    return f"At equal {axis}: {number(point.x)}", "val_loss, nats per character", of
+    return f"At equal {axis}: {number(point.x)}", record.words.objective, of
 
 
 def _heat_map(grid: ArmGrid, title: str, label: str, figure: Figure) -> HeatMap | None:

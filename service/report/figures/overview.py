@@ -17,6 +17,7 @@ from service.statistics import estimate
 from service.study.search_space import leaves
 from service.text.quantities import shown_number
 from service.text.tables import Table
+from service.text.words import GPT, Words
 
 _UNITS = {
     "val_loss": "nats per character",
@@ -42,12 +43,13 @@ def build(record: StudyRecord, published: Published | None) -> tuple[Plot, ...]:
     arms = drawn_arms(record)
     if not arms:
         return ()
+    words = record.words
     found = (
-        *_curves(arms, published),
-        _final(arms, published),
-        _efficiency(arms),
-        _throughput(arms, published),
-        _convergence(arms, published),
+        *curves(arms, published, words),
+        _final(arms, published, words),
+        _efficiency(arms, words),
+        _throughput(arms, published, words),
+        _convergence(arms, published, words),
         *diagnostics.build(record, arms),
         *grids.build(record),
         None if record.tuned else _stack(arms),
@@ -59,12 +61,14 @@ def _rungs(run: Run) -> Sequence[Any]:
     return run.curve
 
 
-def _curves(arms: Sequence[DrawnArm], published: Published | None) -> list[Plot]:
+def curves(arms: Sequence[DrawnArm], published: Published | None, words: Words = GPT) -> list[Plot]:
+    """Losses while the arms train, against tokens, steps and seconds."""
     quoted = published.curves if published else ()
     also = {_SAME_CURVE.get(curve.metric, curve.metric) for curve in quoted} & {"nats_per_token"}
     plots = []
     for metric in ("val_loss", "train_loss", *sorted(also)):
-        y = Axis(f"{metric}, {_UNITS[metric]}")
+        of_objective = metric == "val_loss"
+        y = Axis(words.objective if of_objective else f"{metric}, {_UNITS[metric]}")
         charts = []
         for axis, (label, x) in _AXES.items():
             beside = tuple(
@@ -74,18 +78,20 @@ def _curves(arms: Sequence[DrawnArm], published: Published | None) -> list[Plot]
             )
             measured = lines(arms, x, field(metric), rows=_rungs)
             if measured:
+                label, axis = map(words.of_budget, (label, axis))
                 charts.append(Chart(Axis(label), y, (*measured, *beside), f"against {axis}"))
         if charts:
-            dashed = any(series.dashed for chart in charts for series in chart.series)
-            plots.append(
-                Plot(
-                    f"{metric.replace('_', '-')}-curves",
-                    _TITLES[metric],
-                    "Mean over seeds at each rung, with its 95 % interval."
-                    + (" Dashed: as published, by the document's own metric and size." if dashed else ""),
-                    tuple(charts),
-                )
+            drawn = [series for chart in charts for series in chart.series]
+            means = any(series.low for series in drawn)
+            caption = (
+                "Mean over seeds at each rung, with its 95 % interval."
+                if means
+                else "At each rung; one seed each."
             )
+            if any(series.dashed for series in drawn):
+                caption += " Dashed: as published, by the document's own metric and size."
+            title = words.metric.capitalize() if of_objective and words != GPT else _TITLES[metric]
+            plots.append(Plot(f"{metric.replace('_', '-')}-curves", title, caption, tuple(charts)))
     return plots
 
 
@@ -95,10 +101,11 @@ def _published_curve(arms: Sequence[DrawnArm], arm: str, points: Sequence[tuple[
     return Series(f"{arm}, published", xs, ys, style=style, dashed=True)
 
 
-def _final(arms: Sequence[DrawnArm], published: Published | None) -> Plot | None:
+def _final(arms: Sequence[DrawnArm], published: Published | None, words: Words) -> Plot | None:
     named = {column.metric for table in (published.tables if published else ()) for column in table.columns}
     also = [metric for metric in ("val_loss_official", "nats_per_token") if metric in named]
-    charts = [dots(arms, metric, published) for metric in ("val_loss", *also)]
+    label = "" if words == GPT else words.objective
+    charts = [dots(arms, "val_loss", published, label=label), *(dots(arms, name, published) for name in also)]
     caption = "Mean over seeds with its 95 % interval, after the last update."
     return plot_of("final", "Final comparison", caption + _hollow(charts), charts)
 
@@ -108,10 +115,10 @@ def _hollow(charts: Iterable[Chart | None]) -> str:
     return " Hollow: published." if quoted else ""
 
 
-def _efficiency(arms: Sequence[DrawnArm]) -> Plot | None:
+def _efficiency(arms: Sequence[DrawnArm], words: Words) -> Plot | None:
     """Each arm as one point: what it cost and what it came to."""
     costs: dict[str, Any] = {
-        "training tokens": lambda run: run.metrics.get("tokens"),
+        f"training {words.budget}": lambda run: run.metrics.get("tokens"),
         "seconds, evaluations included": lambda run: run.metrics.get("seconds"),
         "FLOPs of training": lambda run: run.metrics.get("train_flops"),
     }
@@ -121,10 +128,8 @@ def _efficiency(arms: Sequence[DrawnArm]) -> Plot | None:
         known = tuple(point for point in series if point)
         if known:
             spread = max(point.x[0] for point in known) / min(point.x[0] for point in known)
-            charts.append(Chart(Axis(label, log=spread > 10), Axis("val_loss, nats per character"), known))
-    caption = (
-        "Final validation loss against cost, down and left is better. Means over seeds, 95 % intervals of it."
-    )
+            charts.append(Chart(Axis(label, log=spread > 10), Axis(words.objective), known))
+    caption = f"Final {words.sentence} against cost, down and left is better. Means over seeds, 95 % intervals of it."
     return plot_of("efficiency", "Efficiency", caption, charts)
 
 
@@ -139,8 +144,8 @@ def _cost_point(drawn: DrawnArm, cost: Any) -> Series | None:
     return Series(drawn.name, *point, draw="points", low=low, high=high, style=drawn.style)
 
 
-def _throughput(arms: Sequence[DrawnArm], published: Published | None) -> Plot | None:
-    names = ("tokens_per_second", "steps_per_second", "seconds")
+def _throughput(arms: Sequence[DrawnArm], published: Published | None, words: Words) -> Plot | None:
+    names = ("tokens_per_second", "steps_per_second", "seconds") if words == GPT else ("seconds",)
     charts = [dots(arms, name, published, of_runs=True) for name in names]
     caption = (
         "Mean over seeds, from the lowest run to the highest: workers that shared a machine took time from each other. "
@@ -149,7 +154,7 @@ def _throughput(arms: Sequence[DrawnArm], published: Published | None) -> Plot |
     return plot_of("throughput", "Throughput", caption + _hollow(charts), charts)
 
 
-def _convergence(arms: Sequence[DrawnArm], published: Published | None) -> Plot | None:
+def _convergence(arms: Sequence[DrawnArm], published: Published | None, words: Words) -> Plot | None:
     def share(run: Run, row: Any) -> float:
         return float(row["rung_tokens"] / run.curve[-1]["rung_tokens"])
 
@@ -157,12 +162,11 @@ def _convergence(arms: Sequence[DrawnArm], published: Published | None) -> Plot 
         above = float(row["val_loss"] - run.curve[-1]["val_loss"])
         return above if above > 0 else None
 
+    above = words.objective.replace(words.metric, f"{words.metric} above its end", 1)
     # without bands: a logarithmic axis has no room for an interval that reaches 0
     remaining = lines(arms, share, above_end, rows=_rungs, bands=False)
     charts = (
-        Chart(
-            Axis("share of the run"), Axis("val_loss above its end, nats per character", log=True), remaining
-        ),
+        Chart(Axis("share of the run"), Axis(above, log=True), remaining),
         dots(arms, "convergence_improvement", published),
     )
     caption = (
@@ -187,11 +191,10 @@ def _stack(arms: Sequence[DrawnArm]) -> Plot | None:
 
 def _settings(arms: Sequence[DrawnArm]) -> Table:
     arms = [drawn for drawn in arms if drawn.arm.complete[0].config]  # of what was added they are not known
+    whole = [dict(leaves(drawn.arm.complete[0].config)) for drawn in arms]
     flat = [_effective(drawn.arm.complete[0]) for drawn in arms]
-    keys = list(dict.fromkeys(key for values in flat for key in values))
-    differ = [
-        key for key in keys if key != "seed" and len({json.dumps(values.get(key)) for values in flat}) > 1
-    ]
+    keys = dict.fromkeys(key for values in flat for key in values if key != "seed")
+    differ = [key for key in keys if len({json.dumps(values.get(key)) for values in whole}) > 1]
     rows = []
     for drawn, values in zip(arms, flat, strict=True):
         loss = estimate(list(drawn.arm.values("val_loss").values()))

@@ -96,7 +96,12 @@ def lines(
 
 
 def dots(
-    arms: Sequence[DrawnArm], metric: str, published: Published | None = None, *, of_runs: bool = False
+    arms: Sequence[DrawnArm],
+    metric: str,
+    published: Published | None = None,
+    *,
+    of_runs: bool = False,
+    label: str = "",
 ) -> Chart | None:
     """A dot and an interval for each arm's `metric`, the published value beside it as a hollow dot.
 
@@ -106,6 +111,7 @@ def dots(
         published: what a document says.
         of_runs: draw the interval from the lowest run to the highest, and not that of 95 % of their mean: for times,
             whose spread is the machine's load and not the seeds'.
+        label: of the axis; that of the metric unless given.
 
     Returns:
         None where no arm has the metric.
@@ -132,8 +138,7 @@ def dots(
     if beside:
         xs, ys = zip(*beside, strict=True)
         series.append(Series("published", xs, ys, draw="points", style=6, dashed=True))
-    unit = metrics.metric(metric).unit
-    label = f"{metric}, {unit}" if unit else metric
+    label = label or metrics.metric(metric).label
     return Chart(Axis(label), Axis("", categories=tuple(names)), tuple(series))
 
 

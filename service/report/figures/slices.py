@@ -52,7 +52,7 @@ def _chart(key: str, range_: BaseDistribution, runs: Sequence[Run], record: Stud
     if not series:
         return None
     x = Axis(key, log=log, categories=tuple(map(shown_number, choices)))
-    return Chart(x, Axis("val_loss"), tuple(series))
+    return Chart(x, Axis(record.words.metric), tuple(series))
 
 
 def _position(value: Any, choices: Sequence[Any]) -> float | None:

@@ -18,7 +18,6 @@ from service.text.quantities import shown_number
 
 FEWEST = 5
 """Complete trials below which an importance says nothing."""
-_LOSS = "val_loss, nats per character"
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _history(record: StudyRecord) -> Plot | None:
         "history",
         "Optimisation history",
         "Each trial's loss in the order of the trials. A pruned trial's loss is that of a shorter training.",
-        (Chart(Axis("trial"), Axis(_LOSS), tuple(series)),),
+        (Chart(Axis("trial"), Axis(record.words.objective), tuple(series)),),
     )
 
 

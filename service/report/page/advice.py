@@ -13,6 +13,7 @@ from service.report.record.study_record import Run, StudyRecord
 from service.study.parameters import same
 from service.text.numbers import difference
 from service.text.quantities import shown_number
+from service.text.words import Words
 
 _EDGE = 0.05
 """Share of a range that counts as its end."""
@@ -39,7 +40,7 @@ def advice(record: StudyRecord, importances: Importances | None, noise: Noise | 
         *_ends(record, best),
         *_choices(record, best),
         *_unimportant(importances, best),
-        *_longer(best[0], noise),
+        *_longer(best[0], noise, record.words),
         *_more_trials(record),
     )
 
@@ -110,16 +111,16 @@ def _unimportant(found: Importances | None, best: Sequence[Run]) -> Iterator[str
             )
 
 
-def _longer(best: Run, noise: Noise | None) -> Iterator[str]:
+def _longer(best: Run, noise: Noise | None, words: Words) -> Iterator[str]:
     if len(best.curve) < 2:
         return
     before, last = best.curve[-2], best.curve[-1]
     fall = before["val_loss"] - last["val_loss"]
-    if fall > max(_STILL_FALLING * last["val_loss"], noise.clear if noise else 0.0):
+    if fall > max(_STILL_FALLING * abs(last["val_loss"]), noise.clear if noise else 0.0):
         tokens = last["rung_tokens"] - before["rung_tokens"]
         yield (
-            f"training: over its last {tokens:,} tokens the best trial's loss still fell by {difference(fall)}, so "
-            "that a larger budget would lower it further, whatever the rest."
+            f"training: over its last {tokens:,} {words.budget} the best trial's {words.shown_loss} still fell by "
+            f"{difference(fall)}, so that a larger budget would lower it further, whatever the rest."
         )
 
 

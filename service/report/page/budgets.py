@@ -46,7 +46,7 @@ def reference(record: StudyRecord) -> Arm | None:
 
 def tables(record: StudyRecord) -> list[Table]:
     """Costs, and a leaderboard for each resource on which the arms do not end together."""
-    if len(best_arms(record)) < 2:
+    if len(best_arms(record)) < 2 or record.own_code:
         return []
     return [_compute(record), *(table for resource in RESOURCES if (table := at_equal(record, resource)))]
 

@@ -58,25 +58,26 @@ def build(record: StudyRecord, published: Published | None) -> Content:
 
 def _facts(record: StudyRecord, published: Published | None) -> Iterator[tuple[str, str]]:
     corpus = record.corpus
-    train, validation, held_out = corpus["documents"]
     yield (
         "scale",
         record.scale or "the study's own, as published" if published else record.scale or "the study's own",
     )
     yield "device", "; ".join(record.devices) or "not known"
-    yield "corpus", f"{corpus['source']}, fingerprint {corpus['fingerprint']}"
-    documents = f"{train:,} train, {validation:,} validation, {held_out:,} held-out"
-    yield (
-        "documents",
-        f"{documents}; {corpus['train_tokens']:,} training tokens under the base file's tokenizer",
-    )
-    yield "model", f"{_range(record, 'parameters')} parameters"
-    yield "budget of a run", f"{_range(record, 'tokens') or f'{record.budget_tokens:,}'} tokens"
+    if record.own_code:
+        yield "trains", f"{corpus['source']}, fingerprint of its file {corpus['fingerprint']}"
+    else:
+        train, validation, held_out = corpus["documents"]
+        yield "corpus", f"{corpus['source']}, fingerprint {corpus['fingerprint']}"
+        documents = f"{train:,} train, {validation:,} validation, {held_out:,} held-out"
+        yield (
+            "documents",
+            f"{documents}; {corpus['train_tokens']:,} training tokens under the base file's tokenizer",
+        )
+        yield "model", f"{_range(record, 'parameters')} parameters"
+    budget = _range(record, "tokens") or f"{record.budget_tokens:,}"
+    yield "budget of a run", f"{budget} {record.words.budget}"
     yield "seeds", ", ".join(map(str, record.seeds)) or "no run yet"
-    yield (
-        "trials",
-        ", ".join(f"{len(trials)} {state}" for state, trials in record.states.items()) or "none yet",
-    )
+    yield "trials", record.shown_states or "none yet"
     if record.baseline and not record.tuned:
         yield "compared with", record.baseline
     if published:

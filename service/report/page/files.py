@@ -71,9 +71,7 @@ def write(
     except OSError as error:
         raise ReportError(f"{store}: artifacts cannot be read: {error.strerror or error}") from None
     if not best_arms(found):
-        counts = (
-            ", ".join(f"{len(trials)} {state}" for state, trials in found.states.items()) or "none has begun"
-        )
+        counts = found.shown_states or "none has begun"
         raise ReportError(f"study {study.study_name!r} has no complete trial to report ({counts})")
     content = contents.build(found, quoted)
     parts = sections.of_study(
@@ -83,8 +81,9 @@ def write(
         noise=noise.of_study(study, opened.settings) if found.tuned else None,
         folder=_from_here(folder),
     )
-    model = next(i for i, part in enumerate(parts) if part.id == "model")
-    parts.insert(model, _tokenizer(content, opened))
+    if not found.own_code:
+        model = next(i for i, part in enumerate(parts) if part.id == "model")
+        parts.insert(model, _tokenizer(content, opened))
     try:
         return Written(content, tuple(_write(content, parts, folder, result)))
     except OSError as error:

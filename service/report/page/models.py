@@ -40,7 +40,7 @@ def tables(record: StudyRecord) -> tuple[Table, ...]:
 
 def _configurations(record: StudyRecord) -> Iterator[tuple[str, TrainConfig]]:
     """The base's configuration, and one of each arm that has begun."""
-    yield "base", record.definition.base_config
+    yield "base", record.definition.gpt_config("a table of its modules")
     for arm in record.arms:
         config = next((run.config for run in arm.runs if run.config), None)
         if config:

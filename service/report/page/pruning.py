@@ -31,7 +31,10 @@ def tables(record: StudyRecord) -> tuple[Table, ...]:
     searched = record.tuned or len(record.arms) >= _SEARCH_SIZE or record.definition.pruner.name != "none"
     if not searched or len({curve.budget_tokens for curve in curves}) != 1:
         return ()
-    found = (_savings(curves), _audit(curves, record), _ranks(curves), _replays(curves, record))
+    unit, pauses = record.words.budget, record.definition.pauses
+    # of a trial that waits nobody has said that it is no good
+    audit = None if pauses else _audit(curves, record)
+    found = (_savings(curves, unit, pauses=pauses), audit, _ranks(curves, unit), _replays(curves, record))
     return tuple(table for table in found if table)
 
 
@@ -64,7 +67,9 @@ def curves_of(record: StudyRecord) -> tuple[TrialLosses, ...]:
                 TrialLosses(
                     trial=run.trial,
                     losses={int(row["rung_tokens"]): float(row["val_loss"]) for row in run.curve},
-                    budget_tokens=run.config.get("training", {}).get("tokens") or record.budget_tokens,
+                    budget_tokens=record.budget_tokens
+                    if record.own_code
+                    else run.config.get("training", {}).get("tokens") or record.budget_tokens,
                     ended=run.state,  # type: ignore[arg-type]  # it is one of _ENDS
                     audit_tokens=run.audit["tokens"] if run.audit else None,
                     settings={key: str(values[key]) for key in categorical if key in values},
@@ -73,7 +78,7 @@ def curves_of(record: StudyRecord) -> tuple[TrialLosses, ...]:
     return tuple(found)
 
 
-def _savings(curves: Sequence[TrialLosses]) -> Table | None:
+def _savings(curves: Sequence[TrialLosses], unit: str, *, pauses: bool) -> Table | None:
     found = quality.savings(curves)
     if not found.trials:
         return None
@@ -87,13 +92,19 @@ def _savings(curves: Sequence[TrialLosses]) -> Table | None:
         f"{found.audit_tokens:,}",
     )
     headings = (
-        "trials", "of them pruned", "tokens of their budgets", "tokens trained", "tokens saved", "share saved",
-        "tokens that the audit cost",
+        "trials", "of them pruned", f"{unit} of their budgets", f"{unit} trained", f"{unit} saved", "share saved",
+        f"{unit} that the audit cost",
     )  # fmt: skip
-    said = f"Pruning saved {found.share:.1%} of the tokens" if found.pruned else "No trial was pruned"
+    if pauses and found.pruned:
+        said = (
+            f"Of {found.trials} trials that were begun {found.pruned} waited to the end and never went on, "
+            f"{found.share:.1%} of the {unit} that all would have taken"
+        )
+    else:
+        said = f"Pruning saved {found.share:.1%} of the {unit}" if found.pruned else "No trial was pruned"
     if found.audit_tokens:
         said += f"; its audit cost {found.audit_tokens / found.budget_tokens:.1%}, which is taken off already"
-    note = "Training tokens alone. Trials that diverged, failed or were handed on are not counted."
+    note = f"Training {unit} alone. Trials that diverged, failed or were handed on are not counted."
     return Table(PREFIX, "What pruning saved", headings, (row,), (f"{said}.", note))
 
 
@@ -147,7 +158,7 @@ def _shares(share: Proportion) -> tuple[str, str]:
     return f"{share.value:.1%}", f"{low:.1%} to {high:.1%}"
 
 
-def _ranks(curves: Sequence[TrialLosses]) -> Table | None:
+def _ranks(curves: Sequence[TrialLosses], unit: str) -> Table | None:
     """The correlation of each rung's losses with the final ones, over all trials and for each kind of schedule."""
     groups = {"all trials": list(curves), **quality.by_setting(curves)}
     found = {name: quality.rank_correlations(group) for name, group in groups.items()}
@@ -164,7 +175,7 @@ def _ranks(curves: Sequence[TrialLosses]) -> Table | None:
         for tokens, each in by_rung["all trials"].items()
     )
     headings = (
-        "rung, tokens",
+        f"rung, {unit}",
         "of the budget",
         *(f"{name}, {group[0].trials}" for name, group in found.items()),
     )
@@ -213,8 +224,9 @@ def _replays(curves: Sequence[TrialLosses], record: StudyRecord) -> Table | None
         )
         for each in found
     )
+    saved = f"{record.words.budget} saved"
     headings = (
-        "pruner", "trials stopped", "tokens saved", "stopped wrongly", "orders in which the best is lost",
+        "pruner", "trials stopped", saved, "stopped wrongly", "orders in which the best is lost",
         "best kept less best of all",
     )  # fmt: skip
     note = (
@@ -223,17 +235,17 @@ def _replays(curves: Sequence[TrialLosses], record: StudyRecord) -> Table | None
         "wrongly: would have ended below the median of what was kept. A sampler would have gone on differently."
     )
     title = "What pruners would have done"
-    return Table(f"{PREFIX}-replay", title, headings, rows, (_best_replay(found), note))
+    return Table(f"{PREFIX}-replay", title, headings, rows, (_best_replay(found, record.words.budget), note))
 
 
-def _best_replay(found: Sequence[Replay]) -> str:
+def _best_replay(found: Sequence[Replay], unit: str) -> str:
     safe = [each for each in found if each.stopped and not each.lost]
     if not safe:
         return "No pruner would have stopped trials and kept the best one in every order."
     best = max(safe, key=lambda each: each.saved)
     return (
         f"Of the pruners that would have kept the best trial in all {best.orders} orders, {_name(best.pruner)} would "
-        f"have saved most: {best.saved:.0%} of the tokens."
+        f"have saved most: {best.saved:.0%} of the {unit}."
     )
 
 

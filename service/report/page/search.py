@@ -15,6 +15,7 @@ from service.report.page.tables import LOSS, best_arms
 from service.report.record.noise import Noise
 from service.report.record.study_record import Arm, Run, StudyRecord
 from service.storage.added import only_in_space
+from service.storage.budget import how_it_stopped
 from service.storage.ownership import generation_of
 from service.study.parameters import same
 from service.study.search_space import leaves
@@ -28,8 +29,14 @@ CURVES = "val-loss-curves"
 BEST_FILE = "best.yaml"
 """The best configuration, whole, beside the page."""
 _TRIALS = "trials"
+_MEASURED = f"{LOSS} in nats per character over the whole validation split"
 _ELSEWHERE_SD = 0.0026
 """Over sixteen seeds of half a million parameters, in `studies/noise`."""
+NOISE_ELSEWHERE = (
+    "The noise between seeds was not measured here. For scale: in `studies/noise`, half a million parameters, a run's "
+    f"loss has a standard deviation of {_ELSEWHERE_SD} over seeds, and two single runs that differ by less than "
+    f"{numbers.difference(2.77 * _ELSEWHERE_SD)} are not told apart; smaller models and shorter trainings vary more."
+)
 
 
 def sections(
@@ -56,13 +63,17 @@ def sections(
     curves = tuple(plot for plot in plots if plot.id == CURVES)
     few = f"No importances: they need {tuned.FEWEST} complete trials with different losses."
     suggested = advice(record, found, noise)
+    stopped = how_it_stopped(study.user_attrs)
     return [
         _best(record, noise, folder),
         Section(
             "next",
             "Worth trying next",
             points=suggested,
-            texts=() if suggested else ("The trials suggest nothing in particular.",),
+            texts=(
+                *((f"{stopped[:1].upper()}{stopped[1:]}.",) if stopped else ()),
+                *(() if suggested else ("The trials suggest nothing in particular.",)),
+            ),
             commands=() if noise else (verb("confirm", record.name, "--top", "5", "--seeds", "5"),),
             notes=()
             if noise
@@ -110,11 +121,11 @@ def trials_table(record: StudyRecord) -> Table:
                 numbers.number(run.metrics.get("seconds"), decimals=1),
             )
         )
-    headings = ("trial", "ended", LOSS, "minus baseline", *names, "seconds")
+    headings = ("trial", "ended", record.words.metric, "minus baseline", *names, "seconds")
     notes = (
-        f"{LOSS} in nats per character over the whole validation split; of a trial that did not finish at its last "
-        f"rung, so after a shorter training. {numbers.NONE}: none, or not a parameter of that trial. `metrics.csv` "
-        "has every digit.",
+        f"{'As the training code yields it' if record.own_code else _MEASURED}; of a trial that did not finish at its "
+        f"last rung, so after a shorter training. {numbers.NONE}: none, or not a parameter of that trial. "
+        "`metrics.csv` has every digit.",
     )
     return Table(_TRIALS, "All trials, best first", headings, tuple(rows), notes)
 
@@ -130,10 +141,10 @@ def _best(record: StudyRecord, noise: Noise | None, folder: str) -> Section:
     texts = [_headline(record, best), _of_noise(record, best, noise)]
     complete = len(best_arms(record))
     if complete > 1 and not noise:
-        texts.append(
-            f"The lowest of {complete} was picked by this very loss, so that it is flattered: how good it is the "
-            f"held-out titles say, {_code(verb('evaluate', '--study', record.name))}."
-        )
+        flattered = f"The lowest of {complete} was picked by this very {record.words.shown_loss}, so that"
+        evaluate = _code(verb("evaluate", "--study", record.name))
+        asked = "fresh data would say" if record.own_code else f"the held-out titles say, {evaluate}"
+        texts.append(f"{flattered} it is flattered: how good it is {asked}.")
     if changed:
         lines = yaml.safe_dump({"fixed": changed}, sort_keys=False, allow_unicode=True).rstrip().splitlines()
         notes = ["What it changes in the base file, for `fixed:` in a `study.yaml`."]
@@ -142,7 +153,8 @@ def _best(record: StudyRecord, noise: Noise | None, folder: str) -> Section:
     if run.config:
         path = f"{folder}/{BEST_FILE}"
         train = _code(f".venv/bin/python -m model --config {shlex.quote(path)}")
-        notes.append(f"The whole configuration is in {_code(path)}; {train} trains it once more.")
+        again = "" if record.own_code else f"; {train} trains it once more"
+        notes.append(f"The whole configuration is in {_code(path)}{again}.")
     return Section(
         "answer", "Best configuration", texts=tuple(texts), commands=tuple(lines), notes=tuple(notes)
     )
@@ -151,29 +163,24 @@ def _best(record: StudyRecord, noise: Noise | None, folder: str) -> Section:
 def _headline(record: StudyRecord, best: Arm) -> str:
     loss, baseline = _loss(best), record.arm(record.baseline or "")
     assert loss is not None, "the best has a complete run"
-    said = f"Trial {best.complete[0].trial} has the lowest validation loss, {loss:.{numbers.LOSS}f} nats per character"
+    number = f"{loss:.{numbers.LOSS}f}{record.words.in_unit}"
+    said = f"Trial {best.complete[0].trial} has the lowest {record.words.sentence}, {number}"
     other = _loss(baseline)
     if baseline is best:
         return f"{said}: that is the baseline itself."
     if other is None:
         return f"{said}. There is no baseline to compare it with."
     gap = loss - other
-    return (
-        f"{said}: {numbers.difference(gap)} against the baseline's {other:.{numbers.LOSS}f} "
-        f"({abs(gap / other):.1%} {'lower' if gap < 0 else 'higher'})."
+    return f"{said}: {numbers.difference(gap)} against the baseline's {other:.{numbers.LOSS}f}" + (
+        f" ({abs(gap / other):.1%} {'lower' if gap < 0 else 'higher'})." if other else "."
     )
 
 
 def _of_noise(record: StudyRecord, best: Arm, noise: Noise | None) -> str:
     """What a seed alone changes, beside the difference."""
     if noise is None:
-        sd, clear = _ELSEWHERE_SD, numbers.difference(2.77 * _ELSEWHERE_SD)
-        return (
-            "Every trial has one seed, so that the noise between seeds was not measured here. For scale: in "
-            f"`studies/noise`, half a million parameters, a run's loss has a standard deviation of {sd} over seeds, "
-            f"and two single runs that differ by less than {clear} are not told apart; smaller models and shorter "
-            "trainings vary more."
-        )
+        elsewhere = "The noise between seeds was not measured here." if record.own_code else NOISE_ELSEWHERE
+        return f"Every trial has one seed. {elsewhere}"
     other = _loss(record.arm(record.baseline or ""))
     loss = _loss(best)
     said = (
@@ -181,7 +188,7 @@ def _of_noise(record: StudyRecord, best: Arm, noise: Noise | None) -> str:
         f"{noise.sd:.{numbers.LOSS}f}, so that two single runs that differ by less than "
         f"{numbers.difference(noise.clear)} are not told apart"
     )
-    if loss is not None and other is not None and loss != other:
+    if loss is not None and other is not None and loss != other and noise.sd:
         said += f"; this difference is {abs(loss - other) / noise.sd:.1f} standard deviations"
     return f"{said}. The confirmation says: {noise.sentence}."
 

@@ -17,7 +17,7 @@ from service.report.page.tables import LOSS, best_arms
 from service.report.record.noise import Noise
 from service.report.record.study_record import Arm, StudyRecord
 from service.settings import Settings
-from service.statistics import differences, estimate
+from service.statistics import Estimate, differences, estimate
 from service.storage.ownership import own_trials
 from service.storage.studies import COMMAND
 from service.text.commands import verb
@@ -58,7 +58,7 @@ def of_study(
         found = [*own, setting]
         plots = [plot for plot in plots if plot.id != search.CURVES]
     else:
-        found = [setting, Section("answer", "Answer", texts=tuple(_answer(content))), *_published(content)]
+        found = [Section("answer", "Answer", texts=tuple(_answer(content))), setting, *_published(content)]
     costs = tuple(table for table in content.tables if budgets.has(table))
     pruning = tuple(table for table in content.tables if pruning_page.has(table))
     statistics = tuple(
@@ -79,7 +79,7 @@ def of_study(
     if pruning:
         found.append(pruning_page.section(pruning))
     found += [
-        Section("model", "Models", tables=models.tables(record), folded=True),
+        *([] if record.own_code else [Section("model", "Models", tables=models.tables(record), folded=True)]),
         _failed(record),
         *([] if record.tuned else [Section("runs", "Runs", tables=(tables["runs"],))]),
         Section("definitions", "What each metric is", tables=(tables["definitions"],), folded=True),
@@ -103,7 +103,7 @@ def tokenizer(record: StudyRecord, corpus: Corpus, settings: Settings) -> Sectio
         CorpusError: the cache cannot be written.
     """
     configs = [run.config for run in record.runs if run.config]
-    base = record.definition.base_config
+    base = record.definition.gpt_config("a tokenizer")
     wanted = [base.tokenizer, *(TokenizerConfig(**config["tokenizer"]) for config in configs)]
     blocks = {base.model.block_size, *(config["model"]["block_size"] for config in configs)}
     measured = [
@@ -123,6 +123,13 @@ def tokenizer(record: StudyRecord, corpus: Corpus, settings: Settings) -> Sectio
     )
 
 
+def told_apart(gap: Estimate) -> str:
+    """Whether seeds alone may have made a difference that has an interval."""
+    if gap.low > 0 or gap.high < 0:
+        return "The interval does not hold 0: they are told apart."
+    return "The interval holds 0: on these seeds they are not told apart."
+
+
 def verdicts(content: Content) -> str:
     """`5 confirmed, 2 refuted, 3 not shown here`."""
     counts = Counter(claim.verdict for claim in content.claims)
@@ -132,7 +139,8 @@ def verdicts(content: Content) -> str:
 def _answer(content: Content) -> Iterator[str]:
     record = content.record
     best = best_arms(record)[0]
-    yield f"Lowest validation loss: {best.name}, {_loss(best)} nats per character ({seeds(len(best.values(LOSS)))})."
+    over = seeds(len(best.values(LOSS)))
+    yield f"Lowest {record.words.sentence}: {best.name}, {_loss(best)}{record.words.in_unit} ({over})."
     baseline = record.arm(record.baseline or "")
     if baseline is best:
         yield "That is the baseline itself."
@@ -144,10 +152,12 @@ def _answer(content: Content) -> Iterator[str]:
             else "they share no seed"
         )
         yield f"The baseline, {baseline.name}, has {_loss(baseline)}: {difference}."
+        if gap and gap.interval:
+            yield told_apart(gap)
     if len(best_arms(record)) > 1:
         yield (
-            f"The lowest of {len(best_arms(record))} was picked by this very loss, so that it is flattered: how good "
-            "it is the held-out titles say."
+            f"The lowest of {len(best_arms(record))} was picked by this very {record.words.shown_loss}, so that it is "
+            f"flattered: how good it is {'fresh data would say' if record.own_code else 'the held-out titles say'}."
         )
     if content.claims:
         yield f"Of the documents' {len(content.claims)} claims: {verdicts(content)}."
@@ -183,7 +193,7 @@ def _repeat(record: StudyRecord, study: optuna.Study) -> Section:
         trial.user_attrs["provenance"] for trial in own_trials(study) if "provenance" in trial.user_attrs
     ]
     facts = []
-    for key in ("commit", "python", "machine", "device", "precision"):
+    for key in ("commit", "python", "machine", "device", "code" if record.own_code else "precision"):
         found = sorted({str(each[key]) for each in trained if each.get(key)})
         facts.append((key, ", ".join(found) or "not known"))
     versions = sorted(
@@ -193,8 +203,15 @@ def _repeat(record: StudyRecord, study: optuna.Study) -> Section:
         "repeat",
         "How to repeat it",
         texts=(
-            "In a checkout of the commit below: the same commit, versions and device give the same losses bit by bit.",
+            "In a checkout of the commit below: the same commit, versions and device give the same losses bit by bit."
+            if not record.own_code
+            else "With the same training code, commit, versions and device; `check-run` says whether the same numbers "
+            "come of that.",
         ),
-        commands=(made_by, verb("evaluate", "--study", record.name), verb("report", record.name)),
+        commands=(
+            made_by,
+            *([] if record.own_code else [verb("evaluate", "--study", record.name)]),
+            verb("report", record.name),
+        ),
         facts=(*facts, ("libraries", ", ".join(versions) or "not known")),
     )

@@ -44,7 +44,10 @@ def summary(record: StudyRecord) -> Table:
             if comparison.end_together(record, resource)
         ]
         if together:
-            notes.append(f"All arms end together, so that these are the losses at {' and '.join(together)}.")
+            at = record.words.of_budget(" and ".join(together))
+            notes.append(f"All arms end together, so that these are the losses at {at}.")
+    costs = {"bits_per_byte": "bits/byte", "parameters": "parameters", "tokens": "tokens", "step": "steps"}
+    costs = {**({"tokens": record.words.budget} if record.own_code else costs), "seconds": "seconds"}
     for arm in arms:
         loss = estimate(list(arm.values(LOSS).values()))
         cells = [
@@ -52,11 +55,11 @@ def summary(record: StudyRecord) -> Table:
             mean_and_sd(loss, decimals=LOSS_DECIMALS),
             interval(loss, decimals=LOSS_DECIMALS),
         ]
-        cells += [_mean(arm, name) for name in ("bits_per_byte", "parameters", "tokens", "step", "seconds")]
+        cells += [_mean(arm, name) for name in costs]
         rows.append((arm.name, *cells))
-    headings = ("arm", "runs", "val_loss, mean ± sd", "95 % interval", "bits/byte", "parameters", "tokens")
+    headings = ("arm", "runs", f"{record.words.metric}, mean ± sd", "95 % interval", *costs.values())
     title = "The best configurations" if record.tuned else "Arms"
-    return Table("summary", title, (*headings, "steps", "seconds"), tuple(rows), tuple(notes))
+    return Table("summary", title, headings, tuple(rows), tuple(notes))
 
 
 def best_arms(record: StudyRecord) -> list[Arm]:
@@ -78,7 +81,7 @@ def paired_differences(record: StudyRecord) -> Table | None:
             rows.append((arm.name, *_difference(found), _seeds_for(found)))
     return Table(
         "differences",
-        f"val_loss minus that of {baseline.name}, seed by seed",
+        f"{record.words.metric} minus that of {baseline.name}, seed by seed",
         ("arm", "shared seeds", "difference, mean ± sd", "95 % interval", "excludes 0", "seeds needed"),
         tuple(rows),
         (
@@ -98,9 +101,9 @@ def further_metrics(record: StudyRecord) -> list[Table]:
         "Speed and memory": _SPEED,
     }.items():
         there = [name for name in names if any(arm.values(name) for arm in record.arms)]
-        if there and not record.tuned:
+        if there and not record.tuned and not record.own_code:
             rows = tuple((arm.name, *(_mean(arm, name, sd=True) for name in there)) for arm in record.arms)
-            headings = ("arm", *(_heading(name) for name in there))
+            headings = ("arm", *(FIGURES[name].label for name in there))
             found.append(Table(title.split()[0].lower(), title, headings, rows))
     return found
 
@@ -159,12 +162,19 @@ def runs(record: StudyRecord) -> Table:
         )
         for run in sorted(record.runs, key=lambda run: run.trial)
     )
-    headings = ("trial", "arm", "seed", "state", "ended", "last val_loss", "seconds")
+    headings = ("trial", "arm", "seed", "state", "ended", f"last {record.words.metric}", "seconds")
     return Table("runs", "Runs", headings, rows)
 
 
 def definitions(record: StudyRecord, published: Published | None) -> Table:
     """Every metric that a run has or a published table names: what it is, of which split, and when it is measured."""
+    if record.own_code:
+        own = (
+            (record.words.metric, "what the study's own training code minimises; `val_loss` in files", NONE),
+            (record.words.budget, "how long it has trained, as it says; `tokens` in files", NONE),
+            ("seconds", "time in that code, evaluations included", "s"),
+        )
+        return Table("definitions", "Metrics", ("metric", "definition", "unit"), own)
     named = {column.metric for table in (published.tables if published else ()) for column in table.columns}
     rows = tuple(
         (name, of.definition, of.unit or NONE, of.split or NONE, of.instant or NONE)
@@ -191,7 +201,7 @@ def _seeds_for(found: Estimate | None) -> str:
     if found is None or found.sd is None:
         return NONE
     needed = seeds_needed(found.mean, found.sd)
-    return f"over {MAX_SEEDS:,}" if needed is None else str(needed)
+    return f"over {MAX_SEEDS:,}" if needed is None else f"{needed:,}"
 
 
 def _count(arm: Arm) -> str:
@@ -210,8 +220,3 @@ def _mean(arm: Arm, name: str, *, sd: bool = False) -> str:
 
 def _middle(found: Estimate | None) -> str:
     return number(found.mean if found else None)
-
-
-def _heading(name: str) -> str:
-    unit = FIGURES[name].unit
-    return f"{name}, {unit}" if unit else name

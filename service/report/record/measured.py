@@ -111,7 +111,8 @@ def _speed(last: Record, steps: Sequence[Record]) -> dict[str, float | None]:
         "steps_per_second": _ratio(last.get("step"), last.get("train_seconds")),
     }
     if "train_seconds" in last:
-        found["seconds"] = last["train_seconds"] + last["evaluation_seconds"]
+        # of own training code the seconds have its evaluations in them
+        found["seconds"] = last["train_seconds"] + last.get("evaluation_seconds", 0.0)
     return found
 
 

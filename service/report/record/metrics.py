@@ -30,6 +30,12 @@ class Metric:
     exact: bool = False
     """Follows from the configuration: the same for every seed, so that one run shows it."""
 
+    @property
+    def label(self) -> str:
+        """The name with its unit, where the name does not say it: `val_loss, nats/char`, but `train_seconds`."""
+        said = not self.unit or self.name.endswith(("seconds", "_per_second", "_bytes"))
+        return self.name if said else f"{self.name}, {self.unit}"
+
 
 _LAST = "after the last update"
 _WHOLE = "whole run"

@@ -19,6 +19,7 @@ from service.storage.studies import corpus_facts
 from service.study import audit
 from service.study.definition import StudyDefinition
 from service.study.design import BASELINE
+from service.text.words import Words
 
 COMPLETE, DIVERGED, OUT_OF_MEMORY = "complete", "diverged", "out of memory"
 
@@ -92,8 +93,8 @@ class Arm:
     def ended_early(self) -> str:
         """`of 3 runs 2 diverged, 1 failed`; empty where all are complete."""
         states = [run.state for run in self.runs if not run.complete]
-        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        return f"of {len(self.runs)} runs {counts}" if counts else ""
+        counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+        return f"of {len(self.runs)} runs {', '.join(counts)}" if counts else ""
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,25 @@ class StudyRecord:
     definition: StudyDefinition
 
     @property
+    def words(self) -> Words:
+        """What its objective and its budget are called."""
+        return self.definition.words
+
+    @property
+    def own_code(self) -> bool:
+        """It trains code of the user's."""
+        return self.definition.own_run is not None
+
+    @property
     def tuned(self) -> bool:
         """Its configurations came from a sampler and not from a design."""
         return not self.definition.cells
+
+    @property
+    def shown_states(self) -> str:
+        """`6 complete, 2 pruned, 1 interrupted and resumed`."""
+        said = {"continued": "interrupted and resumed"}
+        return ", ".join(f"{len(of)} {said.get(state, state)}" for state, of in self.states.items())
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -143,7 +160,7 @@ class StudyRecord:
 
 
 def read(
-    study: optuna.Study, definition: StudyDefinition, store: Store, *, baseline: str | None = None
+    study: optuna.Study, definition: StudyDefinition, store: Store | None, *, baseline: str | None = None
 ) -> StudyRecord:
     """The record of a study as it stands now.
 
@@ -152,7 +169,7 @@ def read(
     Args:
         study: as loaded.
         definition: its stored definition.
-        store: where its artifacts are.
+        store: where its artifacts are; None reads no file, and is fast.
         baseline: the arm to compare with; the base file's, or else the design's first one, unless given.
 
     Raises:
@@ -203,9 +220,8 @@ def _state(trial: FrozenTrial) -> str:
     if trial.state == TrialState.PRUNED:
         ended = trial.user_attrs.get("ended", "")
         return next((why for why in (DIVERGED, OUT_OF_MEMORY) if ended.startswith(why)), "pruned")
-    return {TrialState.COMPLETE: COMPLETE, TrialState.FAIL: "failed"}.get(
-        trial.state, trial.state.name.lower()
-    )
+    names = {TrialState.COMPLETE: COMPLETE, TrialState.FAIL: "failed"}
+    return names.get(trial.state, trial.state.name.lower())
 
 
 def _run(
@@ -214,7 +230,7 @@ def _run(
     state: str,
     definition: StudyDefinition,
     study: optuna.Study,
-    store: Store,
+    store: Store | None,
     facts: Mapping[str, Any],
 ) -> Run:
     attributes = trial.user_attrs
@@ -222,7 +238,6 @@ def _run(
     kept = measurements.read(trial, study, store)
     steps = tuple(record for record in kept.diagnostics if record["kind"] == "step")
     evaluations = tuple(record for record in kept.diagnostics if record["kind"] == "evaluation")
-    parameters = attributes.get("parameters")
     return Run(
         trial=trial.number,
         arm=arm,
@@ -231,18 +246,18 @@ def _run(
         ended=attributes.get("ended", state),
         config=config,
         metrics=measured.figures(
-            config=config,
+            config=config if definition.own_run is None else {},
             curve=kept.curve,
             noted=kept.noted,
             steps=steps,
             evaluations=evaluations,
-            parameters=parameters,
+            parameters=attributes.get("parameters"),
             train_tokens=_train_tokens(attributes, definition, facts),
         ),
         curve=kept.curve,
         steps=steps,
         evaluations=evaluations,
-        parameters=parameters,
+        parameters=attributes.get("parameters"),
         device=attributes.get("provenance", {}).get("device"),
         audit=attributes.get(audit.MARK),
         values=values_of(trial, definition.space),
@@ -251,9 +266,9 @@ def _run(
 
 def _added(trial: FrozenTrial, arm: str, state: str, definition: StudyDefinition) -> Run:
     """A trial that was not trained here: its value, and what it has of the figures of a run."""
-    known = {key: value for key, value in measured.numbers(trial.user_attrs) if key in FIGURES}
     seed = trial.params.get("seed")
-    metrics: dict[str, float | None] = {**dict.fromkeys(FIGURES), **known}
+    metrics: dict[str, float | None] = dict.fromkeys(FIGURES)
+    metrics |= {key: value for key, value in measured.numbers(trial.user_attrs) if key in FIGURES}
     if trial.state == TrialState.COMPLETE:
         metrics["val_loss"] = trial.value
     return Run(
@@ -277,10 +292,9 @@ def _added(trial: FrozenTrial, arm: str, state: str, definition: StudyDefinition
 def _train_tokens(
     attributes: Mapping[str, Any], definition: StudyDefinition, facts: Mapping[str, Any]
 ) -> int | None:
-    """Of the train split under the run's own tokenizer; None where it is another one than the base file's and the
-    trial is of a version that did not note it."""
+    """Of the train split under the run's own tokenizer, where that is known."""
     noted: int | None = attributes.get("train_tokens")
-    if noted is not None or "config" not in attributes:
+    if noted is not None or "config" not in attributes or definition.own_run is not None:
         return noted
     own = TokenizerConfig.model_validate(attributes["config"]["tokenizer"])
-    return facts["train_tokens"] if own == definition.base_config.tokenizer else None
+    return facts["train_tokens"] if own == definition.gpt_config("a tokenizer").tokenizer else None

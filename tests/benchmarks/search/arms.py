@@ -18,10 +18,11 @@ from service.study.search_space import Values
 from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import LossTable, Search
 from tests.benchmarks.samplers import PRUNERS, SAMPLERS
+from tests.benchmarks.search.priors import PRIORS
 from tests.benchmarks.search.replay import Draw, Replay
 
-DEFAULT = ("TPE", "none")
-"""What a study gets that names neither: `StudyConfig`."""
+DEFAULT = ("thaw", "pauses")
+"""What a study gets that names neither sampler nor pruner: `service.study.strategy`."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,13 @@ class Pausing:
 
     searcher: Searcher
     draw: Draw = drawn_at_random
+    prior: str | None = None
 
     def search(
         self, table: LossTable, *, seed: int, budget_tokens: int, workers: int, target: float
     ) -> Search:
         """Until it has arrived, or the budget is spent."""
-        replay = Replay(table, self.searcher, self.draw, seed, workers)
+        replay = Replay(table, self.searcher, self.draw, seed, workers, self.prior)
         return replay.run(budget_tokens=budget_tokens, target=target)
 
 
@@ -96,5 +98,6 @@ ARMS: Mapping[tuple[str, str], Arm] = {
     ("random", "halving with promotion"): Pausing(Halving()),
     ("TPE", "halving with promotion"): Pausing(Halving(), drawn_by_tpe),
     ("thaw", "pauses"): Pausing(Thaw()),
+    **{(f"thaw, prior {kind}", "pauses"): Pausing(Thaw(), prior=kind) for kind in PRIORS},
 }
 """By searcher and pruner."""

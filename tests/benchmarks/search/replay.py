@@ -2,12 +2,13 @@
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from service.search.problem import Advance, Begin, Begun, Problem, Searcher
+from service.search.problem import Advance, Begin, Begun, Problem, Searcher, Stop
 from service.study.parameters import CategoricalParameter, IntParameter, Parameter
 from service.study.search_space import SearchSpace, Values
 from tests.benchmarks.loss_table import LossTable, Search
+from tests.benchmarks.search.priors import earlier
 
 Draw = Callable[[Problem, list[Begun]], Values]
 """What draws a configuration where the searcher leaves it to the study's sampler."""
@@ -47,6 +48,8 @@ class Replay:
     draw: Draw
     seed: int
     workers: int = 1
+    prior: str | None = None
+    """Of `priors`: what an earlier study says."""
     decisions: int = 0
     _trials: list[_Trial] = field(default_factory=list)
 
@@ -54,6 +57,8 @@ class Replay:
         """Until the budget is spent, or a whole trial has a loss of at most `target`."""
         table, found = self.table, Search()
         problem = problem_of(table, self.seed)
+        if self.prior is not None:
+            problem = replace(problem, earlier=(earlier(table, problem, self.prior, self.seed),))
         cells: set[tuple[int, ...]] = set()
         busy: list[tuple[int, int, _Trial | None]] = [(0, worker, None) for worker in range(self.workers)]
         while busy:
@@ -68,7 +73,7 @@ class Replay:
                 Begun(number, t.values, t.curve[: t.seen], t.state)  # type: ignore[arg-type]
                 for number, t in enumerate(self._trials)
             ]
-            decision = self.searcher.decide(problem, begun)
+            decision = self.searcher.decide(problem, begun, budget_tokens - self._claimed())
             self.decisions += 1
             match decision:
                 case Advance(number):
@@ -82,13 +87,18 @@ class Replay:
                     cells.add(cell)
                     trial = _Trial(table.losses[cell], values)
                     self._trials.append(trial)
-                case None:
+                case Stop() | None:
                     continue  # this worker is done; what others are at may still be of use
             trial.state = "running"
             before = table.rungs[trial.seen - 1] if trial.seen else 0
             heapq.heappush(busy, (clock + table.rungs[trial.seen] - before, worker, trial))
         found.pruned = sum(trial.state == "paused" for trial in self._trials)
         return found
+
+    def _claimed(self) -> int:
+        """Tokens of all trials to the rungs that they wait at, or are on their way to."""
+        reached = (trial.seen + (trial.state == "running") for trial in self._trials)
+        return sum(self.table.rungs[number - 1] for number in reached if number)
 
     def _report(self, trial: _Trial, found: Search, spent: int) -> None:
         if trial.seen == len(trial.curve):  # the rung at which it diverged

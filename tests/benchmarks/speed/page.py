@@ -86,6 +86,7 @@ def _device_section(device: str, tree: Record) -> str:
         _evaluation_table(device, speed),
         _paragraphs(device, speed),
         _compile_table(tree.get("compile", {})),
+        _muon_table(tree.get("muon", {})),
         _workers_table(device, tree.get("workers", {})),
         _quickstart(tree.get("quickstart", {}).get("quickstart")),
     ]
@@ -257,6 +258,29 @@ def _compile_table(records: Record) -> str:
         "### `torch.compile`\n\nAround model and loss, with AdamW; the cache is that of an earlier process with the "
         "very same configuration, dropout rates among it. It pays after so many steps:\n\n"
     ) + _table(head.split(", "), rows, text_columns=1)
+
+
+def _muon_table(records: Record) -> str:
+    if not records:
+        return f"Muon's update: {NOT_MEASURED}."
+    ways = list(next(iter(records.values()))["update_seconds"])
+    rows = []
+    for shape, record in records.items():
+        rest, cells = record["rest_seconds"], []
+        for way in ways:
+            update = record["update_seconds"][way]
+            share = statistics.median(u / (u + r) for u, r in zip(update, rest, strict=True))
+            cells.append(f"{share:.1%} ({_milliseconds(statistics.median(update))})")
+        rows.append([shape, _milliseconds(statistics.median(rest)), *cells])
+    said = {
+        f"{record['machine']}, {record['threads']} thread(s), {record['precision']}, {record['date']}"
+        for record in records.values()
+    }
+    return (
+        "### Muon's update\n\nIts share of a step, and its milliseconds, beside those of the rest of the step, all "
+        f"ways on the same gradients of the same step ({'; '.join(sorted(said))}). `champion` is the shape of "
+        "studies/champion's `ours at 002's size`, 16 windows of 256 tokens, reduced 8 of 128:\n\n"
+    ) + _table(["shape", "rest of the step", *ways], rows, text_columns=1)
 
 
 def _steps_to_pay(cost: float, gain: float) -> str:

@@ -137,7 +137,7 @@ def compare(
         "parameters": parameter_count(TrainConfig.model_validate(shape.tree(method))),
         "flops_per_token": flops_per_token(TrainConfig.model_validate(shape.tree(method))),
         "trial_steps": shape.trial_steps,
-        "machine": _machine(machine.device),
+        "machine": machine_name(machine.device),
         "threads": machine.threads,
         "contenders": {},
     }
@@ -170,7 +170,7 @@ def compare(
     return record
 
 
-def _machine(device: str) -> str:
+def machine_name(device: str) -> str:
     """The name of the processor or of the GPU, for the page."""
     if device == "cuda":
         return torch.cuda.get_device_name()

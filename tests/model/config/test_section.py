@@ -1,6 +1,7 @@
 import math
 from typing import Annotated, Literal
 
+import pydantic
 import pytest
 from pydantic import Field
 
@@ -45,7 +46,7 @@ def test_lists_stand_for_tuples_and_integers_for_floats():
         ("qqq: x", "f:1: qqq: unknown key, allowed: list, main, parts, scale, shapes, size, style, title"),
         ("a: 1\ntitle: 5", "f:2: title: must be a string, given 5 (and 1 more)"),
         ("scale: true", "f:1: scale: must be a number, given true"),
-        ("size: 3", "f:1: size: must be an array, given 3"),
+        ("size: 3", "f:1: size: must be a list in brackets, given 3"),
         ("size: [1, 1.5]", "f:1: size.1: must be an integer, given 1.5"),
         ("style: bold", "f:1: style: given \"bold\", allowed: 'plain', 'fine'"),
         ("main:\n  kind: circle", "f:1: main.radius: missing key"),
@@ -70,6 +71,30 @@ def test_a_fault_names_place_key_value_and_what_is_allowed(text, message):
     with pytest.raises(ConfigError) as caught:
         drawing(text)
     assert str(caught.value) == message
+
+
+class Budget(Section):
+    tokens: int | None = None
+    steps: int | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_them(self) -> "Budget":
+        if self.tokens and self.steps:
+            raise ValueError(f"tokens {self.tokens} and steps {self.steps} are two budgets")
+        return self
+
+
+class Training(Section):
+    budget: Budget
+
+
+def test_a_fault_between_keys_is_where_one_was_given_in_place_of_the_files_own():
+    document = parse("budget:\n  tokens: 1\n", name="base.yaml")
+    both = document.with_overrides({"budget.steps": 2}, {"budget.steps": "study.yaml:7"})
+    with pytest.raises(ConfigError, match=r"^study\.yaml:7: budget: tokens 1 and steps 2 are two budgets$"):
+        validate(both, Training)
+    with pytest.raises(ConfigError, match=r"^base\.yaml:1: budget: "):
+        validate(parse("budget: {tokens: 1, steps: 2}", name="base.yaml"), Training)
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])

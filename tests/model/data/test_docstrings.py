@@ -1,6 +1,7 @@
 import gzip
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -100,6 +101,33 @@ if __name__ == "__main__":
         assert pids
         assert all(map(is_running, pids))
         parent.kill()
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(is_running, pids))
+
+
+def test_ctrl_c_ends_the_workers_at_once_and_in_silence(tmp_path):
+    program = f"""
+import pathlib
+from model.data import docstrings
+if __name__ == "__main__":
+    try:
+        docstrings.harvest(docstrings.LOCK_FILE, cache=pathlib.Path({str(tmp_path)!r}), processes=2)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+    (tmp_path / "program.py").write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(LOCK_FILE.parent)}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **streams) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        deadline = time.monotonic() + 60
+        while len(pids := children.read_text().split()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)  # two workers and the resource tracker
+        os.killpg(parent.pid, signal.SIGINT)  # as Ctrl-C reaches all of a terminal's
+        assert parent.communicate(timeout=60) == ("interrupted\n", "")
     deadline = time.monotonic() + 10
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,6 +108,12 @@ def test_missing_files_and_directories_are_refused(tmp_path):
     assert "is a directory" in refusal(tmp_path)
 
 
+def test_a_relative_path_is_said_to_be_taken_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refusal(Path("none.txt")).endswith(f"; data.path is taken from {tmp_path} on")
+    assert "data.path" not in refusal(tmp_path / "none.txt")
+
+
 def test_a_column_of_a_text_file_would_have_no_effect(tmp_path):
     assert "data.column must be null" in refusal(write(tmp_path / "a.txt", "x"), "title")
 
@@ -178,3 +185,14 @@ def test_a_damaged_parquet_file_is_refused_in_one_line_or_read(tmp_path, share, 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.txt")
     assert "is a pipe or a device, data.path must be a file" in refusal(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl"])
+def test_a_file_beyond_the_memory_is_refused_before_it_is_read(tmp_path, suffix):
+    path = tmp_path / f"titles.{suffix}"
+    path.touch()
+    os.truncate(path, 2**43)  # 8.8 TB of holes
+    with pytest.raises(
+        CorpusError, match=r"titles\.\w+: reading 8,796\.1 GB takes about .* GB are free; give a part"
+    ):
+        read_file(path, column=None)

@@ -1,7 +1,10 @@
 """Datasets of a hub that works, and of one that does not."""
 
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
 
 import pyarrow as pa
@@ -12,6 +15,7 @@ from model.config.data import HubConfig
 from model.data.hub_dataset import read_hub
 from model.data.hub_requests import HubUnreachableError
 from model.errors import CorpusError
+from tests.conftest import ROOT
 from tests.hub import TOKEN, Fault
 
 TITLES = [f"title {i} of something small" for i in range(50)]
@@ -306,6 +310,35 @@ def test_an_environment_that_no_request_can_be_made_with_is_named(
     assert message.startswith(expected)
     assert "s3cret" not in message
     assert "schlüssel" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("HF_ENDPOINT", "http://[::1", "HF_ENDPOINT: not the address of a hub"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "soon", "HF_HUB_DOWNLOAD_TIMEOUT"),
+    ],
+)
+def test_an_environment_that_the_hubs_library_cannot_be_imported_in_is_named(tmp_path, name, value, expected):
+    program = """
+import pathlib, sys
+from model.config.data import HubConfig
+from model.data.hub_dataset import read_hub
+from model.errors import CorpusError
+try:
+    read_hub(HubConfig(id="some/titles"), cache=pathlib.Path(sys.argv[1]))
+except CorpusError as error:
+    print(error)
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=kept | {"HF_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": str(ROOT), name: value},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr, ended.stdout.count("\n")) == (0, "", 1)
+    assert expected in ended.stdout
 
 
 def test_a_hub_that_goes_quiet_after_its_first_answer_is_told_of(titles, read):

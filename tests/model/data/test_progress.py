@@ -6,18 +6,12 @@ from hypothesis import strategies as st
 
 from model.data import progress
 from model.data.progress import Progress, shown_bytes
-
-
-class Clock:
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
+    clock = Clock(0.0)
     monkeypatch.setattr(progress, "time", clock)
     return clock
 

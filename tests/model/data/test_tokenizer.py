@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from model.data.tokenized_corpus import encode_split
 from model.data.tokenizer import Tokenizer
 from model.errors import CheckpointError
+from tests.conftest import ROOT
 
 TITLES = tuple(
     f"Show HN: {verb} your {thing}" for verb in ("Tune", "Train", "Test") for thing in ("model", "mood")
@@ -236,3 +240,22 @@ def test_the_largest_vocabulary_fits_two_bytes():
             self.eos_id = 65_535
 
     assert encode_split(Wide(), ["a"]).tokens[-1] == 65_535
+
+
+def test_a_signal_is_answered_while_the_library_is_at_work():
+    # after a tenth of a second of the process's own time, of which the training takes seconds
+    program = """
+import random, signal, threading
+from model.data.tokenizer import Tokenizer
+draw = random.Random(1)
+texts = ["".join(draw.choices("abcdefghijklmnop ", k=60)) for _ in range(3000)]
+signal.signal(signal.SIGPROF, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_PROF, 0.1)
+try:
+    Tokenizer.train(texts, vocab_size=1000, model="unigram")
+except KeyboardInterrupt:
+    print("at work" if threading.active_count() == 2 else "too late")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "at work\n", "")

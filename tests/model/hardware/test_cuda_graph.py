@@ -4,6 +4,7 @@ Each test runs on a CPU, where a recording is the computation itself, done again
 """
 
 import copy
+import itertools
 import json
 import math
 
@@ -21,6 +22,7 @@ from model.hardware.device import Device
 from model.hardware.precision import LossScaler, Precision
 from model.network.gpt import GPT
 from model.network.loss import add_gradient
+from model.optimization.optimizer import Optimizers, build
 from model.training import TrainingRun
 from tests.model.test_training import (
     BATCH,
@@ -174,8 +176,9 @@ def test_a_run_ahead_that_is_stopped_and_restored_ends_as_if_it_had_not_been(dat
     assert_same(resumed, waiting)
 
 
-def test_the_outcome_of_a_step_is_looked_at_when_the_next_one_is_queued(data, where):
-    run = new_run(data, Ahead(where))
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_outcome_of_a_step_is_looked_at_when_the_next_one_is_queued(data, where, optimizer):
+    run = new_run(data, Ahead(where), optimizer=optimizer)
     run._train_step()
     assert math.isnan(run._gradient_norm)
     first = run._queued
@@ -186,12 +189,14 @@ def test_the_outcome_of_a_step_is_looked_at_when_the_next_one_is_queued(data, wh
     assert run._queued is None
 
 
-@pytest.mark.parametrize("every", [0, 1, 4, 5])
-@pytest.mark.parametrize("at", [3, 4])
-def test_divergence_is_told_of_its_step_with_the_weights_before_it(data, where, every, at):
+@pytest.mark.parametrize(
+    ("optimizer", "every", "at"),
+    [*itertools.product(["sam"], [0, 1, 4, 5], [3, 4]), ("sgd", 0, 3), ("muon", 0, 3), ("muon", 4, 4)],
+)
+def test_divergence_is_told_of_its_step_with_the_weights_before_it(data, where, every, at, optimizer):
     told = []
     for kind in (plain, Ahead):
-        run = new_run(data, kind(where), every=every, optimizer="sam")
+        run = new_run(data, kind(where), every=every, optimizer=optimizer)
         next(iter(run))
         run.train_steps(at - 1 - run.step)
         with torch.no_grad():
@@ -319,3 +324,18 @@ def test_a_gradient_reads_nothing_back_from_its_device(parts):
     assert all(parameter.grad is not None for parameter in model.parameters())
     with pytest.raises(RuntimeError, match="meta"):
         loss.item()
+
+
+@pytest.mark.parametrize("name", ["sgd", "muon"])
+def test_an_update_that_may_be_taken_back_reads_nothing_from_its_device(name):
+    config = tiny_config(optimizer=name)
+    model = GPT(config, seed=1, eos_id=0).to("meta")
+    built = build(model, config.optimizer, device=torch.device("meta"))
+    kinds = [
+        one for one in built._optimizers if not isinstance(one, torch.optim.Adam)
+    ]  # whose own kernel decides
+    optimizers = Optimizers(*kinds)
+    for parameter in optimizers.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(2):  # the second one with momentum
+        optimizers.step_unless_ended(torch.ones(2, device="meta"))

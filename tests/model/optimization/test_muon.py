@@ -53,6 +53,16 @@ def test_singular_values_come_out_near_one_and_their_vectors_stay(method, dtype,
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("columns", [40, 64])  # on both sides of one and a half
+def test_a_tall_matrix_becomes_what_it_would_transposed(method, columns):
+    given, _, _ = matrices(3, 32, columns, smallest=0.1)
+    tall = given.mT.contiguous()
+    torch.testing.assert_close(
+        orthogonalize(tall, method).mT, orthogonalize(given, method), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("columns", [16, 64])
 def test_the_scale_of_a_gradient_does_not_matter_and_none_gives_none(method, columns):
     given, _, _ = matrices(2, 16, columns, smallest=0.1)

@@ -43,7 +43,7 @@ def fill(tiny, *runs, name="tiny"):
                     value=loss,
                     params=params,
                     distributions={key: definition.space.distributions[key] for key in params},
-                    intermediate_values={3000: 3.0, 6000: 2.5},
+                    intermediate_values={3000: 3.0, 6000: 2.5} | ({} if loss is None else {9000: loss}),
                     user_attrs={
                         "config": json.loads(config.model_dump_json()),
                         "bits_per_byte": 2.0 + index,

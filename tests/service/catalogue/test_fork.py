@@ -2,7 +2,9 @@ import shutil
 
 import pytest
 
+from service.catalogue.commands import _as_given
 from service.catalogue.intake import IMPORTED
+from service.settings import HOME
 from service.storage.ownership import own_trials
 from tests.conftest import SPACE
 from tests.service.catalogue.asking import fill, invoke, opened, plain_study
@@ -41,6 +43,11 @@ def test_trials_that_the_new_space_would_train_alike_are_taken_along(anywhere):
         assert own_trials(study) == []
     assert "0 of 4 slots closed, 4 left" in invoke(anywhere, "show", "wider").stdout
     assert len(anywhere.trials()) == 3
+
+
+def test_a_study_file_is_named_as_people_name_it():
+    assert _as_given(HOME / "studies" / "hn" / "study.yaml") == "hn"
+    assert _as_given(HOME / "studies" / "hn" / "other.yaml") == "studies/hn/other.yaml"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-from tests.service.catalogue.asking import fill, invoke, plain_study
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from tests.service.catalogue.asking import fill, invoke, opened, plain_study
 
 
 def test_every_study_is_listed_with_what_it_has(anywhere):
@@ -14,6 +17,31 @@ def test_every_study_is_listed_with_what_it_has(anywhere):
     rows = [" ".join(line.split()) for line in lines if "complete" in line]
     assert rows[0].startswith("foreign Optuna's own 2 complete 0.5000 20")
     assert rows[1].startswith("tiny search 2 complete, 1 pruned 1.2500 20")
+
+
+def test_a_trial_that_another_has_gone_on_with_is_no_failure(anywhere):
+    anywhere.create(2)
+    with opened(anywhere) as (_, study, _):
+        study.add_trial(create_trial(state=TrialState.FAIL))
+        study.add_trial(create_trial(state=TrialState.FAIL))
+        study.add_trial(create_trial(value=2.0, user_attrs={"goes_on_with": 0}))
+    said = "1 complete, 1 interrupted, 1 failed"
+    assert said in " ".join(invoke(anywhere, "list").stdout.split())
+    assert f"trials: {said};" in invoke(anywhere, "show", "tiny").stdout
+
+
+@pytest.mark.parametrize("columns", [60, 100, 160])
+def test_the_list_fits_and_breaks_no_word(tiny, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    tiny.create(2, name="a-study-with-a-name-of-some-length")
+    plain_study(tiny, "foreign", (0.1, 1.0))
+    *lines, storage = invoke(tiny, "list").stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert {"a-study-with-a-name-of-some-length", "search", "foreign", "1.0000"} <= set(
+        " ".join(lines).split()
+    )
+    assert storage == f"storage: {tiny.settings.storage_shown}"
+    assert ("─" in "".join(lines)) == (columns >= 100)
 
 
 def test_a_storage_without_studies_and_one_that_is_not_there(tiny):

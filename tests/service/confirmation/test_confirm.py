@@ -21,7 +21,7 @@ from service.storage.studies import load_study
 from service.study import definition as study_config
 from service.study.design import BASELINE
 from service.study.search_space import leaves
-from service.trials import objective
+from service.trials import gpt
 from service.trials.worker import Worker
 from tests.conftest import SPACE, tiny_study
 from tests.fast_run import FastRun
@@ -87,7 +87,7 @@ def done(tmp_path_factory):
 @pytest.fixture
 def fast(tmp_path, monkeypatch):
     """A search whose losses depend on the learning rate alone: whatever is worse is so on every seed."""
-    monkeypatch.setattr(objective, "TrainingRun", FastRun)
+    monkeypatch.setattr(gpt, "GptRun", FastRun)
     return Confirmation(searched(tmp_path, 5))
 
 
@@ -182,7 +182,7 @@ def test_a_confirmation_cut_off_goes_on_and_runs_nothing_twice(fast, monkeypatch
             if len(made) == 3:
                 worker.stop()
 
-    monkeypatch.setattr(objective, "TrainingRun", Interrupted)
+    monkeypatch.setattr(gpt, "GptRun", Interrupted)
     worker.work()
     assert len(fast.complete()) == 2
     definition = fast.prepare()
@@ -251,7 +251,7 @@ def test_a_study_without_a_finished_trial_is_refused(tiny):
 
 
 def test_the_base_file_is_run_as_baseline_of_a_search_that_had_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(objective, "TrainingRun", FastRun)
+    monkeypatch.setattr(gpt, "GptRun", FastRun)
     bare = Confirmation(searched(tmp_path, 2, SPACE + "baseline: false\n"))
     base = bare.prepare().base_config
     bare.worker().work()

@@ -37,7 +37,7 @@ def test_the_baseline_may_be_the_best():
     tied = judge(losses(baseline=[1.0, 1.1, 1.2], a=[1.1, 1.0, 1.5]), SEEDS, {})
     assert sentence(tied).startswith(
         "a tie: baseline has the lowest mean over 3 seeds and cannot be told from a; no finalist has a lower mean than "
-        "the baseline: 0.10 (95 % interval"
+        "the baseline: 0.100 (95 % interval"
     )
 
 

@@ -96,6 +96,9 @@ def test_the_note_of_a_trial_without_an_evaluation_says_why_it_ended():
     note = trial_note(ended="out of memory: 3 GiB", config={"seed": 1}, last=None, facts={})
     assert texts(note, "td") == ["ended", "out of memory: 3 GiB"]
     assert texts(note, "code") == ["seed: 1"]
+    died_at_once = trial_note(ended="its worker died", config={}, last=None, facts={})
+    assert texts(died_at_once, "td") == ["ended", "its worker died"]
+    assert texts(died_at_once, "code") == []
 
 
 def test_the_note_of_a_study_says_what_is_asked_of_what_and_how_to_run_it(finished):

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -294,6 +295,37 @@ def test_half_open_connections_do_not_keep_others_out(opened):
         begun = time.monotonic()
         assert request(opened, "/health")[0] == 200
         assert time.monotonic() - begun < serve.IDLE_SECONDS  # after which they are closed
+
+
+@pytest.mark.slow
+def test_a_request_that_comes_in_drops_is_given_up_and_one_in_pieces_is_answered(monkeypatch):
+    monkeypatch.setattr(serve, "IDLE_SECONDS", 2)
+
+    def application(environ, start_response):
+        content = environ["wsgi.input"].read()
+        start_response("200 OK", [("Content-Length", str(len(content)))])
+        return [content]
+
+    server = serve.server_of(application, host="127.0.0.1", port=0)
+    threading.Thread(target=server.run, daemon=True).start()
+    begin = b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.effective_port), timeout=20) as connection:
+        for _ in range(2):  # the second on the same connection
+            for piece in (begin[:20], begin[20:] % 2, b"a", b"b"):
+                connection.sendall(piece)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.read() == b"ab"
+        connection.sendall(begin % 10**6)
+
+        def drip():
+            for _ in range(600):
+                connection.sendall(b"a")
+                time.sleep(0.1)
+
+        with pytest.raises(ConnectionError):
+            drip()
+    server.close()
 
 
 def test_health_is_the_storages(tiny, monkeypatch):

@@ -20,8 +20,12 @@ def trial(number, value=None, state=TrialState.COMPLETE, lr=0.1, **attributes):
     return made
 
 
-def state(*trials, left=0, baseline=True, command="./hptune.sh 6 --study hn --set data.path=x"):
-    return state_of("hn", trials, generation="g", left=left, has_baseline=baseline, command=command)
+def state(
+    *trials, left=0, baseline=True, command="./hptune.sh 6 --study hn --set data.path=x", confirmed=None
+):
+    return state_of(
+        "hn", trials, generation="g", left=left, has_baseline=baseline, command=command, confirmed=confirmed
+    )
 
 
 def test_the_best_stands_with_what_it_was_given_and_its_difference_to_the_baseline():
@@ -31,6 +35,28 @@ def test_the_best_stands_with_what_it_was_given_and_its_difference_to_the_baseli
     assert "it is the baseline" in state(trial(0, 1.0))
     assert "baseline" not in state(trial(0, 1.0), baseline=False)
     assert "ASAM" in state(trial(0, 1.0, arm="ASAM"))
+
+
+def test_that_it_has_stopped_by_itself_is_said():
+    text = state_of(
+        "hn",
+        [trial(0, 2.0)],
+        generation="g",
+        left=0,
+        has_baseline=True,
+        command="c",
+        stopped="stopped: *gain*",
+    )
+    assert "**Note:** stopped\\: \\*gain\\*" in text
+    assert "**Note:**" not in state(trial(0, 2.0))
+
+
+def test_a_confirmation_is_named_and_is_not_asked_for_again():
+    winner = {"arm": "trial 1", "study": "hn-confirm", "seeds": [7, 8, 9]}
+    text = state(trial(0, 2.0), trial(1, 1.9), confirmed=winner)
+    assert "**Confirmed:** trial 1, by hn\\-confirm on 3 fresh seeds." in text
+    assert "service confirm" not in text
+    assert "evaluate.py --study hn --confirmed   # the winner" in text
 
 
 def test_what_was_interrupted_and_resumed_is_no_failure():

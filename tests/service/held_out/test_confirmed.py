@@ -285,7 +285,7 @@ AHEAD = ([1.0, 1.1, 1.2], [1.2, 1.31, 1.39])
             [1.0],
             [1.2],
             None,
-            "an advantage of trial 3 is not shown on held-out titles: -0.2 (one seed: no ",
+            "an advantage of trial 3 is not shown on held-out titles: -0.200 (one seed: no ",
         ),
     ],
 )

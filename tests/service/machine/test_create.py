@@ -15,6 +15,7 @@ from service.machine.create import create
 from service.storage.artifact_stores import StoreError, open_store
 from service.storage.artifacts import read_checkpoint
 from service.storage.database import open_storage
+from service.storage.opened_study import open_study
 from service.storage.ownership import key_of
 from service.storage.slots import Slots
 from service.storage.studies import StudyError, corpus_facts, load_study, made_as
@@ -318,3 +319,32 @@ def test_an_artifact_folder_that_cannot_be_written_is_named(tiny):
     Path(tiny.settings.artifacts).touch()
     with pytest.raises(StoreError, match="artifacts: artifacts cannot be stored there: File exists"):
         tiny.create(1)
+
+
+def test_a_study_whose_file_names_no_strategy_is_told_the_default_and_keeps_what_it_was_made_with(
+    tiny, capsys
+):
+    named = "sampler: {name: tpe}\npruner: {name: median, warmup_fraction: 0.25}\n"
+    searched = OTHER_SPACE[: OTHER_SPACE.index("sampler")]
+    tiny.write(searched + named)
+    tiny.create(1)
+    assert "searched by" not in capsys.readouterr().out
+    tiny.write(searched)  # a newer file leaves it open
+    tiny.create(1)
+    assert "searched by" not in capsys.readouterr().out
+    tiny.create(1, name="new")
+    assert "searched by thaw, as the file names neither sampler nor pruner" in capsys.readouterr().out
+    tiny.create(1, name="new")
+    stored = {}
+    for name in ("tiny", "new"):
+        opened = open_study(tiny.settings, name)
+        stored[name] = (
+            opened.definition.sampler.name,
+            opened.definition.pruner.name,
+            opened.budget is not None,
+        )
+        opened.close()
+    assert stored == {"tiny": ("tpe", "median", False), "new": ("thaw", "none", True)}
+    tiny.write(searched + "sampler: {name: random}\n")
+    with pytest.raises(StudyError, match="made with another strategy"):
+        tiny.create(1, name="new")

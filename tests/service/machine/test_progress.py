@@ -8,15 +8,9 @@ from rich.console import Console
 
 from service.machine import progress
 from service.machine.progress import JsonLines, LiveTable
+from tests.clock import Clock
 
 BUDGET = {"budget_tokens": 9000}
-
-
-class Clock:
-    now = 100.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture
@@ -26,11 +20,10 @@ def clock(monkeypatch):
     return clock
 
 
-def view(*, terminal=False, trial_seconds=None, workers=1, trials=3):
+def view(*, terminal=False, trial_seconds=None, workers=1, trials=3, best=None):
     console = Console(file=io.StringIO(), width=100, force_terminal=terminal, color_system=None)
-    return LiveTable(
-        "tiny", workers=workers, trials=trials, trial_seconds=trial_seconds, console=console
-    ), console
+    of = {"workers": workers, "trials": trials, "trial_seconds": trial_seconds, "best": best}
+    return LiveTable("tiny", console=console, **of), console
 
 
 def lines(console):
@@ -170,6 +163,15 @@ def test_the_best_is_the_lowest_and_of_a_failed_trial_nothing_counts(clock):
         shown.take(0, ended(trial, loss=loss))
     shown.take(0, ended(3, state="FAIL", said="interrupted", loss=None))
     assert "3 of 3 trials ended   best 1.0000 (trial 1)" in table(shown)
+
+
+def test_the_best_of_the_study_stands_until_there_is_a_better_one(clock):
+    shown, _ = view(best=(1.25, 7))
+    assert "best 1.2500 (trial 7)" in table(shown)
+    shown.take(0, ended(8, loss=1.5))
+    assert "best 1.2500 (trial 7)" in table(shown)
+    shown.take(0, ended(9, loss=1.0))
+    assert "best 1.0000 (trial 9)" in table(shown)
 
 
 def test_in_a_container_lines_are_json_and_what_only_a_table_needs_is_left_out(capsys):

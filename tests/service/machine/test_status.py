@@ -11,8 +11,9 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from service.machine import status
+from service.storage.opened_study import open_study
 from service.storage.roster import AliveWorker
-from service.trials import objective
+from service.trials import gpt
 from service.trials.promotion import Promotion
 from tests.conftest import SPACE
 from tests.fast_run import FastRun
@@ -68,7 +69,7 @@ def test_a_page_that_is_watched_has_no_more_lines_than_the_terminal(finished):
 
 
 def test_paused_trials_are_shown_as_such_with_the_tokens_that_are_left(tiny, monkeypatch):
-    monkeypatch.setattr(objective, "TrainingRun", FastRun)
+    monkeypatch.setattr(gpt, "GptRun", FastRun)
     tiny.write(f"{SPACE}pruner: {{name: asha, reduction_factor: 4}}\n")
     tiny.create(4)
     worker = tiny.worker()
@@ -88,6 +89,11 @@ def test_paused_trials_are_shown_as_such_with_the_tokens_that_are_left(tiny, mon
     assert "0 trials finished, 2 paused, tokens of 4 left, 0 workers alive" in text  # 3⅓ whole ones
     assert len(re.findall(r" 1/3 paused ", text)) == 2
     assert snapshot.left == 4
+    opened = open_study(tiny.settings, "tiny")
+    opened.budget.stop(opened.budget.read(), "nothing is gained")
+    opened.close()
+    text = shown(lambda console: console.print(status.page(status.take(tiny.settings, "tiny")())))
+    assert "the search has stopped by itself: nothing is gained" in text
 
 
 def test_watching_a_finished_study_ends(finished):

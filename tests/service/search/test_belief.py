@@ -1,8 +1,11 @@
+import math
+import time
+
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate
 
-from service.search.belief import NEW, Belief, levelled, log_expected_improvement
+from service.search.belief import NEW, Belief, log_expected_improvement
 from service.search.problem import Begun, Problem
 from service.study.parameters import FloatParameter
 from service.study.search_space import SearchSpace
@@ -21,15 +24,6 @@ def test_the_expected_improvement_is_that_of_the_integral(mean):
     exact = np.log(density) - (mean**2 / 2 if mean > 0 else 0) - np.log(np.sqrt(2 * np.pi))
     found = log_expected_improvement(0.0, np.array([mean]), np.array([1.0]))
     assert found == pytest.approx([exact], abs=0.01)
-
-
-def test_losses_are_levelled_in_order_and_a_huge_one_does_not_set_the_scale():
-    losses = np.array([2.0, 2.1, 2.2, 2.3, 2.5])
-    assert stats.spearmanr(losses, levelled(losses)).statistic == pytest.approx(1)
-    huge = levelled(np.append(losses, 1e6))
-    assert huge[4] - huge[0] > 0.1 * (huge.max() - huge.min())
-    assert (huge.mean(), huge.std()) == pytest.approx((0, 1))
-    assert np.array_equal(levelled(np.full(3, 2.0)), np.zeros(3))
 
 
 def whole(number, x, loss=None, state="ended"):
@@ -66,3 +60,38 @@ def test_a_trial_is_carried_on_from_its_own_curve():
     lucky = Begun(5, {"x": 0.8}, (1.5, 1.0), "paused")
     own, other = Belief(LINE, [*SEEN, lucky]).log_gain([{"x": 0.8}, {"x": 0.8}], [5, NEW])
     assert own > other
+
+
+def test_a_result_of_another_place_counts_at_the_end_alone():
+    elsewhere = [Begun(t.number, t.values, t.losses[-1:], "ended", skipped=2) for t in SEEN]
+    between, beyond = gains(elsewhere, 0.3, 0.9)
+    assert between > beyond + 1
+    paused = Begun(5, {"x": 0.8}, (1.0,), "paused")  # of its first rung nothing else is known
+    assert np.isfinite(gains([*elsewhere, paused], 0.3, 0.9)).all()
+
+
+def test_of_runs_with_one_evaluation_the_ends_are_all_there_is():
+    once = Problem(LINE.space, (40,), 0)
+    seen = [Begun(t.number, t.values, t.losses[-1:], "ended") for t in SEEN]
+    between, beyond = Belief(once, seen).log_gain([{"x": 0.3}, {"x": 0.9}], [NEW, NEW])
+    assert between > beyond + 1
+
+
+def test_losses_that_are_no_numbers_are_an_error():
+    with np.errstate(invalid="ignore"), pytest.raises((FloatingPointError, np.linalg.LinAlgError)):
+        gains([*SEEN, whole(5, 0.2, loss=math.nan)], 0.3)
+
+
+@pytest.mark.slow
+def test_thousands_of_losses_take_no_longer_than_one_thousand():
+    rungs = tuple(range(1, 9))
+    problem = Problem(LINE.space, rungs, 0)
+    begun = [
+        Begun(i, {"x": x}, tuple((x - 0.3) ** 2 + 1 / rung for rung in rungs), "ended")
+        for i, x in enumerate(np.linspace(0, 1, 600))
+    ]
+    start = time.process_time()
+    between, beyond = Belief(problem, begun).log_gain([{"x": 0.3001}, {"x": 0.9001}], [NEW, NEW])
+    # of two threads or so; with all 4,800 it takes ten times as long
+    assert time.process_time() - start < 6
+    assert between > beyond

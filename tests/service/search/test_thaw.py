@@ -1,8 +1,9 @@
 import math
+from itertools import pairwise
 
 import pytest
 
-from service.search.problem import Advance, Begin, Begun, Problem
+from service.search.problem import Advance, Begin, Begun, Problem, Stop
 from service.search.thaw import Thaw
 from service.study.parameters import CategoricalParameter, FloatParameter, IntParameter
 from service.study.search_space import SearchSpace
@@ -27,10 +28,10 @@ class Study:
         self.loss = loss
         self.begun = []
 
-    def one(self, searcher, *, running=frozenset()):
-        """One decision, carried out at once or left running; the trial's number, or None."""
-        decision = searcher.decide(self.problem, self.begun)
-        if decision is None:
+    def one(self, searcher, *, left=math.inf):
+        """One decision, carried out at once; the trial's number, or None where the search stops."""
+        decision = searcher.decide(self.problem, self.begun, left)
+        if isinstance(decision, Stop):
             return None
         if isinstance(decision, Begin):
             number = len(self.begun)
@@ -150,3 +151,28 @@ def test_what_a_token_costs_counts(dear):
         study.one(Thaw(cost_power=1.0))
     late = [t.values["method"] for t in study.begun[8:]]
     assert late.count(dear) < len(late) / 4
+
+
+def test_what_cannot_be_finished_any_more_is_left_alone_while_anything_else_can():
+    begun = [Begun(i, {"x": i, "y": i}, (3.0, 2.0, 1.0 + i), "ended") for i in (0, 1)]
+    begun += [Begun(2, {"x": 1, "y": 0}, (2.9,), "paused"), Begun(3, {"x": 2, "y": 0}, (9.0, 8.0), "paused")]
+    problem = Problem(GRID, RUNGS, 0)
+    assert Thaw().decide(problem, begun, 39) == Advance(2)
+    assert Thaw().decide(problem, begun, 29) == Advance(3)
+    # and by nobody else, once somebody is at it
+    begun[3] = Begun(3, {"x": 2, "y": 0}, (9.0, 8.0), "running")
+    assert Thaw().decide(problem, begun, 9) is None
+
+
+def test_tokens_that_finish_nothing_are_spent_all_the_same():
+    begun = [Begun(i, {"x": i, "y": i}, (3.0, 2.0, 1.0 + i), "ended") for i in (0, 1)]
+    paused = [*begun, Begun(2, {"x": 1, "y": 0}, (3.0,), "paused")]
+    assert isinstance(Thaw().decide(Problem(GRID, RUNGS, 0), paused, 10), Advance | Begin)
+
+
+def test_a_budget_of_one_trial_is_for_one_trial():
+    study, left = Study(WIDE, bowl), RUNGS[-1]
+    for before, after in pairwise((0, *RUNGS)):
+        assert study.one(Thaw(), left=left) == 0
+        left -= after - before
+    assert study.begun[0].state == "ended"

@@ -22,7 +22,7 @@ from service.storage.database import open_storage
 from service.storage.ownership import generation_of, slot_mark, slot_of
 from service.storage.studies import load_study
 from service.study import definition as study_config
-from service.trials import objective
+from service.trials import gpt
 from service.trials.worker import Worker
 from tests.conftest import SPACE
 from tests.fast_run import FastRun
@@ -43,7 +43,7 @@ sampler: {name: random}
 
 @pytest.fixture
 def fast(tiny, monkeypatch):
-    monkeypatch.setattr(objective, "TrainingRun", FastRun)
+    monkeypatch.setattr(gpt, "GptRun", FastRun)
     monkeypatch.setattr(FastRun, "step_seconds", 0.0)
     return tiny
 

@@ -4,7 +4,7 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from service.storage.budget import BUDGET, NOTHING_GRANTED, Budget
+from service.storage.budget import BUDGET, NOTHING_GRANTED, Budget, how_it_stopped
 from service.storage.optuna_private import METADATA, USER_ATTRIBUTES
 from service.storage.pauses import Pauses
 from service.storage.schema import SLOTS
@@ -100,3 +100,53 @@ def test_many_workers_claim_exactly_what_is_granted(pauses_of):
     seen = workers[0].budget.read()
     assert ([row.slot for row in seen.slots], seen.left) == (list(range(40)), 3)
     assert [json.loads(row.point)["x"] for row in seen.slots] == list(range(40))
+
+
+def test_of_a_budget_that_has_stopped_nothing_is_left_until_more_is_asked_for(pauses_of):
+    pauses = pauses_of("a")
+    budget = pauses.budget
+    budget.total(900)
+    slot = pauses.begin(budget.read(), tokens=300, point=None)
+    assert budget.stop(budget.read(), "nothing is gained")
+    seen = budget.read()
+    assert (seen.stopped, seen.left, seen.spent, seen.granted) == ("nothing is gained", 0, 300, 900)
+    budget.total(900)  # no more than before
+    assert budget.read().stopped == "nothing is gained"
+    budget.more(200)
+    seen = budget.read()
+    assert (seen.stopped, seen.left, seen.granted, seen.overruled) == (None, 200, 500, "nothing is gained")
+    assert pauses.extend(seen, slot, tokens=400)
+    assert budget.read().overruled  # and a claim keeps that
+    budget.stop(budget.read(), "again")
+    budget.total(600)
+    assert (budget.read().stopped, budget.read().left) == (None, 200)
+
+
+def test_people_are_told_that_a_study_has_stopped_and_that_it_went_on(pauses_of):
+    budget = pauses_of("a").budget
+
+    def told():
+        return how_it_stopped({BUDGET: json.loads(budget.read().text)})
+
+    budget.total(900)
+    assert told() is None
+    assert how_it_stopped({}) is None
+    budget.stop(budget.read(), "nothing is gained")
+    assert told().startswith(
+        "the search has stopped by itself: nothing is gained. Asked for more, it goes on"
+    )
+    budget.more(100)
+    assert (
+        told() == "the search went on, as it was asked to, after it had stopped by itself: nothing is gained"
+    )
+
+
+def test_of_two_that_decide_by_one_reading_only_one_stops_or_claims(pauses_of):
+    one, other = pauses_of("one"), pauses_of("other")
+    one.budget.total(900)
+    seen = one.budget.read()
+    assert other.begin(seen, tokens=300, point=None)
+    assert not one.budget.stop(seen, "nothing is gained")
+    seen = one.budget.read()
+    assert one.budget.stop(seen, "nothing is gained")
+    assert other.begin(seen, tokens=300, point=None) is None

@@ -8,7 +8,13 @@ from optuna_dashboard import _app, _note, _serializer, get_note
 from optuna_dashboard.artifact import _backend
 
 from service.storage import dashboard_private
-from service.storage.dashboard_private import artifact_prefix, look_up_notes, note_attributes
+from service.storage.dashboard_private import (
+    LONGEST_ATTRIBUTE,
+    artifact_prefix,
+    look_up_notes,
+    note_attributes,
+    shorten_attributes,
+)
 from service.storage.optuna_private import id_of, storage_of, trial_id_of
 
 LONG = "é" * 5000  # a note is stored in parts of 2,045 characters
@@ -53,6 +59,18 @@ def test_the_dashboard_asks_by_the_names_that_are_replaced():
     assert "note.get_note_from_system_attrs(" in inspect.getsource(_serializer.serialize_frozen_trial)
     assert "list_trial_artifacts(" in inspect.getsource(_serializer.serialize_frozen_trial)
     assert _serializer.note is _note is _app.note
+
+
+def test_a_long_attribute_shows_its_beginning(monkeypatch):
+    monkeypatch.setattr(_serializer, "serialize_attrs", _serializer.serialize_attrs)
+    assert inspect.getsource(_serializer.serialize_frozen_trial).count("serialize_attrs(") == 1
+    for _ in range(2):  # a second call is no second shortening
+        shorten_attributes()
+        shown = {
+            each["key"]: each["value"] for each in _serializer.serialize_attrs({"a": ["x"] * 100, "b": 1.5})
+        }
+        assert (shown["a"][:6], shown["a"][-1], len(shown["a"])) == ('["x", ', "…", LONGEST_ATTRIBUTE)
+        assert shown["b"] == "1.5"
 
 
 class Counted(dict):

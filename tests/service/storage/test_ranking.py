@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
 from service.storage.ownership import slot_mark
-from service.storage.ranking import count_states, ranked_own_trials, ranked_trials
+from service.storage.ranking import best_so_far, count_states, ranked_own_trials, ranked_trials
 from service.storage.schema import GENERATION
 
 STATES = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
@@ -52,4 +52,13 @@ def test_states_are_counted_and_those_without_a_trial_left_out(study):
     for state, value in ((TrialState.FAIL, None), (TrialState.COMPLETE, 1.0), (TrialState.COMPLETE, 2.0)):
         add(study, state, value)
     study.ask()
-    assert count_states(study) == "1 running, 2 complete, 1 fail"
+    assert count_states(study) == "1 running, 2 complete, 1 failed"
+    study.add_trial(create_trial(value=3.0, user_attrs={"goes_on_with": 0}))
+    assert count_states(study) == "1 running, 3 complete, 1 interrupted"
+
+
+def test_the_best_so_far_has_its_number(study):
+    assert best_so_far(study) is None
+    for value in (2.0, 1.0):
+        add(study, TrialState.COMPLETE, value)
+    assert best_so_far(study) == (1.0, 1)

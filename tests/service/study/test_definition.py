@@ -94,9 +94,9 @@ def test_a_search_has_what_its_file_says(root):
     assert study.config_for({"model.block_size": 128}).model.block_size == 128
 
 
-def test_defaults_are_tpe_without_pruner_and_the_repositorys_base_file(root):
+def test_defaults_are_thaw_without_pruner_and_the_repositorys_base_file(root):
     study = define(root, "question: q\nspace:\n  optimizer.lr: {type: float, low: 1e-4, high: 1e-2}\n")
-    assert (study.sampler.name, study.pruner.name, study.trials, study.seed) == ("tpe", "none", 50, 1337)
+    assert (study.sampler.name, study.pruner.name, study.trials, study.seed) == ("thaw", "none", 50, 1337)
     assert (study.keep_checkpoints, study.baseline) == (3, True)
     assert study.base_config == validate(read(root / "train_config.yaml"), TrainConfig)
 
@@ -578,7 +578,18 @@ def test_an_override_changes_the_identity_as_the_file_would(root):
     assert define(root, STUDY, overrides={"model.dropout": 0.2}).identity() == by_file
 
 
-@pytest.mark.parametrize("text", [STUDY, DESIGN, GRID], ids=["search", "design", "grid"])
+OPEN = STUDY[: STUDY.index("sampler:")]
+
+
+def test_a_stored_study_whose_file_named_nothing_stays_what_it_was(root):
+    study = define(root, OPEN)
+    snapshot = study.snapshot()
+    assert (study.strategy_open, snapshot["study"]["sampler"]["name"]) == (True, "thaw")
+    del snapshot["study"]["sampler"]  # as a version without thaw has left it
+    assert StudyDefinition.from_snapshot(snapshot).sampler.name == "tpe"
+
+
+@pytest.mark.parametrize("text", [STUDY, DESIGN, GRID, OPEN], ids=["search", "design", "grid", "open"])
 def test_a_snapshot_is_enough_to_work_on_the_study(root, text):
     study = define(root, text, overrides={"model.n_head": 6})
     snapshot = json.loads(json.dumps(study.snapshot()))

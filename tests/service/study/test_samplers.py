@@ -96,7 +96,13 @@ def test_the_workers_of_a_qmc_study_walk_one_sequence():
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [("random", "startup_trials"), ("tpe", "sequence"), ("qmc", "scramble"), ("grid", "seed")],
+    [
+        ("random", "startup_trials"),
+        ("tpe", "sequence"),
+        ("qmc", "scramble"),
+        ("grid", "seed"),
+        ("thaw", "cost_power"),
+    ],
 )
 def test_a_sampler_has_only_its_own_keys(name, key):
     with pytest.raises(ValidationError, match="Extra inputs"):
@@ -111,6 +117,7 @@ CATEGORICAL = {**NUMBERS, "c": CategoricalDistribution(["a", "b"])}
     [
         ("tpe", CATEGORICAL, {"x"}, None),
         ("random", CATEGORICAL, {"x"}, None),
+        ("thaw", CATEGORICAL, {"x"}, None),
         ("gp", CATEGORICAL, set(), None),
         ("qmc", CATEGORICAL, set(), None),
         ("cmaes", NUMBERS, set(), None),

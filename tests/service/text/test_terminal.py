@@ -32,7 +32,7 @@ def test_no_figure_is_cut_or_broken_at_any_width(width):
 def test_a_table_that_fits_has_columns_and_another_one_pairs():
     table = FittingTable("best", HEADINGS, ROWS)
     assert printed(table, 80).splitlines()[2].split() == list(HEADINGS)
-    assert printed(table, 30).splitlines()[:2] == ["best", "trial 12  val_loss 3.1234  "]
+    assert printed(table, 30).splitlines()[:2] == ["best", "trial 12  val_loss 3.1234"]
 
 
 LONG = "lr 0.001235, optimizer muon, batch_size 32, dropout 0.1, sharpness asam, rho 0.05, decay wsd"

@@ -1,26 +1,32 @@
 import itertools
+import os
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
+import structlog
 from optuna.trial import TrialState
 
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.hardware import device
 from model.training import TrainingRun
+from service.catalogue.intake import enqueue
 from service.storage.opened_study import open_study
 from service.storage.slots import SEEN_FAILURE
 from service.study.search_space import SearchSpace
-from service.trials import objective
+from service.trials import gpt
 from service.trials.promotion import Promotion
 from service.trials.resumption import FAILURES
-from tests.fast_run import STEPS_PER_RUNG, FastRun, chain, loss
+from tests.fast_run import STEPS_PER_RUNG, FastRun, chain, fork_worker, loss
 
-ASHA = """\
+SPACE = """\
 space:
   optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
-sampler: {name: random}
 """
+ASHA = "sampler: {name: random}\npruner: {name: asha, reduction_factor: 2}\n"
+THAW = "sampler: {name: thaw, startup_trials: 2}\n"
+both = pytest.mark.parametrize("how", [ASHA, THAW], ids=["asha", "thaw"])
 RUNGS = (3000, 6000, 9000)
 
 
@@ -30,14 +36,14 @@ def fast(monkeypatch):
 
     def use(run=FastRun):
         monkeypatch.setattr(run, "step_seconds", 0.0)
-        monkeypatch.setattr(objective, "TrainingRun", run)
+        monkeypatch.setattr(gpt, "GptRun", run)
 
     use()
     return use
 
 
-def write(tiny, *, more="", pruner="name: asha, reduction_factor: 2"):
-    tiny.write(f"{ASHA}{more}pruner: {{{pruner}}}\n")
+def write(tiny, how=ASHA):
+    tiny.write(SPACE + how)
 
 
 def tokens(tiny):
@@ -72,8 +78,9 @@ def assert_whole(tiny, *, whole):
         assert (trial.state == TrialState.COMPLETE) == (last == RUNGS[-1])
 
 
-def test_a_budget_is_spent_to_the_token_and_what_waits_ends_pruned_with_its_last_loss(tiny, fast):
-    write(tiny)
+@both
+def test_a_budget_is_spent_to_the_token_and_what_waits_ends_pruned_with_its_last_loss(tiny, fast, how):
+    write(tiny, how)
     tiny.create(3)
     tiny.worker().work()
     assert_whole(tiny, whole=3)
@@ -115,7 +122,7 @@ def test_no_more_trials_wait_than_states_are_kept(tiny, fast, monkeypatch):
         return original(promotion)
 
     monkeypatch.setattr(Promotion, "next", watched)
-    write(tiny, pruner="name: asha, reduction_factor: 3, keep_states: 2")
+    write(tiny, ASHA.replace("2", "3, keep_states: 2"))
     tiny.create(5)
     tiny.worker().work()
     assert max(most) == (2, 2)
@@ -124,7 +131,8 @@ def test_no_more_trials_wait_than_states_are_kept(tiny, fast, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_interrupted_and_a_stateless_trial_go_on_within_the_budget(tiny, fast):
+@both
+def test_an_interrupted_and_a_stateless_trial_go_on_within_the_budget(tiny, fast, how):
     calls = itertools.count()
     workers = []
 
@@ -138,7 +146,7 @@ def test_an_interrupted_and_a_stateless_trial_go_on_within_the_budget(tiny, fast
             super().save(path)
 
     fast(Stopping)
-    write(tiny)
+    write(tiny, how)
     tiny.create(6)
     for _ in range(40):
         workers.append(tiny.worker())
@@ -150,7 +158,8 @@ def test_an_interrupted_and_a_stateless_trial_go_on_within_the_budget(tiny, fast
 
 
 @pytest.mark.slow
-def test_a_configuration_that_always_fails_is_given_up_and_gives_its_tokens_back(tiny, fast):
+@both
+def test_a_configuration_that_always_fails_is_given_up_and_gives_its_tokens_back(tiny, fast, how):
     class Failing(FastRun):
         failures = 0
 
@@ -161,7 +170,7 @@ def test_a_configuration_that_always_fails_is_given_up_and_gives_its_tokens_back
             yield from super().__iter__()
 
     fast(Failing)
-    write(tiny)
+    write(tiny, how)
     tiny.create(4)
     tiny.worker().work()
     assert_whole(tiny, whole=4)
@@ -172,7 +181,8 @@ def test_a_configuration_that_always_fails_is_given_up_and_gives_its_tokens_back
 
 
 @pytest.mark.slow
-def test_a_diverged_trial_is_closed_and_what_was_claimed_for_it_is_spent(tiny, fast):
+@both
+def test_a_diverged_trial_is_closed_and_what_was_claimed_for_it_is_spent(tiny, fast, how):
     from model.errors import Diverged
 
     class Diverging(FastRun):
@@ -183,7 +193,7 @@ def test_a_diverged_trial_is_closed_and_what_was_claimed_for_it_is_spent(tiny, f
                 yield evaluation
 
     fast(Diverging)
-    write(tiny)
+    write(tiny, how)
     tiny.create(4)
     tiny.worker().work()
     granted, claimed, left = tokens(tiny)
@@ -201,7 +211,7 @@ def test_a_sampler_sees_paused_trials_as_pruned_and_everybody_else_as_running(ti
         return suggest(space, trial)
 
     monkeypatch.setattr(SearchSpace, "suggest", watched)
-    write(tiny, pruner="name: asha, reduction_factor: 4")
+    write(tiny, ASHA.replace("2", "4"))
     tiny.create(1)
     tiny.worker().work()
     _, states, stored = seen[-1]
@@ -211,8 +221,9 @@ def test_a_sampler_sees_paused_trials_as_pruned_and_everybody_else_as_running(ti
 
 
 @pytest.mark.slow
-def test_a_promoted_trial_ends_with_the_bits_of_one_never_paused(tiny):
-    write(tiny)
+@both
+def test_a_promoted_trial_ends_with_the_bits_of_one_never_paused(tiny, how):
+    write(tiny, how)
     tiny.create(4)
     tiny.worker().work()
     opened = open_study(tiny.settings, "tiny")
@@ -228,3 +239,121 @@ def test_a_promoted_trial_ends_with_the_bits_of_one_never_paused(tiny):
         run = TrainingRun(config, data, device=device.choose("cpu", threads=1))
         losses = {e.rung_tokens: e.val_loss for e in itertools.islice(run, len(trial.intermediate_values))}
         assert losses == trial.intermediate_values
+
+
+def learning_rates(tiny):
+    return [trial.params.get("optimizer.lr") for trial in tiny.trials()]
+
+
+@both
+def test_what_is_enqueued_is_begun_next(tiny, fast, how):
+    write(tiny, how)
+    tiny.create(3)
+    for value in (2e-3, 3e-3):
+        enqueue(tiny.settings, "tiny", {"optimizer.lr": value})
+    tiny.worker().work()
+    assert learning_rates(tiny)[:2] == [2e-3, 3e-3]
+    assert [trial.user_attrs["slot"]["number"] for trial in tiny.trials()[:3]] == [1, 2, 0]
+    assert_whole(tiny, whole=3)
+
+
+class Unwell:
+    """A searcher whose model fails."""
+
+    def decide(self, problem, begun, left):
+        raise np.linalg.LinAlgError("no inverse")
+
+
+def test_where_the_model_fails_successive_halving_decides_and_the_log_says_so(tiny, fast, monkeypatch):
+    write(tiny, THAW)
+    tiny.create(3)
+    worker = tiny.worker()
+    worker._promotion._searcher = Unwell()
+    with structlog.testing.capture_logs() as lines:
+        worker._promotion._log = structlog.get_logger()
+        worker.work()
+    assert_whole(tiny, whole=3)
+    said = {line["reason"] for line in lines if "successive halving decides" in line["event"]}
+    assert said == {"no inverse"}
+
+
+def test_a_space_that_has_been_tried_out_ends_the_search(tiny, fast):
+    tiny.write(f"space:\n  optimizer.lr: {{type: categorical, choices: [1.0e-3, 2.0e-3]}}\n{THAW}")
+    tiny.create(9)
+    tiny.worker().work()
+    assert {trial.state for trial in tiny.trials()} == {TrialState.COMPLETE}
+    assert sorted(learning_rates(tiny)) == [1e-3, 2e-3]
+    opened = open_study(tiny.settings, "tiny")
+    seen = opened.budget.read()
+    assert (seen.spent, seen.left, opened.trials_left()) == (2 * RUNGS[-1], 0, 0)
+    assert seen.stopped == "every configuration of the space has been tried"
+    opened.close()
+    tiny.create(9)  # asked for again, and there is still nothing to be tried
+    tiny.worker().work()
+    assert len(tiny.trials()) == 2
+
+
+@pytest.mark.slow
+def test_the_last_tokens_finish_what_is_best(tiny, fast):
+    write(tiny, THAW)
+    tiny.create(2)
+    tiny.worker().work()
+    assert_whole(tiny, whole=2)
+    assert TrialState.COMPLETE in {trial.state for trial in tiny.trials()}
+
+
+@both
+def test_known_points_are_tried_after_the_baseline_and_before_the_search(tiny, fast, how):
+    write(tiny, how + "try: [{optimizer.lr: 2.0e-3}, {optimizer.lr: 3.0e-3}]\n")
+    tiny.create(3)
+    enqueue(tiny.settings, "tiny", {"optimizer.lr": 4e-3})
+    tiny.worker().work()
+    by_slot = sorted(tiny.trials(), key=lambda trial: trial.user_attrs["slot"]["number"])
+    assert [trial.params["optimizer.lr"] for trial in by_slot[:4]] == [1e-3, 2e-3, 3e-3, 4e-3]
+    assert_whole(tiny, whole=3)
+
+
+def test_a_search_stops_by_itself_and_goes_on_when_it_is_asked_to(tiny, fast):
+    write(tiny, THAW + "stop: {gain: 10.0}\n")
+    tiny.create(30)
+    tiny.worker().work()
+    states = [trial.state for trial in tiny.trials()]
+    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert states.count(TrialState.COMPLETE) == 5  # before that there is no telling
+    assert saved_states(tiny) == []
+    opened = open_study(tiny.settings, "tiny")
+    seen = opened.budget.read()
+    assert {row.state for row in seen.slots} == {"closed"}
+    assert (seen.left, opened.trials_left()) == (0, 0)
+    assert seen.spent < seen.granted == 30 * RUNGS[-1]
+    assert "stop.gain is 10" in seen.stopped
+    opened.close()
+    tiny.create(None, total=30)  # no more than there was
+    assert tokens(tiny)[2] == 0
+    tiny.create(2)
+    tiny.worker().work()
+    granted, claimed, left = tokens(tiny)
+    assert (granted, left) == (sum(claimed), 0)
+    assert granted == seen.spent + 2 * RUNGS[-1]
+
+
+@pytest.mark.slow
+def test_of_two_workers_both_stop_and_neither_leaves_a_trial_behind(tiny, fast):
+    write(tiny, THAW + "stop: {gain: 10.0}\n")
+    tiny.create(30)
+    workers = [fork_worker(tiny.settings, "tiny", f"{number}") for number in range(2)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) for worker in workers] == [0, 0]
+    assert set(tiny.slots().items()) == {
+        ("open", 0),
+        ("leased", 0),
+        ("held", 0),
+        ("closed", len(tiny.trials())),
+    }
+    opened = open_study(tiny.settings, "tiny")
+    seen = opened.budget.read()
+    assert seen.stopped
+    whole = [trial for trial in tiny.trials() if trial.state == TrialState.COMPLETE]
+    assert 5 <= len(whole) <= 6  # the other one may have been on its last rung
+    spent = sum(max(trial.intermediate_values) for trial in tiny.trials())
+    assert spent == seen.spent < seen.granted
+    opened.close()

@@ -16,6 +16,7 @@ from model.hardware.device import Device
 from model.training import TrainingRun
 from service.storage.database import open_storage
 from service.storage.studies import load_study
+from tests.service.dashboard.test_notes import note_of, texts
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -151,6 +152,15 @@ def test_a_killed_worker_loses_no_trial(tiny, undisturbed_loss):
     assert states(tiny) == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     killed, *others = tiny.trials()
     assert killed.user_attrs["ended"] == "its worker died or was cut off"
+    told = texts(note_of(tiny, 0), "td")
+    assert told[:4] == [
+        "ended",
+        "its worker died or was cut off",
+        "changes",
+        "nothing: it is the base file as it is",
+    ]
+    (rung, loss) = max(killed.intermediate_values.items())
+    assert told[4:] == ["reached", f"val_loss {loss:.4f} after {rung:,} tokens"]
     # whether the other trial ran before or after it depends on when the dead worker's lease ran out
     (successor,) = (trial for trial in others if "goes_on_with" in trial.user_attrs)
     assert successor.user_attrs["goes_on_with"] == killed.number

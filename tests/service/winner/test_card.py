@@ -13,7 +13,7 @@ def test_the_card_says_what_was_trained_and_measured(finished, tmp_path):
     assert f"{best.value:.4f}, of this model, on the validation split" in body
     for said in (
         "8,960 tokens",
-        "file corpus\\.txt",
+        "file corpus.txt",
         "not confirmed",
         "not measured",
         "seed | 1337",

@@ -21,6 +21,17 @@ def test_a_checkpoint_leaves_in_a_folder_named_for_people(finished, tmp_path, mo
     assert invoke(finished, "generate", "tiny", "--model", folder).stdout == titles
 
 
+@pytest.mark.parametrize("columns", [60, 100, 160])
+def test_the_difference_to_the_baseline_fits_and_breaks_no_word(finished, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    why, *lines = invoke(finished, "best", "tiny", "--trial", "1", "--as", "difference").stdout.splitlines()
+    assert why.startswith("study tiny: trial 1")
+    assert max(map(len, lines)) <= columns
+    assert {"optimizer.lr", "baseline", str(finished.trials()[1].params["optimizer.lr"])} <= set(
+        " ".join(lines).split()
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from service.__main__ import cli
 from service.report.page import content
 from service.report.published import document
-from tests.conftest import tiny_study
+from tests.conftest import SPACE, tiny_study
+from tests.service.catalogue.asking import fill, invoke
 from tests.service.report.published.test_document import FILE
 
 HOSTILE = "<script>alert(1)</script> $x$ | `\"'&"
@@ -98,3 +99,24 @@ def built(record, tmp_path_factory):
     path = tmp_path_factory.mktemp("published") / "published.yaml"
     path.write_text(FILE)
     return content.build(record, document.load(path))
+
+
+@pytest.fixture(scope="session")
+def compared_arms(written, tmp_path_factory):
+    """The page of two arms of a design with three seeds each."""
+    page = tmp_path_factory.mktemp("compared") / "arms.html"
+    done = invoke(written, "compare", "tiny:slow", "tiny:fast", "--html", page)
+    assert done.exit_code == 0, done.output
+    return page
+
+
+@pytest.fixture(scope="session")
+def apart(tmp_path_factory):
+    """Two studies over different titles, with a complete and a pruned trial each."""
+    tiny = tiny_study(tmp_path_factory.mktemp("apart"))
+    tiny.create(1)
+    tiny.write(SPACE, **{"data.num_documents": 500})
+    tiny.create(1, name="fewer")
+    for name in ("tiny", "fewer"):
+        fill(tiny, ({"optimizer.lr": 0.001}, 2.0), ({"optimizer.lr": 0.002}, None), name=name)
+    return tiny

@@ -10,7 +10,7 @@ def test_the_header_says_on_what_it_was_measured(built, record):
     assert facts["seeds"] == "1, 2, 3"
     assert facts["budget of a run"] == "8,960 tokens"
     assert facts["model"] == "9,000 parameters"
-    assert facts["trials"] == "8 complete, 1 diverged, 1 continued"
+    assert facts["trials"] == "8 complete, 1 diverged, 1 interrupted and resumed"
     assert record.corpus["fingerprint"] in facts["corpus"]
 
 

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from service.report.page import content, pruning, text
 from service.report.pruning.replay import orders_of, pruned_curves
 from service.study.pruners import MedianConfig
+from service.study.samplers import ThawConfig
 from tests.conftest import tiny_study
 from tests.service.report.conftest import read_record
 from tests.service.report.figures.test_tuned import search_record, trained
@@ -121,6 +122,19 @@ def test_pruning_saved_the_rest_of_the_budgets(record):
     assert "stopped wrongly cannot be told: none ran on to its end" in found["pruning-audit"].notes[0]
     assert "`audit: 0.05`" in found["pruning-audit"].notes[0]
     assert [table.id for table in pruning.section(list(found.values())).tables] == ["pruning"]
+
+
+def test_of_trials_that_wait_it_is_said_how_many_never_went_on_and_no_verdict(record):
+    study = search_record(
+        record, trained(0, 4, 3, 2, 1), trained(1, 5, state="pruned"), trained(2, 5, 4, state="pruned")
+    )
+    thaw = replace(study, definition=replace(study.definition, sampler=ThawConfig(name="thaw")))
+    found = named(pruning.tables(thaw))
+    assert found["pruning"].notes[0] == (
+        "Of 3 trials that were begun 2 waited to the end and never went on, 41.7% of the tokens that all would have "
+        "taken."
+    )
+    assert "pruning-audit" not in found
 
 
 def test_what_the_audit_cost_is_said(record):

@@ -8,7 +8,7 @@ TUNED_SECTIONS = [
     "model", "failed", "definitions", "repeat",
 ]  # fmt: skip
 DESIGN_SECTIONS = [
-    "setting", "answer", "statistics", "budgets", "figures", "tokenizer", "model", "failed", "runs", "definitions",
+    "answer", "setting", "statistics", "budgets", "figures", "tokenizer", "model", "failed", "runs", "definitions",
     "repeat",
 ]  # fmt: skip
 
@@ -44,6 +44,7 @@ def test_the_answer_names_the_best_arm_and_its_difference_to_the_baseline(design
     assert f"Lowest validation loss: {HOSTILE}, {losses[HOSTILE]:.3f}"[:-1] in text
     assert "The baseline, plain, has" in text
     assert "(95 % interval" in text
+    assert "told apart." in text
 
 
 def test_what_is_not_asked_for_first_is_folded(tuned):

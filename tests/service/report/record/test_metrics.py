@@ -43,3 +43,11 @@ def test_losses_are_better_when_they_are_lower_and_speeds_when_they_are_higher()
     losses = [field.name for field in dataclasses.fields(Evaluation) if "loss" in field.name]
     assert {FIGURES[name].better for name in losses} == {"lower"}
     assert {figure.better for figure in FIGURES.values() if figure.unit.endswith("/s")} == {"higher"}
+
+
+def test_a_label_has_the_unit_unless_the_name_says_it():
+    assert metric("val_loss").label == "val_loss, nats/char"
+    assert [metric(name).label for name in ("seconds", "tokens_per_second")] == [
+        "seconds",
+        "tokens_per_second",
+    ]

@@ -1,0 +1,110 @@
+import contextlib
+
+import pytest
+import structlog
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
+
+from service.storage.opened_study import open_study
+from service.storage.studies import StudyError
+from service.trials.earlier_studies import earlier_studies, whole_trials
+
+EARLIER = """\
+space:
+  optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-1, log: true}
+sampler: {name: random}
+"""
+LR = {"optimizer.lr": FloatDistribution(1e-4, 1e-1, log=True)}
+NOW = """\
+space:
+  optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+  model.dropout: {type: float, low: 0.0, high: 0.3}
+  schedule.decay: {type: categorical, choices: [cosine, linear]}
+"""
+
+
+def results(tiny, name, *losses):
+    with contextlib.closing(open_study(tiny.settings, name)) as opened:
+        for i, loss in enumerate(losses):
+            params = {"optimizer.lr": 10.0 ** (-4 + 3 * i / max(1, len(losses) - 1))}
+            opened.study.add_trial(create_trial(value=loss, params=params, distributions=LR))
+
+
+@pytest.fixture
+def before(tiny):
+    tiny.write(EARLIER)
+    tiny.create(1, name="before")
+    return tiny
+
+
+def test_whole_trials_are_seen_with_what_this_space_asks_for_also_outside_its_ranges(before):
+    results(before, "before", 2.0, 1.5, float("inf"), 1.0)
+    before.write(NOW)
+    before.create(1)
+    with contextlib.closing(open_study(before.settings, "tiny")) as opened:
+        other = opened.other("before")
+        found = whole_trials(other.study, other.definition, opened.definition.space)
+    assert [loss for _, loss in found] == [2.0, 1.5, 1.0]
+    assert [values["optimizer.lr"] for values, _ in found] == pytest.approx([1e-4, 1e-3, 1e-1])
+    assert all(
+        values["model.dropout"] == 0.05 and values["schedule.decay"] == "cosine" for values, _ in found
+    )
+
+
+def test_a_study_that_is_gone_or_says_too_little_is_left_out_and_the_log_says_so(before):
+    results(before, "before", 2.0, 1.5, 1.2, 1.0)
+    before.write(NOW + "sampler: {name: thaw, prior: [before]}\n")
+    before.create(1)
+    with (
+        contextlib.closing(open_study(before.settings, "tiny")) as opened,
+        structlog.testing.capture_logs() as lines,
+    ):
+        found = earlier_studies(opened, ("before", "gone", "tiny"), log=structlog.get_logger())
+    assert [len(one.tried) for one in found] == [3]  # of four, whose rates go to 0.1
+    said = {line["study"]: line["event"] for line in lines}
+    assert said == {
+        "before": "an earlier study is learned from",
+        "gone": "an earlier study cannot be read, its trials are left out",
+        "tiny": "an earlier study says too little",
+    }
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ("gone", "study 'gone' is not in "),
+        (
+            "before",
+            "sampler.prior: study 'before' has 2 complete trials, fewer than 4 say nothing; take it out, or",
+        ),
+    ],
+)
+def test_a_prior_without_anything_to_say_is_refused_when_the_study_is_made(before, prior, message):
+    results(before, "before", 2.0, 1.5)
+    before.write(NOW + f"sampler: {{name: thaw, prior: [{prior}]}}\n")
+    with pytest.raises(StudyError) as caught:
+        before.create(1)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_prior_of_other_parameters_is_refused(before):
+    results(before, "before", 2.0, 1.5, 1.2, 1.0)
+    before.write(
+        NOW.replace("  optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}\n", "")
+        + "sampler: {name: thaw, prior: [before]}\n"
+    )
+    with pytest.raises(StudyError, match=r"study 'before' varies no parameter of this one; take it out$"):
+        before.create(1)
+
+
+@pytest.mark.slow
+def test_a_search_with_a_prior_begins_its_best_after_the_baseline(before):
+    results(before, "before", 2.0, 1.5, 1.2, 1.9, 1.95)
+    before.write(NOW + "sampler: {name: thaw, prior: [before]}\n")
+    before.create(2)
+    before.worker().work()
+    first, second = before.trials()[:2]
+    assert first.params["optimizer.lr"] == 1e-3
+    # the third is the best by far, and lies in the space
+    assert second.params["optimizer.lr"] == pytest.approx(10**-2.5)
+    assert second.params["model.dropout"] == 0.05
