@@ -8,6 +8,7 @@ import pytest
 from model.errors import ConfigError
 from service.machine import notices, status
 from service.machine.notices import Notices, Webhook
+from service.text.words import GPT
 from tests.conftest import SPACE
 
 
@@ -74,6 +75,7 @@ def snapshot(*, closed, rungs=0, best=None, left=3):
         best=trials,
         left=left,
         summary="so far",
+        words=GPT,
     )
 
 
