@@ -64,9 +64,9 @@ def summary(record: StudyRecord) -> Table:
 
 def best_arms(record: StudyRecord) -> list[Arm]:
     """The arms that have a complete run, by their mean loss, best first."""
-    means = {arm.name: estimate(list(arm.values(LOSS).values())) for arm in record.arms}
-    ranked = sorted((found.mean, name) for name, found in means.items() if found)
-    return [arm for _, name in ranked if (arm := record.arm(name))]
+    means = ((arm, estimate(list(arm.values(LOSS).values()))) for arm in record.arms)
+    ranked = [(found.mean, arm.name, arm) for arm, found in means if found]
+    return [arm for *_, arm in sorted(ranked, key=lambda one: one[:2])]
 
 
 def paired_differences(record: StudyRecord) -> Table | None:
