@@ -194,6 +194,7 @@ def _prepare_in_child(cache):
     return [data.split(name).tokens.tolist() for name in SPLITS]
 
 
+@pytest.mark.slow
 def test_several_processes_prepare_at_once(tmp_path):
     with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
         results = list(pool.map(_prepare_in_child, [tmp_path] * 6))

@@ -170,6 +170,7 @@ def test_losers_are_dropped_after_three_seeds_and_their_slots_closed_without_a_r
     assert all(why.endswith("after 3 seeds") for why in out)
 
 
+@pytest.mark.slow
 def test_a_confirmation_cut_off_goes_on_and_runs_nothing_twice(fast, monkeypatch):
     fast.prepare(top=2)
     worker = fast.worker()

@@ -464,6 +464,7 @@ def test_without_a_password_it_does_not_listen_beyond_this_machine(finished, hos
     assert "HPTUNE_DASHBOARD_PASSWORD" in line
 
 
+@pytest.mark.slow
 def test_with_a_password_or_a_port_published_on_loopback_it_does(finished):
     for host, environment in (
         ("0.0.0.0", {"HPTUNE_DASHBOARD_PASSWORD": PASSWORD}),

@@ -30,6 +30,7 @@ def counts(claims):
     return {state: count for state, count in claims.slots.counts().items() if count}
 
 
+@pytest.mark.slow
 def test_eight_processes_close_every_slot_once(engine, claims_of):
     claims = claims_of("creator")
     claims.slots.total(40)

@@ -98,6 +98,7 @@ def breakable(request) -> Breakable:
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_costs_a_trial_its_files_and_not_its_loss(breakable, at_step, finished):
     breakable.study.create(1)
     at_step({30: breakable.damage})  # rungs after 24, 47 and 70 steps
@@ -148,6 +149,7 @@ def test_a_state_saved_before_the_store_failed_is_gone_on_with(breakable, at_ste
     assert successor.value == finished.trials()[0].value
 
 
+@pytest.mark.slow
 def test_a_study_on_s3_keeps_the_weights_of_the_best_and_is_evaluated(tiny, bucket):
     study = moved(tiny, f"s3://{bucket}/tiny")
     with study.file.open("a") as file:
@@ -168,6 +170,7 @@ def test_a_study_on_s3_keeps_the_weights_of_the_best_and_is_evaluated(tiny, buck
     assert (tiny.folder / "out" / "evaluation.json").exists()
 
 
+@pytest.mark.slow
 def test_evaluating_without_the_store_is_one_line(tiny, bucket, gate):
     study = moved(tiny, f"s3://{bucket}")
     study.create(1)
