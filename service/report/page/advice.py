@@ -7,7 +7,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from service.report.figures.tuned import Importances
-from service.report.page.tables import LOSS, best_arms
+from service.report.page.tables import LOSS
 from service.report.record.noise import Noise
 from service.report.record.study_record import Run, StudyRecord
 from service.study.parameters import same
@@ -35,7 +35,7 @@ def advice(record: StudyRecord, importances: Importances | None, noise: Noise | 
         importances: where there are enough trials for them.
         noise: where it has been confirmed.
     """
-    best = [run for arm in best_arms(record) for run in arm.complete]
+    best = [run for arm in record.best_arms for run in arm.complete]
     return (
         *_ends(record, best),
         *_choices(record, best),

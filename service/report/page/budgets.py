@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from service.report.figures.plots import Axis, Chart, Plot, Series, plot_of
 from service.report.figures.series import MOST_TRIALS, drawn_arms, field, lines
-from service.report.page.tables import LOSS, TUNED_ROWS, best_arms
+from service.report.page.tables import LOSS, TUNED_ROWS
 from service.report.record import comparison
 from service.report.record.comparison import RESOURCES, Point, Resource
 from service.report.record.study_record import Arm, StudyRecord
@@ -41,12 +41,12 @@ def reference(record: StudyRecord) -> Arm | None:
     baseline = record.arm(record.baseline or "")
     if baseline is not None and baseline.values(LOSS):
         return baseline
-    return next(iter(best_arms(record)), None)
+    return next(iter(record.best_arms), None)
 
 
 def tables(record: StudyRecord) -> list[Table]:
     """Costs, and a leaderboard for each resource on which the arms do not end together."""
-    if len(best_arms(record)) < 2 or record.own_code:
+    if len(record.best_arms) < 2 or record.own_code:
         return []
     return [_compute(record), *(table for resource in RESOURCES if (table := at_equal(record, resource)))]
 
@@ -99,7 +99,7 @@ def plot(record: StudyRecord) -> Plot | None:
 
 
 def _compute(record: StudyRecord) -> Table:
-    arms = best_arms(record)
+    arms = record.best_arms
     notes = [CONVENTION]
     together = [resource for resource in RESOURCES if comparison.end_together(record, resource)]
     if together:
@@ -129,8 +129,8 @@ def _compute(record: StudyRecord) -> Table:
 
 def _ranked(record: StudyRecord, point: Point) -> list[Arm]:
     """The arms with a complete run, by their mean loss within the budget; those without one there at the end."""
-    means = {arm.name: _mean_within(arm, point) for arm in best_arms(record)}
-    ranked = sorted(best_arms(record), key=lambda arm: (means[arm.name] is None, means[arm.name] or 0.0))
+    means = {arm.name: _mean_within(arm, point) for arm in record.best_arms}
+    ranked = sorted(record.best_arms, key=lambda arm: (means[arm.name] is None, means[arm.name] or 0.0))
     if not record.tuned:
         return ranked
     return [arm for place, arm in enumerate(ranked) if place < TUNED_ROWS or arm.name == point.arm]
@@ -175,7 +175,7 @@ def _notes(ranked: Sequence[Arm], point: Point, record: StudyRecord) -> list[str
     beyond = [arm.name for arm in ranked if not comparison.losses_within(arm, point.resource, point.x)]
     if beyond:
         notes.append(f"{NONE}: not evaluated by then, its first rung lies beyond: {', '.join(beyond)}.")
-    complete = len(best_arms(record))
+    complete = len(record.best_arms)
     if len(ranked) < complete:
         notes.append(f"The best {len(ranked)} of {complete} complete trials, each with one seed.")
     if point.resource == "seconds":

@@ -14,7 +14,6 @@ from service.report.page import content as contents
 from service.report.page import html_page, search, sections, text
 from service.report.page.content import Content
 from service.report.page.html_page import Section
-from service.report.page.tables import best_arms
 from service.report.published import document as published
 from service.report.record import noise, study_record
 from service.settings import HOME
@@ -70,7 +69,7 @@ def write(
         )
     except OSError as error:
         raise ReportError(f"{store}: artifacts cannot be read: {error.strerror or error}") from None
-    if not best_arms(found):
+    if not found.best_arms:
         counts = found.shown_states or "none has begun"
         raise ReportError(f"study {study.study_name!r} has no complete trial to report ({counts})")
     content = contents.build(found, quoted)

@@ -10,7 +10,7 @@ from model.errors import UserError
 from service.report.figures import pair as figures
 from service.report.page import budgets, html_page
 from service.report.page.html_page import Section
-from service.report.page.search import NOISE_ELSEWHERE
+from service.report.page.search import noise_not_measured
 from service.report.page.sections import told_apart
 from service.report.record import comparison
 from service.report.record.pair import Pair, Side, configurations, data_and_settings
@@ -212,10 +212,7 @@ def _chance(better: Side, worse: Side, gap: float) -> Iterator[str]:
 def _of_single_runs(better: Side, worse: Side, gap: float) -> Iterator[str]:
     measured = [side.noise for side in (better, worse) if side.noise]
     if not measured:
-        elsewhere = (
-            "The noise between seeds was not measured here." if better.record.own_code else NOISE_ELSEWHERE
-        )
-        yield f"Each is one run on one seed. {elsewhere}"
+        yield f"Each is one run on one seed. {noise_not_measured(better.record)}"
         return
     noise = max(measured, key=lambda each: each.sd)
     told = "more than that" if gap > noise.clear else "no more than that, and may be chance"

@@ -11,7 +11,7 @@ from service.report.figures import tuned
 from service.report.figures.plots import Plot
 from service.report.page.advice import advice
 from service.report.page.html_page import Section
-from service.report.page.tables import LOSS, best_arms
+from service.report.page.tables import LOSS
 from service.report.record.noise import Noise
 from service.report.record.study_record import Arm, Run, StudyRecord
 from service.storage.added import only_in_space
@@ -32,8 +32,8 @@ _TRIALS = "trials"
 _MEASURED = f"{LOSS} in nats per character over the whole validation split"
 _ELSEWHERE_SD = 0.0026
 """Over sixteen seeds of half a million parameters, in `studies/noise`."""
-NOISE_ELSEWHERE = (
-    "The noise between seeds was not measured here. For scale: in `studies/noise`, half a million parameters, a run's "
+_NOISE_ELSEWHERE = (
+    " For scale: in `studies/noise`, half a million parameters, a run's "
     f"loss has a standard deviation of {_ELSEWHERE_SD} over seeds, and two single runs that differ by less than "
     f"{numbers.difference(2.77 * _ELSEWHERE_SD)} are not told apart; smaller models and shorter trainings vary more."
 )
@@ -92,7 +92,7 @@ def sections(
 
 def best_run(record: StudyRecord) -> Run:
     """The complete run with the lowest loss."""
-    return best_arms(record)[0].complete[0]
+    return record.best_arms[0].complete[0]
 
 
 def whole_configuration(record: StudyRecord) -> str | None:
@@ -136,10 +136,10 @@ def _order(run: Run) -> float:
 
 
 def _best(record: StudyRecord, noise: Noise | None, folder: str) -> Section:
-    best, run = best_arms(record)[0], best_run(record)
+    best, run = record.best_arms[0], best_run(record)
     changed = _changes(record, run)
     texts = [_headline(record, best), _of_noise(record, best, noise)]
-    complete = len(best_arms(record))
+    complete = len(record.best_arms)
     if complete > 1 and not noise:
         flattered = f"The lowest of {complete} was picked by this very {record.words.shown_loss}, so that"
         evaluate = _code(verb("evaluate", "--study", record.name))
@@ -176,11 +176,15 @@ def _headline(record: StudyRecord, best: Arm) -> str:
     )
 
 
+def noise_not_measured(record: StudyRecord) -> str:
+    """What to say in its place: of the built-in GPT how large it was elsewhere."""
+    return "The noise between seeds was not measured here." + ("" if record.own_code else _NOISE_ELSEWHERE)
+
+
 def _of_noise(record: StudyRecord, best: Arm, noise: Noise | None) -> str:
     """What a seed alone changes, beside the difference."""
     if noise is None:
-        elsewhere = "The noise between seeds was not measured here." if record.own_code else NOISE_ELSEWHERE
-        return f"Every trial has one seed. {elsewhere}"
+        return f"Every trial has one seed. {noise_not_measured(record)}"
     other = _loss(record.arm(record.baseline or ""))
     loss = _loss(best)
     said = (

@@ -13,7 +13,7 @@ from service.report.page import budgets, models, search, tokenizers
 from service.report.page import pruning as pruning_page
 from service.report.page.content import Content
 from service.report.page.html_page import Section
-from service.report.page.tables import LOSS, best_arms
+from service.report.page.tables import LOSS
 from service.report.record.noise import Noise
 from service.report.record.study_record import Arm, StudyRecord
 from service.settings import Settings
@@ -138,7 +138,7 @@ def verdicts(content: Content) -> str:
 
 def _answer(content: Content) -> Iterator[str]:
     record = content.record
-    best = best_arms(record)[0]
+    best = record.best_arms[0]
     over = seeds(len(best.values(LOSS)))
     yield f"Lowest {record.words.sentence}: {best.name}, {_loss(best)}{record.words.in_unit} ({over})."
     baseline = record.arm(record.baseline or "")
@@ -154,9 +154,9 @@ def _answer(content: Content) -> Iterator[str]:
         yield f"The baseline, {baseline.name}, has {_loss(baseline)}: {difference}."
         if gap and gap.interval:
             yield told_apart(gap)
-    if len(best_arms(record)) > 1:
+    if len(record.best_arms) > 1:
         yield (
-            f"The lowest of {len(best_arms(record))} was picked by this very {record.words.shown_loss}, so that it is "
+            f"The lowest of {len(record.best_arms)} was picked by this very {record.words.shown_loss}, so that it is "
             f"flattered: how good it is {'fresh data would say' if record.own_code else 'the held-out titles say'}."
         )
     if content.claims:

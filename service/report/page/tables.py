@@ -35,7 +35,7 @@ def summary(record: StudyRecord) -> Table:
     rows, notes = [], []
     arms: Sequence[Arm] = record.arms
     if record.tuned:
-        arms = best_arms(record)[:TUNED_ROWS]
+        arms = record.best_arms[:TUNED_ROWS]
         notes.append(f"The best {len(arms)} of {len(record.arms)} configurations, each with one seed.")
     else:
         together = [
@@ -60,13 +60,6 @@ def summary(record: StudyRecord) -> Table:
     headings = ("arm", "runs", f"{record.words.metric}, mean ± sd", "95 % interval", *costs.values())
     title = "The best configurations" if record.tuned else "Arms"
     return Table("summary", title, headings, tuple(rows), tuple(notes))
-
-
-def best_arms(record: StudyRecord) -> list[Arm]:
-    """The arms that have a complete run, by their mean loss, best first."""
-    means = ((arm, estimate(list(arm.values(LOSS).values()))) for arm in record.arms)
-    ranked = [(found.mean, arm.name, arm) for arm, found in means if found]
-    return [arm for *_, arm in sorted(ranked, key=lambda one: one[:2])]
 
 
 def paired_differences(record: StudyRecord) -> Table | None:

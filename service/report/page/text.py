@@ -10,7 +10,7 @@ from typing import Any
 
 from service.report.page.content import Content
 from service.report.page.html_page import Section
-from service.report.page.tables import TUNED_ROWS, best_arms
+from service.report.page.tables import TUNED_ROWS
 from service.report.record.metrics import FIGURES
 from service.report.record.study_record import Run
 from service.text.markdown import escaped, fenced
@@ -80,7 +80,7 @@ def result(content: Content) -> str:
     record = content.record
     # of a search by the trial alone, whatever it is called for people
     names = {arm.name: f"trial {arm.runs[0].trial}" if record.tuned else arm.name for arm in record.arms}
-    whole = {arm.name for arm in (best_arms(record)[:TUNED_ROWS] if record.tuned else record.arms)}
+    whole = {arm.name for arm in (record.best_arms[:TUNED_ROWS] if record.tuned else record.arms)}
     found = {
         "study": record.name,
         "question": record.question,

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from model.config.counts import flops_per_token, passes_per_token
+from model.config.data import TokenizerConfig
 from model.config.section import validate
 from model.config.train_config import TrainConfig
 from model.config.yaml_tree import Document
 from service.report.record.metrics import FAMILIES, FIGURES
+from service.study.definition import StudyDefinition
 
 Record = Mapping[str, Any]
 Reduction = Callable[[Sequence[float]], float]
@@ -66,6 +68,17 @@ def figures(
         [row["train_loss"] for row in curve if "train_loss" in row]
     )
     return found
+
+
+def train_tokens(
+    attributes: Mapping[str, Any], definition: StudyDefinition, facts: Mapping[str, Any]
+) -> int | None:
+    """Of the train split under the run's own tokenizer, where that is known."""
+    noted: int | None = attributes.get("train_tokens")
+    if noted is not None or "config" not in attributes or definition.own_run is not None:
+        return noted
+    own = TokenizerConfig.model_validate(attributes["config"]["tokenizer"])
+    return facts["train_tokens"] if own == definition.gpt_config("a tokenizer").tokenizer else None
 
 
 def convergence_improvement(losses: Sequence[float]) -> float | None:

@@ -10,7 +10,6 @@ from model.errors import ConfigError, UserError
 from service.report.record import noise, study_record
 from service.report.record.noise import Noise
 from service.report.record.study_record import Arm, StudyRecord
-from service.statistics import mean
 from service.storage.artifact_stores import Store
 from service.storage.configurations import configuration_of
 from service.storage.opened_study import OpenedStudy
@@ -138,7 +137,7 @@ def read(opened: OpenedStudy, given: tuple[str, str], *, files: bool) -> Pair:
 
 def _side(opened: OpenedStudy, named: str | None, store: Store | None, *, alone: bool) -> Side:
     record = study_record.read(opened.study, opened.definition, store)
-    arm = _best(record) if named is None else _arm(record, named)
+    arm = next(iter(record.best_arms), None) if named is None else _arm(record, named)
     label = record.name
     if named is not None and arm is not None:
         label = _label(record, arm) if alone else _within(record, arm)
@@ -155,11 +154,6 @@ def _side(opened: OpenedStudy, named: str | None, store: Store | None, *, alone:
         noise=noise.of_study(opened.study, opened.settings) if record.tuned else None,
         label=label,
     )
-
-
-def _best(record: StudyRecord) -> Arm | None:
-    means = [(found, arm.name) for arm in record.arms if (found := mean(arm.values("val_loss").values()))]
-    return record.arm(min(means)[1]) if means else None
 
 
 def _label(record: StudyRecord, arm: Arm) -> str:

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from model.config.data import TokenizerConfig
 from service.report.record import measured
 from service.report.record.arms import arms_of_trials, baseline_of_search, values_of
 from service.report.record.metrics import FIGURES
+from service.statistics import estimate
 from service.storage import measurements
 from service.storage.artifact_stores import Store
 from service.storage.ownership import generation_of, is_own
@@ -133,6 +134,13 @@ class StudyRecord:
         """Its configurations came from a sampler and not from a design."""
         return not self.definition.cells
 
+    @cached_property
+    def best_arms(self) -> tuple[Arm, ...]:
+        """The arms that have a complete run, by their mean loss, best first."""
+        means = ((arm, estimate(list(arm.values("val_loss").values()))) for arm in self.arms)
+        ranked = [(found.mean, arm.name, arm) for arm, found in means if found]
+        return tuple(arm for *_, arm in sorted(ranked, key=lambda one: one[:2]))
+
     @property
     def shown_states(self) -> str:
         """`6 complete, 2 pruned, 1 interrupted and resumed`."""
@@ -252,7 +260,7 @@ def _run(
             steps=steps,
             evaluations=evaluations,
             parameters=attributes.get("parameters"),
-            train_tokens=_train_tokens(attributes, definition, facts),
+            train_tokens=measured.train_tokens(attributes, definition, facts),
         ),
         curve=kept.curve,
         steps=steps,
@@ -287,14 +295,3 @@ def _added(trial: FrozenTrial, arm: str, state: str, definition: StudyDefinition
         values=values_of(trial, definition.space),
         added=True,
     )
-
-
-def _train_tokens(
-    attributes: Mapping[str, Any], definition: StudyDefinition, facts: Mapping[str, Any]
-) -> int | None:
-    """Of the train split under the run's own tokenizer, where that is known."""
-    noted: int | None = attributes.get("train_tokens")
-    if noted is not None or "config" not in attributes or definition.own_run is not None:
-        return noted
-    own = TokenizerConfig.model_validate(attributes["config"]["tokenizer"])
-    return facts["train_tokens"] if own == definition.gpt_config("a tokenizer").tokenizer else None

@@ -65,6 +65,13 @@ space:
     )
 
 
+def test_a_loss_of_nothing_is_the_best(tiny):
+    tiny.create(2)
+    fill(tiny, ({"optimizer.lr": 1.0e-3}, 2.0), ({"optimizer.lr": 2.0e-3}, 0.0))
+    pair = read(tiny, "tiny", "tiny:0")
+    assert pair.first.shown_name == "trial 1 of tiny"
+
+
 @pytest.mark.parametrize(
     ("second", "message"),
     [
