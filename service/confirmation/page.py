@@ -17,12 +17,10 @@ from service.text.grid import Grid
 from service.text.markdown import escaped
 from service.text.words import GPT, Words
 
-_OF_GPT = "val_loss in nats per character over the whole validation split."
-NOTES = (
-    f"{_OF_GPT} Differences are paired by seed. Intervals are "
-    "Student's t-intervals of 95 %, each on its own, of a configuration named beforehand; they cover what a new seed"
-    " would change, on this corpus and split. The mean of the best is flattered, and that of one dropped early the "
-    "reverse.",
+_NOTES = (
+    "Differences are paired by seed. Intervals are Student's t-intervals of 95 %, each on its own, of a configuration "
+    "named beforehand; they cover what a new seed would change, on this corpus and split. The mean of the best is "
+    "flattered, and that of one dropped early the reverse.",
     "The difference to the baseline in the first line is not flattered: at each seed it counts the configuration "
     "that the other seeds pick. Its interval is widened for the number of finalists that tie for the best "
     "(Bonferroni); where none is better than the baseline, it is below 0 in at most 2.5 % of confirmations, unless "
@@ -65,12 +63,12 @@ def sentence(verdict: Verdict) -> str:
 
 def notes(words: Words) -> tuple[str, ...]:
     """How the figures are to be read."""
-    if words == GPT:
-        return NOTES
-    return (
-        NOTES[0].replace(_OF_GPT, f"{words.metric} as the study's own training code yields it."),
-        *NOTES[1:],
+    objective = (
+        "val_loss in nats per character over the whole validation split."
+        if words == GPT
+        else f"{words.metric} as the study's own training code yields it."
     )
+    return f"{objective} {_NOTES[0]}", *_NOTES[1:]
 
 
 def tables(verdict: Verdict, words: Words = GPT) -> dict[str, Grid]:
