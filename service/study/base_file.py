@@ -25,9 +25,14 @@ def read_base_file(study: StudyConfig, path: Path, root: Path) -> tuple[Document
     kind = kind_of(study)
     if not isinstance(kind, OwnRunKind):
         return read(from_here(found_in(root, study.base))), kind
-    beside = path.parent / study.base
-    file = read(from_here(beside if beside.is_file() else found_in(root, study.base)))
+    file = read(from_here(own_base(study.base, path, root)))
     return file, imported(kind, folders_of(path), file)[1]
+
+
+def own_base(name: str, study_file: Path | None, root: Path) -> Path:
+    """The base file of the user's training code: beside the study's file, or else where that of any study is."""
+    beside = study_file.parent / name if study_file else None
+    return beside if beside is not None and beside.is_file() else found_in(root, name)
 
 
 def kind_of(study: StudyConfig) -> Kind:

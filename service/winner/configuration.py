@@ -11,7 +11,7 @@ from model.config.yaml_tree import parse_value, read
 from model.errors import ConfigError
 from service.settings import HOME
 from service.storage.studies import corpus_facts
-from service.study.base_file import code_folders
+from service.study.base_file import own_base
 from service.study.design import shown_value
 from service.study.file import found_in
 from service.study.parameters import same
@@ -53,8 +53,8 @@ def _base(winner: Winner) -> RunConfig:
     name = definition.tree.get("base", "train_config.yaml")
     if definition.own_run is None:
         return definition.base.kind.read(read(found_in(HOME, name)))
-    beside = [path for folder in code_folders(definition.file) if (path := folder / name).is_file()]
-    return definition.base.kind.recorded(read(beside[0] if beside else found_in(HOME, name)))
+    study_file = found_in(HOME, definition.file) if definition.file else None
+    return definition.base.kind.recorded(read(own_base(name, study_file, HOME)))
 
 
 def as_difference(winner: Winner) -> Grid:
