@@ -104,35 +104,26 @@ class Budget:
 
     def stop(self, seen: Reading, why: str) -> bool:
         """Have nothing more claimed, if nothing has been since the reading; whether it is so."""
-        text = seen.changed(stopped=why)
-
-        def stop() -> bool:
-            try:
-                with self.slots.engine.begin() as connection:
-                    self._replace(connection, seen, text)
-            except _Outrun:
-                return False
-            return True
-
-        return bool(self.slots.patience(stop))
+        return self._swap(seen, seen.changed(stopped=why))
 
     def claim(self, seen: Reading, change: sa.Update | sa.Insert) -> bool:
         """Change one slot if nothing has been claimed since the reading; whether it was changed."""
-        counted = seen.changed()
+        return self._swap(seen, seen.changed(), change)
 
-        def claim() -> bool:
+    def _swap(self, seen: Reading, text: str, change: sa.Update | sa.Insert | None = None) -> bool:
+        def swap() -> bool:
             try:
                 with self.slots.engine.begin() as connection:
-                    self._replace(connection, seen, counted)
-                    done = connection.execute(change)
+                    self._replace(connection, seen, text)
+                    done = None if change is None else connection.execute(change)
                     # of an insertion some drivers do not count the row; it is there, or an error
-                    if isinstance(change, sa.Update) and done.rowcount != 1:
+                    if done is not None and isinstance(change, sa.Update) and done.rowcount != 1:
                         raise _Outrun
             except (_Outrun, sa.exc.IntegrityError):
                 return False
             return True
 
-        return bool(self.slots.patience(claim))
+        return bool(self.slots.patience(swap))
 
     def _grant(self, granted: Callable[[Reading], int], *, insists: Callable[[Reading], bool]) -> None:
         while (seen := self.read()) is not None:

@@ -1,11 +1,16 @@
 """Two studies in a database of their own, and one that Optuna and this project have opened side by side."""
 
+import json
+
 import optuna
 import pytest
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
+from service.storage.budget import BUDGET
 from service.storage.claims import Claims
+from service.storage.optuna_private import USER_ATTRIBUTES
+from service.storage.pauses import Pauses
 from service.storage.schema import StudyKey
 from service.storage.slots import Slots
 from service.storage.study_storage import StudyCache, StudyStorage
@@ -25,6 +30,19 @@ def claims_of(engine):
     def make(owner: str, *, lease_seconds: float = 60, study_id: int = 1) -> Claims:
         slots = Slots(engine, StudyKey(study_id, "gh"[study_id - 1]))
         return Claims(slots, owner=owner, lease_seconds=lease_seconds)
+
+    return make
+
+
+@pytest.fixture
+def pauses_with(engine, claims_of):
+    """Gives the first study a budget; what each of its workers may do then."""
+
+    def make(budget: dict[str, int]):
+        with engine.begin() as connection:
+            row = {"study_id": 1, "key": BUDGET, "value_json": json.dumps(budget)}
+            connection.execute(USER_ATTRIBUTES.insert().values(row))
+        return lambda owner, **arguments: Pauses(claims_of(owner, **arguments))
 
     return make
 

@@ -5,8 +5,7 @@ import pytest
 import sqlalchemy as sa
 
 from service.storage.budget import BUDGET, NOTHING_GRANTED, Budget, how_it_stopped
-from service.storage.optuna_private import METADATA, USER_ATTRIBUTES
-from service.storage.pauses import Pauses
+from service.storage.optuna_private import METADATA
 from service.storage.schema import SLOTS
 
 
@@ -16,11 +15,8 @@ def engine(engine_of_each):
 
 
 @pytest.fixture
-def pauses_of(engine, claims_of):
-    with engine.begin() as connection:
-        row = {"study_id": 1, "key": BUDGET, "value_json": json.dumps(NOTHING_GRANTED)}
-        connection.execute(USER_ATTRIBUTES.insert().values(row))
-    return lambda owner, **arguments: Pauses(claims_of(owner, **arguments))
+def pauses_of(pauses_with):
+    return pauses_with(NOTHING_GRANTED)
 
 
 def test_nothing_is_granted_at_first_and_a_total_never_takes_any_back(pauses_of):

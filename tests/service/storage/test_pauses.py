@@ -2,10 +2,7 @@ import json
 
 import pytest
 
-from service.storage.budget import BUDGET
 from service.storage.claims import LeaseLost
-from service.storage.optuna_private import USER_ATTRIBUTES
-from service.storage.pauses import Pauses
 
 
 @pytest.fixture
@@ -14,11 +11,8 @@ def engine(engine_of_each):
 
 
 @pytest.fixture
-def pauses_of(engine, claims_of):
-    with engine.begin() as connection:
-        row = {"study_id": 1, "key": BUDGET, "value_json": json.dumps({"tokens": 900, "claims": 0})}
-        connection.execute(USER_ATTRIBUTES.insert().values(row))
-    return lambda owner, **arguments: Pauses(claims_of(owner, **arguments))
+def pauses_of(pauses_with):
+    return pauses_with({"tokens": 900, "claims": 0})
 
 
 def begun(pauses, *, trial=0):
