@@ -6,16 +6,13 @@ import subprocess
 
 import pytest
 
+from tests.service.catalogue.conftest import anywhere  # noqa: F401 - a fixture
+
 pytestmark = pytest.mark.integration
 TRIALS = 5_000
 
 
-@pytest.fixture(params=["tiny", "tiny_on_postgresql"])
-def anywhere(request):
-    return request.getfixturevalue(request.param)
-
-
-def test_every_verb_answers(anywhere, tmp_path):
+def test_every_verb_answers(anywhere, tmp_path):  # noqa: F811
     def ask(*arguments):
         call = anywhere.command(*map(str, arguments))
         done = subprocess.run(**call, capture_output=True, cwd=tmp_path, timeout=300, check=False)
@@ -40,9 +37,8 @@ def test_every_verb_answers(anywhere, tmp_path):
     for kind in ("csv", "parquet"):
         ask("export", "tiny", "--format", kind, "--out", f"out.{kind}")
     assert len((tmp_path / "out.csv").read_text().splitlines()) == TRIALS + 4
-    if anywhere.settings.storage_url.startswith(
-        "sqlite"
-    ):  # of what is read alike it draws the same, for half a minute
+    # of what is read alike a report draws the same, for half a minute
+    if anywhere.settings.storage_url.startswith("sqlite"):
         ask("report", "tiny", "--out", "report")
         assert len(json.loads((tmp_path / "report" / "result.json").read_text())["arms"]) == TRIALS + 3
     ask("enqueue", "tiny", "optimizer.lr=0.002")
