@@ -10,6 +10,7 @@ from service.search.halving import Halving
 from service.search.problem import Advance, Begin
 from service.search.thaw import Thaw
 from service.study.file import StudyConfig
+from service.study.parameters import FloatParameter
 from service.study.samplers import ThawConfig
 from service.study.search_space import SearchSpace
 from service.study.strategy import with_sampler
@@ -309,3 +310,18 @@ def test_a_search_of_a_pool_has_each_run_once(tmp_path, arm):
     target = table.ranked()[0]
     found = ARMS[arm].search(table, seed=0, budget_tokens=12 * table.cell_tokens, workers=1, target=target)
     assert (found.best[-1], found.repeats) == (target, 0)
+
+
+def test_runs_of_a_study_are_recorded(tiny, tmp_path):
+    space = "space:\n  optimizer.lr: {type: float, low: 1.0e-3, high: 1.0e-2}\ntrials: 2\nbaseline: false\n"
+    tiny.write(space + "sampler: {name: random}\n", **{"training.tokens": 1500})
+    tiny.create()
+    tiny.worker().work()
+    path = tmp_path / "runs.json"
+    surrogate.write(tiny.settings, ["tiny"], path)
+    rate = FloatParameter(type="float", low=1e-3, high=1e-2)
+    found, trials = surrogate.read(path, SearchSpace({"optimizer.lr": rate})), tiny.trials()
+    assert found.rungs == (500, 1000, 1500)
+    for values, curve, trial in zip(found.values, found.losses, trials, strict=True):
+        assert values == pytest.approx(trial.params, rel=1e-4)
+        assert curve == pytest.approx(list(trial.intermediate_values.values()), abs=6e-5)

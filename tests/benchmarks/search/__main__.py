@@ -4,6 +4,10 @@
 
 Writes tests/benchmarks/results/search.json, a row for each way and table, and search.md. Rows that are not measured
 now stay as they are there. The runs of others are read where --lm-runs names their file.
+
+    .venv/bin/python -m tests.benchmarks.search --record samplers-hard samplers-hard-2
+
+writes the runs of these studies to studies/samplers-hard/runs.json, from the storage.
 """
 
 import argparse
@@ -15,7 +19,7 @@ from pathlib import Path
 
 import optuna
 
-from service.settings import ROOT
+from service.settings import ROOT, Settings
 from service.study import definition
 from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import Table
@@ -31,6 +35,7 @@ RUNS = 100
 WORKERS = (1, 8)
 
 HARD = ROOT / "studies" / "samplers-hard"
+RECORDED = "runs.json"
 LM_RUNS = "lm_runs"
 
 ABOUT = {
@@ -53,7 +58,7 @@ _searched: Table
 
 def hard_runs() -> Runs:
     """What was recorded for `studies/samplers-hard`."""
-    return surrogate.read(HARD / "runs.json", definition.load(HARD).space)
+    return surrogate.read(HARD / RECORDED, definition.load(HARD).space)
 
 
 def tables(lm_runs: Path | None) -> dict[str, Callable[[], Table]]:
@@ -151,7 +156,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--record", nargs="+", metavar="STUDY", help="write these studies' runs, and no more")
     arguments = parser.parse_args()
+    if arguments.record:
+        surrogate.write(Settings.from_environment(), arguments.record, HARD / RECORDED)
+        return
     only = arguments.only
     arms = [arm for arm in ARMS if not only or arm[0] in only or ":".join(arm) in only]
     made = tables(arguments.lm_runs)

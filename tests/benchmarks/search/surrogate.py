@@ -23,7 +23,12 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import KFold
 
+from service.report.record import study_record
 from service.search.coordinates import Coordinates
+from service.settings import Settings
+from service.storage.artifact_stores import open_store
+from service.storage.database import open_storage
+from service.storage.studies import corpus_facts, load_study
 from service.study.search_space import SearchSpace, Values
 from tests.benchmarks.loss_table import Table
 
@@ -160,3 +165,31 @@ def read(path: Path, space: SearchSpace) -> Runs:
     found = json.loads(path.read_text(encoding="utf-8"))
     values, losses = zip(*found["runs"], strict=True)
     return Runs(space, tuple(found["rungs"]), values, tuple(map(tuple, losses)))
+
+
+def write(settings: Settings, study_names: Sequence[str], path: Path) -> None:
+    """Write what studies of one space recorded: one run a line, what was chosen for it and its losses at the rungs."""
+    storage, artifacts = open_storage(settings), open_store(settings.artifacts)
+    lines, rungs = [], set()
+    for name in study_names:
+        study, definition = load_study(storage, name, settings)
+        for run in study_record.read(study, definition, artifacts).runs:
+            if run.state in (study_record.COMPLETE, study_record.DIVERGED):
+                losses = [round(row["val_loss"], 4) for row in run.curve]
+                values = {key: _rounded(value) for key, value in run.values.items()}
+                lines.append(json.dumps([values, losses]))
+                rungs |= {row["rung_tokens"] for row in run.curve}
+    facts = corpus_facts(study)
+    head = {
+        "studies": study_names,
+        "corpus": {key: facts[key] for key in ("source", "fingerprint", "documents", "train_tokens")},
+        "rungs": sorted(rungs),
+    }
+    texts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    path.write_text(
+        "{" + ",\n".join([*texts, '"runs": [\n' + ",\n".join(lines)]) + "\n]}\n", encoding="utf-8"
+    )
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
