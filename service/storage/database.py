@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from service.addresses import without_secrets
 from service.settings import Settings, unwritable_cache
+from service.storage.connections import try_when_idle
 from service.storage.outages import (
     Patience,
     StorageAwayError,
@@ -64,7 +65,6 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
         engine_kwargs = {
             "pool_size": 1,
             "max_overflow": 2,
-            "pool_pre_ping": True,
             "connect_args": _postgresql_arguments(url),
         }
     try:
@@ -76,8 +76,10 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
         )
         if create:
             create_tables(storage.engine)
-        upgrade(storage.engine)
         lacking = missing(storage.engine)
+        if lacking:
+            upgrade(storage.engine)
+            lacking = missing(storage.engine)
         if lacking:
             raise StorageError(
                 f"{shown}: not a storage of this project, or one of another version ({lacking} is missing); "
@@ -85,6 +87,8 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
             )
         if sqlite:  # and no earlier: a file of somebody else's stays as it is
             _prepare_sqlite(storage.engine)
+        else:
+            try_when_idle(storage.engine)
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         kind = StorageAwayError if is_outage(error) else StorageError
         raise kind(f"{shown}: the storage cannot be opened: {told(error, url)}") from None

@@ -29,6 +29,7 @@ from service.report.page import files
 from service.report.record import study_record
 from service.storage import added
 from service.storage.artifact_stores import open_store
+from service.storage.artifacts import CHECKPOINT
 from service.storage.database import open_storage
 from service.storage.ownership import SLOT, key_of
 from service.storage.studies import load_study
@@ -144,7 +145,7 @@ def measure(
     with meter.of("a worker's first look at the study"):
         study.get_trials(deepcopy=False)
     storage.seen = added.as_seen(definition.space, key_of(study).generation)
-    storage.attributes_of_running = frozenset({SLOT})  # as a worker's
+    storage.attributes = (SLOT, CHECKPOINT, "arm")  # as a worker's
     rungs = definition.base_config.with_tokens(study.user_attrs["corpus"]["budget_tokens"]).rungs
     study.pruner = build_pruner(definition.pruner, rungs=rungs)
     # draws at random: the time that the model of a sampler takes is not the storage's
