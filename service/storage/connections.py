@@ -5,6 +5,7 @@ other workers: that, and not the server's work, is what a call costs.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +13,12 @@ from typing import Any
 import sqlalchemy as sa
 
 IDLE_SECONDS = 5.0
-"""After which a connection is tried before it is used again. Sooner a broken one shows in the call itself, and whoever
-is patient makes that again."""
+"""After which a connection is tried before it is used again, by who is patient: sooner a broken one shows in the call
+itself, which is made again."""
 
 
-def try_when_idle(engine: sa.Engine) -> None:
-    """See that a connection that has not been used for a while is replaced if the server has ended it."""
+def try_when_idle(engine: sa.Engine, *, seconds: float) -> None:
+    """See that a connection that has not been used for so long is replaced if the server has ended it."""
 
     @sa.event.listens_for(engine, "checkin")
     def _note(_connection: Any, record: Any) -> None:
@@ -25,12 +26,14 @@ def try_when_idle(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "checkout")
     def _try(connection: Any, record: Any, _proxy: Any) -> None:
-        if time.monotonic() - record.info.get("used_at", time.monotonic()) < IDLE_SECONDS:
+        if time.monotonic() - record.info.get("used_at", math.inf) < seconds:  # a new one is not tried
             return
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
-            raise sa.exc.DisconnectionError("the server has ended it") from error  # has the pool make another
+            raise sa.exc.InvalidatePoolError(
+                "the server has ended it"
+            ) from error  # makes the pool make others
 
 
 @contextlib.contextmanager

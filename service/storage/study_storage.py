@@ -59,7 +59,7 @@ class StudyStorage(PatientStorage):
                 with_running=with_running,
                 attributes=self.attributes,
             ),
-            at_once=True,
+            one_statement=True,
         )
         if self.seen is not None:
             whole = [trial for trial in map(self.seen, whole) if trial is not None]
@@ -80,7 +80,7 @@ class StudyStorage(PatientStorage):
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """The trial as it is now. Raises KeyError: there is none of this id."""
         trial: FrozenTrial = self._patiently(
-            lambda connection: read_trial(connection, trial_id), at_once=True
+            lambda connection: read_trial(connection, trial_id), one_statement=True
         )
         return trial
 
@@ -119,7 +119,7 @@ class StudyStorage(PatientStorage):
             self._cells.extend(cells)
 
     def _write_at_once(self, cells: Collection[writing.Cell]) -> None:
-        self._patiently(lambda connection: writing.write(connection, cells), at_once=len(cells) == 1)
+        self._patiently(lambda connection: writing.write(connection, cells), one_statement=len(cells) == 1)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """As Optuna's."""
@@ -147,7 +147,7 @@ class StudyStorage(PatientStorage):
         query = sa.select(key, SYSTEM_ATTRIBUTES.c.value_json).where(
             SYSTEM_ATTRIBUTES.c.study_id == study_id, key.startswith(prefix, autoescape=True)
         )
-        rows = self._patiently(lambda connection: connection.execute(query).all(), at_once=True)
+        rows = self._patiently(lambda connection: connection.execute(query).all(), one_statement=True)
         return {row.key: json.loads(row.value_json) for row in rows}
 
     def _set_trial_param(
@@ -174,12 +174,12 @@ class StudyStorage(PatientStorage):
             session, trial_id, param_name, param_value_internal, distribution, distribution
         )
 
-    def _patiently(self, work: Callable[[sa.Connection], Any], *, at_once: bool = False) -> Any:
-        """What `work` gives, in a transaction; `at_once` says that it is one statement."""
+    def _patiently(self, work: Callable[[sa.Connection], Any], *, one_statement: bool = False) -> Any:
+        """What `work` gives, in a transaction; `one_statement` says that it is one statement."""
 
         def attempt() -> Any:
             try:
-                with for_one_statement(self.engine) if at_once else self.engine.begin() as connection:
+                with for_one_statement(self.engine) if one_statement else self.engine.begin() as connection:
                     return work(connection)
             except sa.exc.IntegrityError:
                 raise
@@ -210,11 +210,9 @@ class StudyCache(CachedStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """As `StudyStorage.get_trial`."""
-        return (
-            super().get_trial(trial_id)
-            if self._backend.attributes is None
-            else self._backend.get_trial(trial_id)
-        )
+        if self._backend.attributes is not None:  # what is kept of a finished one is not all of it
+            return self._backend.get_trial(trial_id)
+        return super().get_trial(trial_id)
 
     def together(self) -> contextlib.AbstractContextManager[None]:
         """As `StudyStorage.together`."""

@@ -176,9 +176,7 @@ class Worker:
 
     def _free_memory(self) -> None:
         """See that nothing of the last trial is there while the next one trains."""
-        if (
-            self._last_run() is not None
-        ):  # in a cycle, as of a traceback from the first import of torch._dynamo
+        if self._last_run() is not None:  # in a cycle, as of a traceback from the import of torch._dynamo
             gc.collect()
         with contextlib.suppress(RuntimeError):  # of a device that does not answer
             self._where.free_memory()

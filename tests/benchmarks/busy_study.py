@@ -33,6 +33,7 @@ from service.storage.artifacts import CHECKPOINT
 from service.storage.database import open_storage
 from service.storage.ownership import SLOT, key_of
 from service.storage.studies import load_study
+from service.storage.study_storage import together
 from service.study.pruners import build_pruner
 from service.study.samplers import build_sampler
 from tests import conftest, fast_run
@@ -157,7 +158,8 @@ def measure(
             study.get_trials(deepcopy=False)
             number = study._storage.create_new_trial(study._study_id)
             trial = optuna.Trial(study, number)
-            definition.space.suggest(trial)
+            with together(trial):
+                definition.space.suggest(trial)
         end_one(settings.storage_url, study._study_id)
         for tokens in rungs[:5]:
             trial.report(0.5, tokens)

@@ -4,7 +4,6 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from service.storage import connections
 from service.storage.connections import for_one_statement, try_when_idle
 from service.storage.outages import is_outage
 
@@ -30,12 +29,13 @@ def test_nothing_is_sent_to_begin_or_end_a_transaction_of_one_statement(tmp_path
 
 
 @pytest.mark.integration
-def test_a_connection_that_the_server_has_ended_is_replaced_once_it_was_idle(postgresql, monkeypatch):
+def test_a_connection_that_the_server_has_ended_is_replaced_once_it_was_idle(postgresql):
     url = postgresql.new_database()
-    engine = sa.create_engine(url, pool_size=1)
-    try_when_idle(engine)
+    impatient, patient = (sa.create_engine(url, pool_size=1) for _ in range(2))
+    try_when_idle(impatient, seconds=0.0)
+    try_when_idle(patient, seconds=1e9)
 
-    def server_process() -> int:
+    def server_process(engine: sa.Engine) -> int:
         with for_one_statement(engine) as connection:
             return connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
 
@@ -43,16 +43,16 @@ def test_a_connection_that_the_server_has_ended_is_replaced_once_it_was_idle(pos
         with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as other:
             assert other.execute("SELECT pg_terminate_backend(%s, 10000)", (process,)).fetchone() == (True,)
 
-    first = server_process()
-    assert server_process() == first
+    for engine in (impatient, patient):
+        assert server_process(engine) == server_process(engine)
+    first = server_process(impatient)
     end(first)
-    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
-    second = server_process()
-    assert second != first
-    monkeypatch.setattr(connections, "IDLE_SECONDS", 1e9)
+    assert server_process(impatient) != first
+    second = server_process(patient)
     end(second)
-    with pytest.raises(sa.exc.DBAPIError) as caught:  # whoever is patient calls again
-        server_process()
-    assert is_outage(caught.value)
-    assert server_process() not in (first, second)
-    engine.dispose()
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        server_process(patient)
+    assert is_outage(caught.value)  # so that the call is made again
+    assert server_process(patient) != second
+    for engine in (impatient, patient):
+        engine.dispose()
