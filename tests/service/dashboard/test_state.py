@@ -7,6 +7,7 @@ from optuna.trial import TrialState, create_trial
 
 from service.dashboard.state import BEGIN, END, state_of, with_state
 from service.storage.ownership import slot_mark
+from service.text.words import Words
 
 LR = {"optimizer.lr": FloatDistribution(0.0, 1.0)}
 
@@ -35,6 +36,16 @@ def test_the_best_stands_with_what_it_was_given_and_its_difference_to_the_baseli
     assert "it is the baseline" in state(trial(0, 1.0))
     assert "baseline" not in state(trial(0, 1.0), baseline=False)
     assert "ASAM" in state(trial(0, 1.0, arm="ASAM"))
+
+
+def test_of_the_users_own_code_the_metric_is_named_and_no_held_out_titles_are():
+    text = state_of(
+        "digits", [trial(0, 0.05)], generation="g", left=0, has_baseline=True, command="c",
+        words=Words("error rate", ""),
+    )  # fmt: skip
+    assert "**Best:** trial 0, error rate 0.0500" in text
+    assert "service confirm digits" in text
+    assert "evaluate" not in text
 
 
 def test_that_it_has_stopped_by_itself_is_said():
