@@ -175,9 +175,8 @@ class Worker:
 
     def _free_memory(self) -> None:
         """See that nothing of the last trial is there while the next one trains."""
-        if (
-            self._last_run() is not None
-        ):  # in a cycle, as that of a traceback from the first import of torch._dynamo
+        # in a cycle, as that of a traceback from the first import of torch._dynamo
+        if self._last_run() is not None:
             gc.collect()
         with contextlib.suppress(RuntimeError):  # of a device that does not answer
             self._where.free_memory()
@@ -213,13 +212,14 @@ class Worker:
         failure: Failure | None = None
         try:
             config = self._lineages.config_for(trial, lease.slot)
+            if self._promotion is not None:
+                self._promotion.settle(lease.slot, config)
             named = {"arm": arm} if (arm := trial.user_attrs.get("arm")) else {}
             log.info("trial started", **named, params=trial.params, slot=lease.slot.index)
             run = runner.build(trial, config)
             self._watch(run, lease)
             goes_on = partial(self._promotion.goes_on, lease) if self._promotion else None
-            audited = self._is_audited(lease.slot)
-            outcome = runner.train(trial, run, lease, audited=audited, goes_on=goes_on)
+            outcome = runner.train(trial, run, lease, audited=self._is_audited(lease.slot), goes_on=goes_on)
             state, ended, value = outcome.state, outcome.ended, outcome.value
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
             raise  # the trial is not this worker's to write to any more, or cannot be
