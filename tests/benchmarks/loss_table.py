@@ -1,76 +1,144 @@
 """Searches replayed on a table of recorded losses: in milliseconds, and every loss in them was measured.
 
-A table has every combination of a few hyperparameters, each trained once to its end. A replayed search asks a real
-sampler and a real pruner of this project; a trial's losses, and what it costs, are looked up. A cell that is asked for
-again gives the same losses and costs its tokens again, as in a real study, which trains what it is told to.
+A replayed search asks a real sampler and a real pruner of this project; a trial's losses, and what it costs, are looked
+up in a table. A `LossTable` has every combination of a few hyperparameters, each trained once to its end;
+`tests.benchmarks.search` has others. A configuration that is asked for again gives the same losses and costs its tokens
+again, as in a real study, which trains what it is told to.
 """
 
 import bisect
 import heapq
 import json
 import math
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from service.report.pruning.replay import stopped_at
+from service.study.parameters import CategoricalParameter, IntParameter, Parameter
 from service.study.pruners import PrunerConfig, build_pruner
 from service.study.samplers import SamplerConfig, build_sampler, worker_seed
-from service.study.search_space import Distribution
+from service.study.search_space import SearchSpace, Values
 
 
-@dataclass(frozen=True)
-class LossTable:
-    """The losses of every combination."""
+class Table(ABC):
+    """The losses of all configurations of a space."""
 
-    axes: Mapping[str, tuple[Any, ...]]
-    """Values by dotted key, numbers ascending."""
     rungs: tuple[int, ...]
-    """Training tokens at which every cell was evaluated; the last is its budget."""
-    losses: Mapping[tuple[int, ...], tuple[float, ...]]
-    """At each rung, by the cell's position on every axis; a cell that diverged has fewer than there are rungs."""
+    """Training tokens at which every configuration was evaluated; the last is its budget."""
+
+    @property
+    @abstractmethod
+    def search_space(self) -> SearchSpace:
+        """What a search is offered."""
+
+    @abstractmethod
+    def curve(self, values: Values) -> tuple[float, ...]:
+        """The losses there, one a rung; fewer where it diverged."""
+
+    @abstractmethod
+    def ranked(self) -> list[float]:
+        """Final losses of configurations as random search draws them, the best first; infinite where it diverged."""
+
+    def available(self, values: Values, begun: Collection[str]) -> Values:
+        """The configuration that is begun where a search asks for this one, `begun` having been (`key_of`)."""
+        return values
 
     @property
     def cell_tokens(self) -> int:
-        """What one cell costs that runs to its end."""
+        """What one configuration costs that runs to its end."""
         return self.rungs[-1]
 
-    def ranked(self) -> list[float]:
-        """The final loss of every cell, the best first; infinite where it diverged."""
-        whole = len(self.rungs)
-        return sorted(curve[-1] if len(curve) == whole else math.inf for curve in self.losses.values())
-
     def random_best(self, trials: int) -> float:
-        """The median of the best final loss of so many cells drawn at random, with replacement: exact."""
+        """The median of the best final loss of so many drawn at random, with replacement: exact."""
         ranked = self.ranked()
         return next(loss for rank, loss in enumerate(ranked, 1) if (1 - rank / len(ranked)) ** trials <= 0.5)
 
     def random_trials(self, target: float) -> int:
-        """The median number of cells drawn at random, with replacement, until one has that final loss: exact."""
+        """The median number drawn at random, with replacement, until one has that final loss: exact."""
         ranked = self.ranked()
         miss = 1 - bisect.bisect_right(ranked, target) / len(ranked)
         return 1 if miss <= 0.5 else math.ceil(math.log(0.5) / math.log(miss))
 
-    def space(self, *, numbers_only: bool) -> dict[str, Distribution]:
-        """What a sampler is offered: positions, which have an order where the values are numbers.
+    def final(self, curve: Sequence[float]) -> float:
+        """The loss at the end, infinite where it diverged."""
+        return curve[-1] if len(curve) == len(self.rungs) else math.inf
+
+
+def key_of(values: Values) -> str:
+    """Equal for equal configurations."""
+    return json.dumps(values, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class LossTable(Table):
+    """The losses of every combination of some values."""
+
+    axes: Mapping[str, tuple[Any, ...]]
+    """Values by dotted key, numbers ascending."""
+    rungs: tuple[int, ...]
+    losses: Mapping[tuple[int, ...], tuple[float, ...]]
+    """At each rung, by the cell's position on every axis; a cell that diverged has fewer than there are rungs."""
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        """Positions, which have an order where the values are numbers.
 
         Positions rather than values, so that each is one cell; the values are spaced as a search would space them.
-
-        Args:
-            numbers_only: also those of values without an order, for a sampler that has no categories.
         """
-        return {
-            key: IntDistribution(0, len(values) - 1)
-            if numbers_only or all(isinstance(value, Real) for value in values)
-            else CategoricalDistribution(range(len(values)))
-            for key, values in self.axes.items()
-        }
+        parameters: dict[str, Parameter] = {}
+        for key, values in self.axes.items():
+            if all(isinstance(value, Real) for value in values):
+                parameters[key] = IntParameter(type="int", low=0, high=len(values) - 1)
+            else:
+                names = tuple(f"{i}" for i in range(len(values)))
+                parameters[key] = CategoricalParameter(type="categorical", choices=names)
+        return SearchSpace(parameters)
+
+    def curve(self, values: Values) -> tuple[float, ...]:
+        """Of the cell at these positions."""
+        return self.losses[tuple(int(values[key]) for key in self.axes)]
+
+    def ranked(self) -> list[float]:
+        """Of every cell."""
+        return sorted(map(self.final, self.losses.values()))
+
+
+@dataclass(frozen=True)
+class Flat(Table):
+    """A table for a sampler that knows no conditions: each parameter always exists, whether it has an effect or not."""
+
+    table: Table
+
+    @property
+    def rungs(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The table's."""
+        return self.table.rungs
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        """The table's, without its conditions."""
+        parameters = self.table.search_space.parameters
+        return SearchSpace({key: p.model_copy(update={"when": {}}) for key, p in parameters.items()})
+
+    def curve(self, values: Values) -> tuple[float, ...]:
+        """Of what exists."""
+        space, found = self.table.search_space, Values()
+        for key in space.parameters:
+            if space.is_active(key, found):
+                found[key] = values[key]
+        return self.table.curve(found)
+
+    def ranked(self) -> list[float]:
+        """The table's."""
+        return self.table.ranked()
 
 
 def read(path: Path) -> LossTable:
@@ -115,7 +183,7 @@ class Search:
 
 
 def search(
-    table: LossTable,
+    table: Table,
     sampler: SamplerConfig,
     pruner: PrunerConfig,
     *,
@@ -136,7 +204,7 @@ def search(
             know what all of them have reported until then.
         target: a final loss at which the search ends.
     """
-    space = table.space(numbers_only=sampler.name == "cmaes")
+    space = table.search_space
     storage = optuna.storages.InMemoryStorage()
     name = f"table {seed}"  # decides the brackets of hyperband
     optuna.create_study(study_name=name, storage=storage)
@@ -144,12 +212,13 @@ def search(
         optuna.load_study(
             study_name=name,
             storage=storage,
-            sampler=build_sampler(sampler, seed=worker_seed(seed, worker), space=space),
+            sampler=build_sampler(sampler, seed=worker_seed(seed, worker), space=space.distributions),
             pruner=build_pruner(pruner, rungs=table.rungs),
         )
         for worker in range(workers)
     ]
-    found, seen = Search(), set()
+    found = Search()
+    begun: set[str] = set()
     nothing: Iterator[int] = iter(())
     busy = [(0, worker, nothing) for worker in range(workers)]
     """When each worker will have something to report, in tokens of its own, and the trial it is in."""
@@ -159,27 +228,41 @@ def search(
         if found.at(math.inf) <= target:
             break
         if cost is None and clock * workers < budget_tokens:
-            trial = studies[worker].ask(space)
-            position = tuple(trial.params[key] for key in table.axes)
+            trial, values = _asked(studies[worker], table, begun)
             found.trials += 1
-            found.repeats += position in seen
-            seen.add(position)
-            running = _trial(trial, table, position, found, spent=(clock + table.cell_tokens) * workers)
+            found.repeats += key_of(values) in begun
+            begun.add(key_of(values))
+            spent = (clock + table.cell_tokens) * workers
+            running = _trial(trial, table, table.curve(values), found, spent=spent)
             cost = next(running)
         if cost is not None:
             heapq.heappush(busy, (clock + cost, worker, running))
     return found
 
 
+def _asked(study: optuna.Study, table: Table, begun: Collection[str]) -> tuple[optuna.Trial, Values]:
+    """A trial of what the sampler asks for, or of what the table has in its place."""
+    space = table.search_space
+    trial = study.ask()
+    asked = space.suggest(trial)
+    values = table.available(asked, begun)
+    if values != asked:
+        study.tell(trial, state=TrialState.FAIL)  # which no sampler learns from
+        study.enqueue_trial(space.encode(values))
+        trial = study.ask()
+        space.suggest(trial)
+    return trial, values
+
+
 def _trial(
-    trial: optuna.Trial, table: LossTable, position: tuple[int, ...], found: Search, *, spent: int
+    trial: optuna.Trial, table: Table, curve: Sequence[float], found: Search, *, spent: int
 ) -> Iterator[int]:
-    """A trial of that cell: what each rung costs, in tokens; then its loss there is reported, at the last one told.
+    """A trial of that curve: what each rung costs, in tokens; then its loss there is reported, at the last one told.
 
     One that diverges ends as pruned, as a study's does, and costs the tokens of the rung that it did not reach as well.
     `spent` is what all trials have cost when this one runs to its end.
     """
-    curve, before = table.losses[position], 0
+    before = 0
     for tokens, loss in zip(table.rungs, curve, strict=False):
         yield tokens - before
         before = tokens

@@ -53,10 +53,9 @@ def test_a_table_that_is_not_whole_is_refused(tmp_path, cells, fault):
 
 def test_numbers_are_offered_in_order_and_names_without(tmp_path):
     table = loss_table.read(write(tmp_path, *FOUR))
-    shown = {key: type(d).__name__ for key, d in table.space(numbers_only=False).items()}
-    assert shown == {"x": "IntDistribution", "name": "CategoricalDistribution"}
-    numbers = table.space(numbers_only=True)
-    assert [(d.low, d.high) for d in numbers.values()] == [(0, 1), (0, 1)]
+    shown = {key: type(p).__name__ for key, p in table.search_space.parameters.items()}
+    assert shown == {"x": "IntParameter", "name": "CategoricalParameter"}
+    assert table.curve({"x": 1, "name": "0"}) == (4,)
 
 
 # Random search, in closed form

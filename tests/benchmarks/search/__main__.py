@@ -1,41 +1,89 @@
 """Tokens to a good configuration, for every way to search: replayed on recorded losses.
 
-    .venv/bin/python -m tests.benchmarks.search [--seeds 40] [--only thaw] [--workers 1] [--processes 2]
+    .venv/bin/python -m tests.benchmarks.search [--tables samplers-hard] [--seeds 40] [--only thaw] [--workers 1]
 
-Writes tests/benchmarks/results/search.json, a row for each way, and search.md. With --only, the other rows
-stay as they are there.
+Writes tests/benchmarks/results/search.json, a row for each way and table, and search.md. Rows that are not measured
+now stay as they are there. The runs of others are read where --lm-runs names their file.
+
+    .venv/bin/python -m tests.benchmarks.search --record samplers-hard samplers-hard-2
+
+writes the runs of these studies to studies/samplers-hard/runs.json, from the storage.
 """
 
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import optuna
 
+from service.settings import ROOT, Settings
+from service.study import definition
 from tests.benchmarks import loss_table
-from tests.benchmarks.loss_table import LossTable
+from tests.benchmarks.loss_table import Table
 from tests.benchmarks.samplers import TABLE
+from tests.benchmarks.search import pool, surrogate
 from tests.benchmarks.search.arms import ARMS, DEFAULT
 from tests.benchmarks.search.rows import Row, row
+from tests.benchmarks.search.surrogate import Runs, Surrogate
 
 RESULTS = Path(__file__).parents[1] / "results"
 RUNS = 100
 """Of random search, whose best loss is the target; also what a search may spend."""
 WORKERS = (1, 8)
 
-Job = tuple[LossTable, tuple[str, str], int, int]
+HARD = ROOT / "studies" / "samplers-hard"
+RECORDED = "runs.json"
+LM_RUNS = "lm_runs"
+
+ABOUT = {
+    "samplers": "The 288 cells of `studies/samplers`: five hyperparameters, all numbers, one hill.\n",
+    "samplers-hard": """\
+A Gaussian process of the runs of `studies/samplers-hard`, whose README says how near it comes to them: thirteen
+hyperparameters with conditions, three optimizers, two schedules, configurations that diverge. Optuna's own process
+knows no conditions; there it searches a space in which every parameter always exists.
+""",
+    "samplers-hard, forest": "The same runs, by a forest: what is found does not rest on the kind of model.\n",
+    LM_RUNS: """\
+252 runs by others (30 to 120 million parameters, eleven hyperparameters, an evaluation at half of the budget and one at
+its end), as a pool: a search gets the nearest run that it has not had. Sought is the best for its compute.
+""",
+}
+
+_searched: Table
+"""Of a process that searches."""
 
 
-def ratio(job: Job) -> float:
+def hard_runs() -> Runs:
+    """What was recorded for `studies/samplers-hard`."""
+    return surrogate.read(HARD / RECORDED, definition.load(HARD).space)
+
+
+def tables(lm_runs: Path | None) -> dict[str, Callable[[], Table]]:
+    """What makes each table, by its name; that of the runs of others where their file is given."""
+    found: dict[str, Callable[[], Table]] = {
+        "samplers": lambda: loss_table.read(TABLE),
+        "samplers-hard": lambda: Surrogate.fitted(hard_runs(), "process"),
+        "samplers-hard, forest": lambda: Surrogate.fitted(hard_runs(), "forest"),
+    }
+    return found if lm_runs is None else found | {LM_RUNS: lambda: pool.read(lm_runs)}
+
+
+def _search_on(table: Table) -> None:
+    global _searched
+    _searched = table
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def ratio(job: tuple[tuple[str, str], int, int]) -> float:
     """Of one search: tokens to the target as a share of random search's, infinite where it does not arrive.
 
-    Its searcher and pruner, workers, and seed, on a table.
+    Its searcher and pruner, workers, and seed.
     """
-    table, arm, workers, seed = job
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    arm, workers, seed = job
+    table = _searched
     budget_tokens = RUNS * table.cell_tokens
     target = table.random_best(RUNS)
     found = ARMS[arm].search(table, seed=seed, budget_tokens=budget_tokens, workers=workers, target=target)
@@ -44,20 +92,23 @@ def ratio(job: Job) -> float:
 
 def measure(
     name: str,
-    table: LossTable,
+    table: Table,
     arms: list[tuple[str, str]],
     *,
     seeds: int,
     processes: int,
     workers: Sequence[int] = WORKERS,
 ) -> list[Row]:
-    """A row for each arm and number of workers, from the seeds 0, 1, 2, ..."""
+    """A row for each arm that can search the table and number of workers, from the seeds 0, 1, 2, ..."""
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the searches are many
+    table.random_best(RUNS)  # before the processes part: a model is asked once
     rows = []
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=_search_on, initargs=(table,)) as workers_of:
         for arm in arms:
+            if not ARMS[arm].fits(table):
+                continue
             for number in workers:
-                ratios = list(pool.map(ratio, [(table, arm, number, seed) for seed in range(seeds)]))
+                ratios = list(workers_of.map(ratio, [(arm, number, seed) for seed in range(seeds)]))
                 rows.append(row(name, *arm, number, ratios, default=arm == DEFAULT))
                 print(rows[-1].shown(), end="", flush=True)
     return rows
@@ -72,8 +123,9 @@ def page(rows: list[Row]) -> str:
             key=lambda one: (one.workers, one.ratio is None, one.ratio or 0.0),
         )
         tables += f"""
-## `studies/{name}`
+## {name}
 
+{ABOUT.get(name, "")}
 | searcher | pruner | workers | tokens, of random's | arrived | seeds |
 |---|---|---:|---:|---:|---:|
 {"".join(one.shown() for one in of_table)}"""
@@ -85,7 +137,7 @@ seeds with its 95 % bootstrap interval, and how many arrived before they had spe
 train side by side at one speed, and the tokens of all count; a trial may pause at a rung and be advanced later, except
 under pruners that stop. In bold what a study gets that names neither sampler nor pruner. Made by `make bench-search`.
 {tables}
-With eight workers nothing can be below 0.08 here: no whole run ends sooner. A prior is an earlier study of 60 whole
+With eight workers nothing can be below 0.08: no whole run ends sooner. A prior is an earlier study of 60 whole
 trials: of the same cells with a noise of 0.01 nats (right), of cells two steps on along the rate (shifted), with the
 worst cells the best (reversed), or with losses drawn at random (chance). Searchers whose trials pause are those of
 `service/search`; samplers and pruners are those that a study file names.
@@ -97,24 +149,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--tables", nargs="+", metavar="TABLE", help="all, where left out")
+    parser.add_argument("--lm-runs", type=Path, metavar="FILE", help="lm_runs.csv, where it is")
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--only", nargs="+", help="searchers, or searcher:pruner")
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--record", nargs="+", metavar="STUDY", help="write these studies' runs, and no more")
     arguments = parser.parse_args()
+    if arguments.record:
+        surrogate.write(Settings.from_environment(), arguments.record, HARD / RECORDED)
+        return
     only = arguments.only
     arms = [arm for arm in ARMS if not only or arm[0] in only or ":".join(arm) in only]
-    rows = measure(
-        "samplers",
-        loss_table.read(TABLE),
-        arms,
-        seeds=arguments.seeds,
-        processes=arguments.processes,
-        workers=arguments.workers,
-    )
+    made = tables(arguments.lm_runs)
+    rows = [
+        one
+        for name in arguments.tables or made
+        for one in measure(
+            name,
+            made[name](),
+            arms,
+            seeds=arguments.seeds,
+            processes=arguments.processes,
+            workers=arguments.workers,
+        )
+    ]
     path = arguments.out / "search.json"
-    if only and path.exists():
+    if path.exists():
         known = [
             Row(**one | {"default": (one["searcher"], one["pruner"]) == DEFAULT})
             for one in json.loads(path.read_text())

@@ -13,10 +13,10 @@ from service.search.halving import Halving
 from service.search.problem import Begun, Problem, Searcher
 from service.search.thaw import Thaw
 from service.study.pruners import PrunerConfig
-from service.study.samplers import SamplerConfig, TpeConfig, build_sampler
+from service.study.samplers import GpConfig, SamplerConfig, TpeConfig, build_sampler, sampler_misfit
 from service.study.search_space import Values
 from tests.benchmarks import loss_table
-from tests.benchmarks.loss_table import LossTable, Search
+from tests.benchmarks.loss_table import Flat, LossTable, Search, Table
 from tests.benchmarks.samplers import PRUNERS, SAMPLERS
 from tests.benchmarks.search.priors import PRIORS
 from tests.benchmarks.search.replay import Draw, Replay
@@ -27,17 +27,24 @@ DEFAULT = ("thaw", "pauses")
 
 @dataclass(frozen=True)
 class Stopping:
-    """A sampler and a pruner, which ends trials for good."""
+    """A sampler and a pruner, which ends trials for good; `flat`: where every parameter always exists."""
 
     sampler: SamplerConfig
     pruner: PrunerConfig
+    flat: bool = False
 
-    def search(
-        self, table: LossTable, *, seed: int, budget_tokens: int, workers: int, target: float
-    ) -> Search:
+    def fits(self, table: Table) -> bool:
+        """A study of this space may name the sampler."""
+        space = self._searched(table).search_space
+        return sampler_misfit(self.sampler, space.distributions, space.conditional) is None
+
+    def _searched(self, table: Table) -> Table:
+        return Flat(table) if self.flat else table
+
+    def search(self, table: Table, *, seed: int, budget_tokens: int, workers: int, target: float) -> Search:
         """Until it has arrived, or the budget is spent."""
         return loss_table.search(
-            table,
+            self._searched(table),
             self.sampler,
             self.pruner,
             seed=seed,
@@ -81,9 +88,11 @@ class Pausing:
     draw: Draw = drawn_at_random
     prior: str | None = None
 
-    def search(
-        self, table: LossTable, *, seed: int, budget_tokens: int, workers: int, target: float
-    ) -> Search:
+    def fits(self, table: Table) -> bool:
+        """Priors are made of a table's cells."""
+        return self.prior is None or isinstance(table, LossTable)
+
+    def search(self, table: Table, *, seed: int, budget_tokens: int, workers: int, target: float) -> Search:
         """Until it has arrived, or the budget is spent."""
         replay = Replay(table, self.searcher, self.draw, seed, workers, self.prior)
         return replay.run(budget_tokens=budget_tokens, target=target)
@@ -95,6 +104,7 @@ ARMS: Mapping[tuple[str, str], Arm] = {
     (sampler, pruner): Stopping(SAMPLERS[sampler], PRUNERS[pruner])
     for sampler, pruner in product(SAMPLERS, PRUNERS)
 } | {
+    ("GP, no conditions", "none"): Stopping(GpConfig(name="gp"), PRUNERS["none"], flat=True),
     ("random", "halving with promotion"): Pausing(Halving()),
     ("TPE", "halving with promotion"): Pausing(Halving(), drawn_by_tpe),
     ("thaw", "pauses"): Pausing(Thaw()),

@@ -5,26 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from service.search.problem import Advance, Begin, Begun, Problem, Searcher, Stop
-from service.study.parameters import CategoricalParameter, IntParameter, Parameter
-from service.study.search_space import SearchSpace, Values
-from tests.benchmarks.loss_table import LossTable, Search
+from service.study.search_space import Values
+from tests.benchmarks.loss_table import LossTable, Search, Table, key_of
 from tests.benchmarks.search.priors import earlier
 
 Draw = Callable[[Problem, list[Begun]], Values]
 """What draws a configuration where the searcher leaves it to the study's sampler."""
-
-
-def problem_of(table: LossTable, seed: int) -> Problem:
-    """The table's cells as a space: positions, in order where the values have one (as `LossTable.space`)."""
-    ordered = table.space(numbers_only=False)
-    parameters: dict[str, Parameter] = {}
-    for key, values in table.axes.items():
-        if hasattr(ordered[key], "choices"):
-            names = tuple(f"{i}" for i in range(len(values)))
-            parameters[key] = CategoricalParameter(type="categorical", choices=names)
-        else:
-            parameters[key] = IntParameter(type="int", low=0, high=len(values) - 1)
-    return Problem(SearchSpace(parameters), table.rungs, seed)
 
 
 @dataclass
@@ -43,23 +29,24 @@ class Replay:
     before; those that report at the same time do so in the order of their numbers.
     """
 
-    table: LossTable
+    table: Table
     searcher: Searcher
     draw: Draw
     seed: int
     workers: int = 1
     prior: str | None = None
-    """Of `priors`: what an earlier study says."""
+    """Of `priors`: what an earlier study says of a table of cells."""
     decisions: int = 0
     _trials: list[_Trial] = field(default_factory=list)
 
     def run(self, *, budget_tokens: int, target: float = float("-inf")) -> Search:
         """Until the budget is spent, or a whole trial has a loss of at most `target`."""
         table, found = self.table, Search()
-        problem = problem_of(table, self.seed)
+        problem = Problem(table.search_space, table.rungs, self.seed)
         if self.prior is not None:
+            assert isinstance(table, LossTable)
             problem = replace(problem, earlier=(earlier(table, problem, self.prior, self.seed),))
-        cells: set[tuple[int, ...]] = set()
+        keys: set[str] = set()
         busy: list[tuple[int, int, _Trial | None]] = [(0, worker, None) for worker in range(self.workers)]
         while busy:
             clock, worker, trial = heapq.heappop(busy)
@@ -81,11 +68,11 @@ class Replay:
                     assert trial.state == "paused", "only what waits can go on"
                 case Begin(values):
                     values = self.draw(problem, begun) if values is None else values
-                    cell = tuple(int(values[key]) for key in table.axes)
+                    values = table.available(values, keys)
                     found.trials += 1
-                    found.repeats += cell in cells
-                    cells.add(cell)
-                    trial = _Trial(table.losses[cell], values)
+                    found.repeats += key_of(values) in keys
+                    keys.add(key_of(values))
+                    trial = _Trial(table.curve(values), values)
                     self._trials.append(trial)
                 case Stop() | None:
                     continue  # this worker is done; what others are at may still be of use
