@@ -85,7 +85,7 @@ class Reading:
 
     def changed(self, **values: Any) -> str:
         """What the storage is to have after a claim, or after a change of these values."""
-        before = {self.unit: self.granted, **{key: getattr(self, key) for key in _OF_THE_END}}
+        before: dict[str, Any] = {self.unit: self.granted, **{key: getattr(self, key) for key in _OF_THE_END}}
         after = {**before, "claims": self.claims + 1, **values}
         return json.dumps({key: value for key, value in after.items() if value is not None})
 
@@ -176,8 +176,9 @@ class Budget:
             try:
                 with self.slots.engine.begin() as connection:
                     again = seen.stopped is not None and insists(seen)
-                    goes_on = {"stopped": None, "overruled": seen.stopped} if again else {}
-                    self._replace(connection, seen, seen.changed(**{seen.unit: granted(seen)}, **goes_on))
+                    changes: dict[str, Any] = {seen.unit: granted(seen)}
+                    changes |= {"stopped": None, "overruled": seen.stopped} if again else {}
+                    self._replace(connection, seen, seen.changed(**changes))
                 return
             except _Outrun:
                 continue
