@@ -33,6 +33,8 @@ SLOTS = sa.Table(
     sa.Column("tokens", sa.BigInteger),
     # and the values that its trial is to have, as JSON; none: the sampler is asked
     sa.Column("point", sa.Text),
+    # of one whose budget is in another unit: what a token of the trial costs in it; none: not known yet
+    sa.Column("price", sa.Float),
 )
 
 WORKERS = sa.Table(
@@ -98,7 +100,7 @@ def create_tables(engine: sa.Engine) -> None:
     METADATA.create_all(engine)
 
 
-_ADDED = ("generation", "tokens", "point")
+_ADDED = ("generation", "tokens", "point", "price")
 """Columns that tables of an older version lack."""
 
 

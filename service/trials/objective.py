@@ -101,7 +101,7 @@ class TrialRunner:
             run: of the trial; whoever calls can stop it.
             lease: of the trial's slot.
             audited: the pruner's verdict is noted and not carried out.
-            goes_on: asked between two rungs, in a study whose trials pause.
+            goes_on: asked at every rung, in a study whose trials pause; at the last one it has nothing to say.
 
         Raises:
             Interrupted: the run was stopped and its state is saved.
@@ -270,7 +270,7 @@ def _reported(trial: optuna.Trial) -> Collection[int]:
 
 
 def _is_paused(run: Run, goes_on: GoesOn | None) -> bool:
-    return goes_on is not None and bool(run.evaluations) and not run.finished and not goes_on(run)
+    return goes_on is not None and bool(run.evaluations) and not goes_on(run)
 
 
 def _complete(trial: optuna.Trial) -> str:

@@ -170,9 +170,7 @@ class Worker:
             elif failure.next == "retry":
                 failures_in_a_row += 1
                 if failures_in_a_row == MAX_FAILURES_IN_A_ROW:
-                    raise UserError(
-                        f"{failures_in_a_row} trials failed one after the other: {failure.reason}"
-                    )
+                    raise UserError(f"{failures_in_a_row} trials failed in a row: {failure.reason}")
 
     def _free_memory(self) -> None:
         """See that nothing of the last trial is there while the next one trains."""
@@ -212,13 +210,14 @@ class Worker:
         failure: Failure | None = None
         try:
             config = self._lineages.config_for(trial, lease.slot)
+            if self._promotion is not None:
+                self._promotion.settle(lease.slot, config)
             named = {"arm": arm} if (arm := trial.user_attrs.get("arm")) else {}
             log.info("trial started", **named, params=trial.params, slot=lease.slot.index)
             run = runner.build(trial, config)
             self._watch(run, lease)
             goes_on = partial(self._promotion.goes_on, lease) if self._promotion else None
-            audited = self._is_audited(lease.slot)
-            outcome = runner.train(trial, run, lease, audited=audited, goes_on=goes_on)
+            outcome = runner.train(trial, run, lease, audited=self._is_audited(lease.slot), goes_on=goes_on)
             state, ended, value = outcome.state, outcome.ended, outcome.value
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
             raise  # the trial is not this worker's to write to any more, or cannot be

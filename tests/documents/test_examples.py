@@ -67,7 +67,9 @@ def of_compose(words: list[str]) -> list[str] | None:
 def test_a_command_exists_with_its_options(words):
     program, *rest = words
     assert program in OWN | OTHERS, "a block that is no commands has a language behind its fence"
-    assert program != "python3" or rest[0] == "evaluate.py", "any Python has it; the rest is the environment's"
+    assert program != "python3" or rest[0] == "evaluate.py", (
+        "any Python has it; the rest is the environment's"
+    )
     if program == "./hptune.sh":
         assert "--prepare" in rest or check(cli, ["run", *(w for w in rest if w != "--docker")]) is None
     elif program == "hptune":

@@ -64,7 +64,7 @@ def test_tables_are_made_once_and_what_is_missing_is_named(tmp_path):
 
 def test_an_older_table_gets_the_columns_that_it_lacks_and_keeps_its_rows(engine):
     with engine.begin() as connection:
-        for column in ("generation", "tokens", "point"):
+        for column in ("generation", "tokens", "point", "price"):
             connection.exec_driver_sql(f"ALTER TABLE hptune_slots DROP COLUMN {column}")
     assert missing(engine) == "hptune_slots.generation"
     for _ in range(2):  # the second time there is nothing to do
