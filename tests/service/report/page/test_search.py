@@ -52,7 +52,7 @@ def test_the_difference_to_the_baseline_stands_beside_the_noise_where_it_was_mea
 def test_without_a_confirmation_it_says_that_the_noise_is_not_known(searched):
     texts = search._best(searched, None, "here").texts
     assert "The noise between seeds was not measured here" in texts[1]
-    assert "flattered" in texts[2]
+    assert "flatters it" in texts[2]
     alone = replace(searched, arms=searched.arms[:1])
     assert (
         search._best(alone, None, "here")
