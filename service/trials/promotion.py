@@ -164,8 +164,7 @@ class Promotion:
 
     def at_the_end(self) -> list[Waiting]:
         """All trials that still wait, to be ended."""
-        known = self._knowledge.read()
-        if known is None:
+        if (known := self._knowledge.read()) is None:
             return []
         seen = known.seen
         price = max(self._prices.of_base if self._prices else 0, seen.likely_price or 0)
@@ -220,7 +219,8 @@ class Promotion:
     def _price(self, seen: Reading, decision: Advance | Begin) -> float | None:
         """What a token of the next rung costs, where the budget is in another unit."""
         if isinstance(decision, Advance):
-            return seen.slots[decision.number].price
+            price: float | None = seen.slots[decision.number].price
+            return price
         if self._prices is None:
             return seen.likely_price if self._in_seconds else None
         known = self._prices.of(decision.values or {})
