@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Scores a study's best checkpoints on held-out titles: `python evaluate.py --study hn [--top 5]`.
+"""Scores a study's best checkpoints on held-out titles: `python3 evaluate.py --study hn [--top 5]`.
 
 Called with any Python, it goes on in the project's own environment.
 """

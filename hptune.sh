@@ -55,6 +55,28 @@ find_python() {
   fail "no Python 3.11 or later found; install one, or name it: PYTHON=/path/to/python $0"
 }
 
+# told COUNT: what pip writes of so many packages, for people: a line for each large one, for every tenth, and at the end.
+told() {
+  local line count=0 of what
+  while IFS= read -r line; do
+    what=
+    case $line in
+      Collecting\ * | Processing\ * | "Requirement already satisfied: "*)
+        count=$((count + 1))
+        of=" of $1"
+        [ "$count" -le "$1" ] || of= # what a lock file leaves to torch's own pins
+        [ $((count % 10)) != 0 ] || what=" packages"
+        ;;
+      *Downloading\ *\([0-9.]*\ [MG]B\)*)
+        what=${line##*(}
+        what=": fetching $(basename -- "${line#*Downloading }" | sed 's/-.*//'), ${what%%)*}"
+        ;;
+      "Installing collected packages"*) echo "  unpacking $count packages, a minute or more" ;;
+    esac
+    [ -z "$what" ] || echo "  $count${of:-}$what"
+  done
+}
+
 # prepare LOCK...: installs what the lock files name, unless this very set is installed, or the test tools beside it.
 prepare() {
   local stamp=$venv/.installed wanted
@@ -70,12 +92,11 @@ prepare() {
       echo "making the environment .venv"
       "$(find_python)" -m venv "$venv" || fail "no virtual environment can be made (on Debian: apt install python3-venv)"
     fi
-    echo "installing $* (some minutes, once); what is large is named"
+    echo "installing $* (some minutes, once)"
     local lock arguments=() log=$venv/install.log
     for lock in "$@"; do arguments+=(-r "$root/$lock"); done
     "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "${arguments[@]}" 2>&1 |
-      tee "$log" | sed -un 's/^ *Downloading \(.*\/\)*\([^-]*\)-.*(\([0-9.]* [MG]B\)).*/  fetching \2, \3/p
-        s/^Installing collected packages.*/  unpacking/p' || {
+      tee "$log" | told "$(cd "$root" && cat "$@" | grep -c ==)" || {
       grep -E '(ERROR|rror):' "$log" >&2 || tail -3 "$log" >&2
       fail "the dependencies could not be installed; the lines above say why, $log has all"
     }

@@ -1,17 +1,19 @@
-"""What a command prints when it cannot go on: one line, on any terminal, and never a stack trace."""
+"""What a command prints when it cannot go on: a line for each fault, on any terminal, and never a stack trace."""
 
 import contextlib
 import errno
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 
-from model.errors import UserError
+from model.errors import UserError, notes_of
 
 LONGEST = 1000
 """Characters of a message, of whose middle the rest is left out: a file may have given a value of megabytes."""
+MOST_FAULTS = 10
+"""Lines of one error; further faults are counted."""
 
 
 @contextlib.contextmanager
@@ -27,7 +29,7 @@ def faults_in_one_line() -> Iterator[None]:
     except UserError as error:
         if error.shown_above:
             click.echo(error.shown_above.rstrip("\n"), err=True)
-        _fail(str(error), error.exit_status)
+        _fail(str(error), error.exit_status, further=notes_of(error))
     except OSError as error:
         if error.errno == errno.EPIPE:  # click's own to deal with
             raise
@@ -35,8 +37,11 @@ def faults_in_one_line() -> Iterator[None]:
         _fail(f"{where}{error.strerror or str(error) or type(error).__name__}")
 
 
-def _fail(message: str, status: int = 2) -> None:
-    click.echo(f"error: {one_line(message)}", err=True)
+def _fail(message: str, status: int = 2, *, further: Sequence[str] = ()) -> None:
+    for each in (message, *further[: MOST_FAULTS - 1]):
+        click.echo(f"error: {one_line(each)}", err=True)
+    if len(further) >= MOST_FAULTS:
+        click.echo(f"error: and {len(further) - MOST_FAULTS + 1} more", err=True)
     sys.exit(status)
 
 

@@ -1,9 +1,11 @@
 """What can go wrong, named by what the caller does next.
 
-A `UserError` is shown as one line, without a stack trace, and ends the program with a non-zero status.
+A `UserError` is shown as one line, without a stack trace, and ends the program with a non-zero status. Where several
+things are wrong at once its notes (PEP 678) are the other lines, so that all can be mended at once.
 `Diverged` is an outcome of a training run, to be recorded and not to be shown as a fault.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -18,6 +20,23 @@ class UserError(ValueError):
 
 class ConfigError(UserError):
     """A configuration file, or an override of it, has to be corrected."""
+
+
+def together(faults: Sequence[ConfigError]) -> ConfigError:
+    """The first of some faults, with the other ones and theirs as its notes; what two of them say is said once."""
+    first, *others = faults
+    said = [str(first), *notes_of(first)]
+    for fault in others:
+        for line in (str(fault), *notes_of(fault)):
+            if line not in said:
+                said.append(line)
+                first.add_note(line)
+    return first
+
+
+def notes_of(error: UserError) -> tuple[str, ...]:
+    """What was found wrong besides, a line each."""
+    return tuple(getattr(error, "__notes__", ()))
 
 
 class CorpusError(UserError):

@@ -5,7 +5,7 @@ from pathlib import PurePath
 from tests.conftest import ROOT
 
 ELSEWHERE = {
-    "model/errors.py": "tests/model/test_command_line.py",  # classes without behaviour of their own
+    "model/errors.py": "tests/model/test_command_line.py",  # as commands show them
     "model/measurement/evaluation_record.py": "tests/service/report/record/test_measured.py",  # fields
     "service/report/figures/interactive.py": "tests/service/report/figures/test_drawing.py",  # the two ways
     "service/report/figures/static.py": "tests/service/report/figures/test_drawing.py",  # beside each other

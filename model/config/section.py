@@ -1,4 +1,4 @@
-"""What the keys of a file may hold, and the one line that says what is wrong with them.
+"""What the keys of a file may hold, and the line for each that says what is wrong with it.
 
 A fault that pydantic finds becomes `file:line: key.path: what is wrong, given ..., allowed ...`.
 """
@@ -8,13 +8,13 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import pydantic
 
 from model.config.yaml_tree import Document, KeyPath, dotted
-from model.errors import ConfigError
+from model.errors import ConfigError, together
 
 Schema = TypeVar("Schema", bound=pydantic.BaseModel)
 
@@ -34,14 +34,13 @@ def validate(document: Document, schema: type[Schema]) -> Schema:
     and still refuses `true` for a number and `1.5` for an integer.
 
     Raises:
-        ConfigError: one line for the first fault, with the number of further ones.
+        ConfigError: the first fault; further ones are its notes.
     """
     try:
         return schema.model_validate_json(json.dumps(document.tree))
     except pydantic.ValidationError as error:
         faults = error.errors(include_url=False)
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise ConfigError(_describe(faults[0], document, schema) + more) from None
+        raise together([ConfigError(_describe(fault, document, schema)) for fault in faults]) from None
 
 
 def _describe(fault: Any, document: Document, schema: type[pydantic.BaseModel]) -> str:
@@ -49,8 +48,8 @@ def _describe(fault: Any, document: Document, schema: type[pydantic.BaseModel]) 
     kind, given, context = fault["type"], _shown(fault["input"]), fault.get("ctx", {})
     if kind == "extra_forbidden":
         known = sorted(_keys_at(schema, path[:-1], document.tree))
-        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
-        what = "unknown key" + (f", did you mean {near[0]!r}?" if near else f", allowed: {', '.join(known)}")
+        near = meant(str(path[-1]), known)
+        what = "unknown key" + (f", did you mean {near!r}?" if near else f", allowed: {', '.join(known)}")
     elif kind == "missing":
         what = "missing key"
     elif kind == "literal_error":
@@ -74,6 +73,18 @@ def _describe(fault: Any, document: Document, schema: type[pydantic.BaseModel]) 
     if kind == "value_error" and isinstance(fault["input"], dict):
         place = _place_of_named(document, path, fault["input"], what) or place
     return f"{place}: {dotted(path)}: {what}"
+
+
+def meant(given: str, known: Sequence[str]) -> str | None:
+    """The key among those known that one which is not was probably meant to be: by its initials, or by its spelling."""
+    by_initials = [key for key in known if _initials(given) == key or _initials(key) == given]
+    near = by_initials or difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def _initials(key: str) -> str:
+    """`lr` of `learning_rate`; of one word nothing that a key could be."""
+    return "".join(word[:1] for word in key.split("_")) if "_" in key else ""
 
 
 def _place_of_named(document: Document, path: KeyPath, section: dict[str, Any], what: str) -> str | None:
@@ -116,17 +127,23 @@ def _below(annotation: Any, part: str | int, tree: Any) -> Iterator[Any]:
             yield typing.get_args(branch)[1 if typing.get_origin(branch) is dict else 0]
 
 
-def _models(annotation: Any, tree: Any) -> Iterator[type[pydantic.BaseModel]]:
-    """The sections that `annotation` allows, less those whose literal fields contradict `tree`."""
-    for branch in _branches(annotation):
-        if isinstance(tree, dict) and isinstance(branch, type) and issubclass(branch, pydantic.BaseModel):
-            literals = {
-                info.alias or key: typing.get_args(info.annotation)
-                for key, info in branch.model_fields.items()
-                if typing.get_origin(info.annotation) is typing.Literal
-            }
-            if all(tree.get(key, allowed[0]) in allowed for key, allowed in literals.items()):
-                yield branch
+def _models(annotation: Any, tree: Any) -> list[type[pydantic.BaseModel]]:
+    """The sections that `annotation` allows; of several those whose literal fields do not contradict `tree`."""
+    allowed = [
+        branch
+        for branch in _branches(annotation)
+        if isinstance(tree, dict) and isinstance(branch, type) and issubclass(branch, pydantic.BaseModel)
+    ]
+    return allowed if len(allowed) == 1 else [model for model in allowed if _fits(model, tree)]
+
+
+def _fits(model: type[pydantic.BaseModel], tree: dict[str, Any]) -> bool:
+    literals = {
+        info.alias or key: typing.get_args(info.annotation)
+        for key, info in model.model_fields.items()
+        if typing.get_origin(info.annotation) is typing.Literal
+    }
+    return all(tree.get(key, allowed[0]) in allowed for key, allowed in literals.items())
 
 
 def _branches(annotation: Any) -> Iterator[Any]:

@@ -5,6 +5,7 @@ anchors and aliases are refused. The tree keeps the place of every key, so that 
 reads `file:line: key.path: what is wrong, given ..., allowed ...`.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -120,6 +121,17 @@ def parse_value(text: str) -> Any:
     if len(tree) > 1:
         raise ConfigError(f"{name}: must be one value on one line")
     return tree["value"]
+
+
+def written(value: Any) -> str:
+    """One value on one line, as `parse_value` reads it back."""
+    if isinstance(value, str):
+        try:
+            if parse_value(value) == value:
+                return value
+        except ConfigError:
+            pass
+    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:

@@ -181,8 +181,8 @@ def _sizes(available: int, data: DataConfig, notes: list[str]) -> tuple[int, int
         n_search = min(max(2, available * data.num_documents // wanted), available - 1)
         n_held_out = available - n_search
         notes.append(
-            f"the corpus has {available:,} documents, {wanted:,} were asked for: shares shrunk to "
-            f"{n_search:,} for training and validation and {n_held_out:,} held out"
+            f"all {available:,} documents are taken, up to {wanted:,} would be: {n_search:,} for training and "
+            f"validation, {n_held_out:,} held out"
         )
     n_validation = min(max(1, round(n_search * data.validation_fraction)), n_search - 1)
     return n_search - n_validation, n_validation, n_held_out

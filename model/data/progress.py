@@ -41,15 +41,24 @@ class Progress:
             self._say(f"{self._what}: {self._state(now - self._start)}")
 
     def _state(self, seconds: float) -> str:
-        done = self._shown(self._done)
         speed = (self._done - self._skipped) / seconds
+        per_second = f"{self._shown(int(speed))}/s"
         if self._total is None or speed <= 0:
-            return f"{done}, {self._shown(int(speed))}/s"
+            return f"{self._shown(self._done)}, {per_second}"
+        done = self._shown(self._done) if self._unit is None else f"{self._done:,}"
         left = max(0.0, (self._total - self._done) / speed)
-        return f"{done} of {self._shown(self._total)}, {self._shown(int(speed))}/s, {left:,.0f} s left"
+        return f"{done} of {self._shown(self._total)}, {per_second}, {_shown_time(left)} left"
 
     def _shown(self, amount: int) -> str:
         return shown_bytes(amount) if self._unit is None else f"{amount:,} {self._unit}"
+
+
+def _shown_time(seconds: float) -> str:
+    """As `service.text.quantities.shown_seconds`, which the model knows nothing of, but to the minute."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
 def shown_bytes(amount: int) -> str:

@@ -23,7 +23,7 @@ def list_() -> None:
     settings = Settings.from_environment()
     console = terminal.console()
     console.print(listing.grid(settings).as_rich("studies"))
-    console.print(f"storage: {settings.storage_shown}", markup=False, soft_wrap=True)
+    terminal.say(console, f"storage: {settings.storage_shown}")
     sys.exit(1 if output.failure() else 0)
 
 
@@ -66,7 +66,7 @@ def compare(first: str, second: str, html: str | None) -> None:
     for sentence in (page.verdict(pair), *page.sentences(pair)):
         console.print(sentence.replace("`", ""), markup=False)
     for command in page.confirmations(pair):
-        console.print(f"better, or luckier: {command}", markup=False, soft_wrap=True)
+        terminal.say(console, f"better, or luckier: {command}")
     if html is not None:
         page.write(pair, Path(html))
         click.echo(f"written: {html}")

@@ -24,6 +24,7 @@ from model.errors import UserError
 from service.cluster import task
 from service.machine import status
 from service.settings import ROOT, Settings
+from service.text import terminal
 
 HANDED_ON = ("HPTUNE_", "AWS_", "PG", "HF_")
 """Beginnings of the variables that workers need from here. They go to the task itself: as Ray's `env_vars` they would
@@ -70,7 +71,7 @@ def place(
         _refuse_one_machines_storage(settings, ray)
         if not _fits(ray, gpus, cpus):
             room = f"{cpus} CPUs" + (f" and {float(gpus):g} GPUs" if gpus else "")
-            console.print(f"no node has {room} now; the places wait for one that has", soft_wrap=True)
+            terminal.say(console, f"no node has {room} now; the places wait for one that has")
         tasks = _tasks(ray, study, places=places, gpus=gpus, cpus=cpus)
         stopping = threading.Event()
         with _signals(stopping):
@@ -78,7 +79,7 @@ def place(
         left = take().left if not stopping.is_set() else 0
         faults = _end(ray, tasks)
         for line in sorted(set(faults)):
-            console.print(f"a place was given up: {line}", markup=False, soft_wrap=True)
+            terminal.say(console, f"a place was given up: {line}")
         if stopping.is_set():
             console.print("stopped: the workers have handed their trials back; the same command goes on")
             return 130

@@ -110,7 +110,7 @@ def trial_note(
         lines = "".join(f"- {escaped(title)}\n" for title in titles)
         parts.append(f"Titles drawn from the model, temperature 0.8:\n\n{lines}")
     if config:
-        parts.append("The whole configuration:\n")
+        parts.append("---\n\nThe whole configuration:\n")
         parts.append(fenced(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), "yaml"))
     return "\n".join(parts)
 

@@ -33,7 +33,7 @@ from service.storage.slots import Slots
 from service.storage.studies import COMMAND, CORPUS, DEFINITION, refusal
 from service.storage.study_storage import StudyCache, StudyStorage
 from service.study.spend import shown_cost
-from service.text.words import GPT
+from service.text.words import GPT, Words
 
 PASSWORD = "HPTUNE_DASHBOARD_PASSWORD"
 """Environment variable of the password; with `_FILE` after it, of a file that holds it."""
@@ -172,15 +172,17 @@ def wsgi(
             attributes = storage.get_study_user_attrs(study_id)
             generation = attributes.get(GENERATION)
             slots = Slots(opened.engine, StudyKey(study_id, generation))
+            made_from = attributes[DEFINITION]["study"]
             state = state_of(
                 storage.get_study_name_from_id(study_id),
                 storage.get_all_trials(study_id, deepcopy=False),
                 generation=generation,
                 **_left(slots, attributes),
-                has_baseline=attributes[DEFINITION]["study"].get("baseline", True),
+                has_baseline=made_from.get("baseline", True),
                 command=attributes[COMMAND],
                 stopped=how_it_stopped(attributes),
                 confirmed=attributes.get("confirmed"),
+                words=Words(made_from.get("metric") or "loss", "") if made_from.get("run") else GPT,
             )
             return with_state(note, state)
         return note

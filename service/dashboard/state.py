@@ -13,6 +13,7 @@ from service.storage.ownership import slot_of
 from service.text.commands import verb
 from service.text.markdown import escaped, fenced
 from service.text.quantities import shown_difference, shown_params
+from service.text.words import GPT, Words
 
 BEGIN, END = "[//]: # (how it stands)", "[//]: # (what it is)"
 
@@ -36,6 +37,7 @@ def state_of(
     command: str,
     stopped: str | None = None,
     confirmed: Mapping[str, Any] | None = None,
+    words: Words = GPT,
 ) -> str:
     """State, best and next step as Markdown.
 
@@ -50,6 +52,7 @@ def state_of(
         command: what made it.
         stopped: that its search has stopped by itself, and why.
         confirmed: the arm that a confirmation has found best, its study and its seeds; None before there is one.
+        words: of the study; training code of the user's knows no held-out titles.
     """
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     at_work = [t for t in trials if t.state == TrialState.RUNNING and t.number not in waiting]
@@ -62,7 +65,8 @@ def state_of(
     lines += _resumed(trials)
     complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     if complete:
-        lines.append(_best(complete, generation if has_baseline else None, has_baseline=has_baseline))
+        baseline = next((t for t in complete if has_baseline and slot_of(t, generation) == 0), None)
+        lines.append(_best(complete, baseline, words))
     if confirmed:
         lines.append(
             f"**Confirmed:** {escaped(confirmed['arm'])}, by {escaped(confirmed['study'])} on "
@@ -78,10 +82,11 @@ def state_of(
         evaluate = verb("evaluate", "--study", name, containers=containers)
         report = verb("report", name, containers=containers)
         steps = [f"{report}   # all of it as a page"]
-        if confirmed:
-            steps.append(f"{evaluate} --confirmed   # the winner on held-out titles")
-        else:
+        if not confirmed:
             steps.append(f"{confirm}   # is the best better, or was it lucky?")
+        if words == GPT and confirmed:
+            steps.append(f"{evaluate} --confirmed   # the winner on held-out titles")
+        elif words == GPT:
             steps.append(f"{evaluate}   # the best on held-out titles")
     return "\n\n".join([*lines, "**Next:**", fenced("\n".join(steps), "sh")])
 
@@ -98,13 +103,12 @@ def _resumed(trials: Sequence[FrozenTrial]) -> list[str]:
     ]
 
 
-def _best(complete: Sequence[FrozenTrial], generation: str | None, *, has_baseline: bool) -> str:
+def _best(complete: Sequence[FrozenTrial], baseline: FrozenTrial | None, words: Words) -> str:
     best = min(complete, key=lambda trial: (trial.values, trial.number))
     assert best.value is not None, "it is complete"
     arm = best.user_attrs.get("arm")
     given = arm if isinstance(arm, str) else shown_params(best.params)
-    said = f"**Best:** trial {best.number}, val\\_loss {best.value:.4f}: {escaped(given)}"
-    baseline = next((trial for trial in complete if has_baseline and slot_of(trial, generation) == 0), None)
+    said = f"**Best:** trial {best.number}, {escaped(words.metric)} {best.value:.4f}: {escaped(given)}"
     if baseline is None or baseline.value is None:
         return f"{said}."
     if baseline is best:

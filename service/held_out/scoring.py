@@ -17,6 +17,7 @@ from service.settings import Settings
 from service.storage.opened_study import open_study
 from service.storage.ownership import generation_of
 from service.storage.studies import CONFIRMS, StudyError, corpus_facts
+from service.text import terminal
 from service.text.commands import verb
 
 
@@ -48,7 +49,7 @@ def score_best(settings: Settings, study: str, *, top: int, folder: Path, consol
     console.print(f"\n{_times_read(loaded)}")
     advice = _advice(loaded)
     if advice:
-        console.print(advice, markup=False, soft_wrap=True)
+        terminal.say(console, advice)
     _say_written(console, paths)
 
 
@@ -91,7 +92,8 @@ def score_confirmed(settings: Settings, study: str, *, folder: Path, console: Co
         console.print(grid.as_rich(title))
     for arm in scores.arms:
         _show_titles(console, arm.arm, arm.titles)
-    console.print(f"\n{held_out_confirmed.sentence(scores)}", markup=False, soft_wrap=True)
+    console.print()
+    terminal.say(console, held_out_confirmed.sentence(scores))
     console.print(_times_read(search))
     _say_written(console, paths)
 
@@ -151,4 +153,4 @@ def _write(
 
 def _say_written(console: Console, paths: Sequence[Path]) -> None:
     for path in paths:
-        console.print(f"written: {path}", markup=False, soft_wrap=True)
+        terminal.say(console, f"written: {path}")

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import optuna
 
 from model.config.train_config import TrainConfig
+from model.config.yaml_tree import written
 from model.data import corpus as corpora
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CorpusError
@@ -232,8 +232,7 @@ def command(
     words += ["--scale", scale] if scale else []
     words += ["--name", name] if name else []
     words += ["--docker"] if "HPTUNE_CONTAINER" in os.environ else []
-    for key, value in overrides.items():
-        words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
+    words += [word for key, value in overrides.items() for word in ("--set", f"{key}={written(value)}")]
     return verb("run", *words)
 
 

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from service.machine.leaderboard import shown_configuration
+from service.text import terminal
 from service.text.quantities import shown_seconds
 from service.text.terminal import FittingTable
 from service.text.words import GPT, Words
@@ -169,7 +170,8 @@ class LiveTable:
 
     def say(self, line: str) -> None:
         """Above the table."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for each in line.splitlines():
+            terminal.say(self._console, each)
 
     def take(self, index: int, event: Event | str) -> None:
         """Update the row; say what begins and ends."""

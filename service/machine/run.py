@@ -59,7 +59,7 @@ def work(
     patience = Patience(settings.patience_seconds, stopping=threading.Event(), log=log)
     has_folder = found_in(HOME, f"studies/{checked_name(study)}").is_dir()
     if make and has_folder:
-        say = log.info if settings.json_log else partial(_say, console)
+        say = log.info if settings.json_log else partial(terminal.say, console)
         study, _ = patience(
             lambda: create(settings, study, overrides={}, total=trials, as_it_is=True, say=say)
         )
@@ -81,7 +81,7 @@ def work(
         to_run = opened.trials_left()
         on = f"GPU {', '.join(gpus)}" if gpus else f"{places[0].threads} threads each"
         what = f"{opened.shown_left(to_run)} to {'spend' if opened.budget else 'finish'}"
-        _say(console, f"study {study}: {what}, {len(places)} workers here ({on})")
+        terminal.say(console, f"study {study}: {what}, {len(places)} workers here ({on})")
         view = LiveTable(
             study,
             workers=len(places),
@@ -129,7 +129,7 @@ def run(
         scale=scale,
         more=trials,
         workers_here=True,
-        say=lambda line: _say(console, line),
+        say=lambda line: terminal.say(console, line),
     )
 
     def rest(left: int) -> str:
@@ -142,13 +142,15 @@ def run(
         f"study {study_name}: {count_states(study_of)}; kept checkpoints: {definition.keep_checkpoints}"
     )
     if stopped := how_it_stopped(study_of.user_attrs):
-        _say(console, stopped)
+        terminal.say(console, stopped)
     if best:
         words = definition.words
         console.print(leaderboard(best, words).as_rich(words.best_trials))
         if definition.own_run is None:
-            _say(console, f"evaluate the best on held-out titles: {verb('evaluate', '--study', study_name)}")
-        _say(console, f"all of it as a page: {verb('report', study_name)}")
+            terminal.say(
+                console, f"evaluate the best on held-out titles: {verb('evaluate', '--study', study_name)}"
+            )
+        terminal.say(console, f"all of it as a page: {verb('report', study_name)}")
 
 
 def go_on(
@@ -196,7 +198,7 @@ def confirm(
     from service.confirmation import page
 
     name, definition = confirmation.prepare(
-        settings, study, top=top, seeds=seeds, name=name, say=lambda line: _say(console, line)
+        settings, study, top=top, seeds=seeds, name=name, say=lambda line: terminal.say(console, line)
     )
     _finish(
         settings,
@@ -208,14 +210,13 @@ def confirm(
     verdict, confirms = confirmation.conclude(settings, name)
     for title, grid in page.tables(verdict, definition.words).items():
         console.print(grid.as_rich(title))
-    for line in page.lines(verdict, definition):
-        _say(console, line)
-    _say(console, f"\n{page.sentence(verdict)}")
+    for line in (*page.lines(verdict, definition), "", page.sentence(verdict)):
+        terminal.say(console, line)
     for path in page.write(verdict, definition, confirms, folder):
-        _say(console, f"written: {path}")
+        terminal.say(console, f"written: {path}")
     if definition.own_run is None:
         evaluate = verb("evaluate", "--study", study, "--confirmed")
-        _say(console, f"winner and baseline on held-out titles: {evaluate}")
+        terminal.say(console, f"winner and baseline on held-out titles: {evaluate}")
 
 
 def _finish(
@@ -235,7 +236,9 @@ def _finish(
     slots = opened.slots
     to_run = opened.trials_left()
     if not to_run:
-        _say(console, f"study {name}: {how_it_stopped(opened.study.user_attrs) or opened.shown_end()}")
+        terminal.say(
+            console, f"study {name}: {how_it_stopped(opened.study.user_attrs) or opened.shown_end()}"
+        )
         return opened
     places = machine.places(settings, workers=workers)
     if len(places) > to_run and not opened.budget:
@@ -243,12 +246,14 @@ def _finish(
     workers = len(places)
     seconds = None
     if opened.definition.own_run is None:
-        _say(console, "measuring how fast this machine trains: some seconds of training, and one evaluation")
+        terminal.say(
+            console, "measuring how fast this machine trains: some seconds of training, and one evaluation"
+        )
         measured = _measure(name, places[0].threads)
         seconds = measured["train_seconds"] + measured["evaluation_seconds"]
         in_hours = opened.definition.spend is not None and opened.definition.spend.unit == "seconds"
         proviso = "if none is pruned and none is larger"
-        _say(
+        terminal.say(
             console,
             f"a whole trial of the base configuration takes about {shown_seconds(seconds)} here "
             f"({measured['device']}, {measured['tokens_per_second']:,.0f} tokens/s); "
@@ -275,12 +280,12 @@ def _say_what_is_left(opened: OpenedStudy, rest: Callable[[int], str], console: 
     try:
         left, leased = opened.trials_left(), opened.slots.counts()["leased"]
     except sa.exc.SQLAlchemyError:
-        _say(console, "the storage is away; what is left is not known")
+        terminal.say(console, "the storage is away; what is left is not known")
         return
     how = "other workers are at work on them" if leased else rest(left)
     if left:
         are = "is" if left == 1 and not opened.budget else "are"
-        _say(console, f"{opened.shown_left(left)} {are} left; {how}")
+        terminal.say(console, f"{opened.shown_left(left)} {are} left; {how}")
 
 
 def _measure(study: str, threads: int) -> dict[str, Any]:
@@ -293,7 +298,3 @@ def _measure(study: str, threads: int) -> dict[str, Any]:
         )
     result: dict[str, Any] = json.loads(done.stdout)
     return result
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, soft_wrap=True)

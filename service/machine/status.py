@@ -161,6 +161,8 @@ def page(snapshot: Snapshot, *, best: int = SHOWN_BEST) -> Group:
     if snapshot.workers:
         devices = Counter(worker.device for worker in snapshot.workers)
         parts.append(Text("workers alive: " + ", ".join(f"{n} on {device}" for device, n in devices.items())))
+    elif snapshot.left:
+        parts.append(Text("one that has just been started takes some seconds, on a busy machine a minute"))
     if snapshot.best[:best]:
         table = leaderboard(snapshot.best[:best], snapshot.words)
         parts.append(table.as_rich(snapshot.words.best_trials))

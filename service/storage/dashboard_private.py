@@ -22,12 +22,12 @@ def note_attributes(note: str, trial_id: int | None) -> dict[str, Any]:
     return {note_ver_key(trial_id): 1, **split_body(note, trial_id)}
 
 
-def artifact_prefix(trial_id: int) -> str:
+def artifact_prefix(trial_id: int | None = None) -> str:
     """What system attributes of a study begin with that list artifacts of one of its trials; the artifact's id follows.
 
-    Unlike the trial's own attributes they can be changed after the trial's end.
+    Unlike the trial's own attributes they can be changed after the trial's end. Without an id: of all trials.
     """
-    return f"dashboard:artifacts:{trial_id}:"
+    return "dashboard:artifacts:" if trial_id is None else f"dashboard:artifacts:{trial_id}:"
 
 
 def amend_studies(amend: Callable[[int, str], str], waiting: Callable[[int], Collection[int]]) -> None:

@@ -21,6 +21,7 @@ from service.study.base import Base, Built
 from service.study.base_file import decays, kind_of, read_base_file, refuse_seen_validation, resized
 from service.study.cells import built_cells, file_space
 from service.study.design import Cell, space_of
+from service.study.faults import refuse_idle, told_together
 from service.study.file import (
     StopConfig,
     StudyConfig,
@@ -60,14 +61,12 @@ class StudyDefinition:
         strategy_open: The file names neither, and the two are what `service.study.strategy` says.
         stop: What a further trial has to promise, or the search stops; None: it spends its budget.
         seed: Of the sampler; each worker derives its own from it.
-        trials: Number of trials when nothing else is said, the baseline included.
-        spend: What all of them may cost, in place of a number; None where it is the number.
+        trials: Number of trials when nothing else is said, the baseline included; without effect beside `spend`.
         keep_checkpoints: Weights are kept of this many best trials.
         baseline: The first slot's trial is `base_config`.
         tree: The study file as it was read, with its sampler.
         overrides: The command line's values, already in `base`.
-        file: The study file that it was made from: relative to the repository where it is in there. None where there
-            is none, or where that was not recorded yet.
+        file: The study file that it was made from, relative to the repository where it is in there; None: not recorded.
     """
 
     name: str
@@ -205,36 +204,37 @@ def load(
     """
     path = study_file(str(name_or_path), root)
     document = read(from_here(path))
-    read_study = validate(document, StudyConfig)
-    study = strategy.with_sampler(read_study)
-    name = path.resolve().parent.name
-    fixed = {key: document.place(("fixed", key)) for key in study.fixed}
-    file, kind = read_base_file(study, path, root)
-    file = file.with_overrides(study.fixed, fixed)
-    for_all: dict[str, str] = {}
-    if scale is not None:
-        name = checked_name(f"{name}-{scale}")
-        file, for_all = resized(study, document, file, scale, kind)
-    given = dict(overrides or {})
-    for_all |= dict.fromkeys(given, "command line")
-    refuse_varied(study, fixed, for_all)  # first: what such a value breaks is not what is wrong
-    base = Base.of(file.with_overrides(given, for_all), kind)
-    cells = built_cells(study, document, base, study.scales[scale] if scale else None)
-    made_from = {"scale": scale, "overrides": given, "file": place_of(path, root)}
-    is_open = strategy.is_open(read_study)
-    definition = _definition(name, study, document, base, cells, strategy_open=is_open, **made_from)
-    for edit, place in fixed.items():
-        if definition.cells and all(edit in cell for cell in definition.cells):
-            raise ConfigError(f"{place}: {edit}: has no effect, each configuration of the design has its own")
-    if not study.rebuilds_published and study.run is None:
-        refuse_seen_validation(base, definition.space, name)
-    without_effect = _prove(definition, study, document, cells)
-    # what the file fixes may idle at a scale, or where the command line asks for something else
-    for key, where in (for_all if scale or given else fixed | for_all).items():
-        if key in without_effect:
-            hint = "; it is read with data.source=file" if key in ("data.path", "data.column") else ""
-            raise ConfigError(f"{where}: {key}: has no effect in any trial of this study{hint}")
-    return definition
+    with told_together(document, overrides or {}, root):
+        read_study = validate(document, StudyConfig)
+        study = strategy.with_sampler(read_study)
+        name = path.resolve().parent.name
+        fixed = {key: document.place(("fixed", key)) for key in study.fixed}
+        file, kind = read_base_file(study, path, root)
+        file = file.with_overrides(study.fixed, fixed)
+        for_all: dict[str, str] = {}
+        if scale is not None:
+            name = checked_name(f"{name}-{scale}")
+            file, for_all = resized(study, document, file, scale, kind)
+        given = dict(overrides or {})
+        for_all |= dict.fromkeys(given, "command line")
+        refuse_varied(study, fixed, for_all)  # first: what such a value breaks is not what is wrong
+        base = Base.of(file.with_overrides(given, for_all), kind)
+        cells = built_cells(study, document, base, study.scales[scale] if scale else None)
+        made_from = {"scale": scale, "overrides": given, "file": place_of(path, root)}
+        is_open = strategy.is_open(read_study)
+        definition = _definition(name, study, document, base, cells, strategy_open=is_open, **made_from)
+        for edit, place in fixed.items():
+            if definition.cells and all(edit in cell for cell in definition.cells):
+                raise ConfigError(
+                    f"{place}: {edit}: has no effect, each configuration of the design has its own"
+                )
+        if not study.rebuilds_published and study.run is None:
+            refuse_seen_validation(base, definition.space, name)
+        without_effect = _prove(definition, study, document, cells)
+        # what the file fixes may idle at a scale, or where the command line asks for something else
+        checked = for_all if scale or given else fixed | for_all
+        refuse_idle({key: place for key, place in checked.items() if key in without_effect})
+        return definition
 
 
 def _prove(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from model.config.section import Section
-from model.errors import ConfigError, UserError
+from model.errors import ConfigError, UserError, together
 from model.shipped import SHIPPED
 from service.settings import HOME, MOST_TRIALS
 from service.study import pruners, samplers
@@ -224,9 +224,13 @@ def refuse_varied(study: StudyConfig, fixed: dict[str, str], for_all: dict[str, 
     if study.design is not None:
         varied |= {key for cell in study.design.cells() for key in cell.values}
         varied |= {"seed"} if study.design.seeds else set()
-    for edit, place in (fixed | for_all if searched else for_all).items():
-        for key in sorted(varied):
-            if overlap(edit, key):
-                what = "varied by the study, cannot be set for all trials"
-                there = f"{key} stands in its {'space' if searched else 'design'}, take it out there to set it here"
-                raise ConfigError(f"{place}: {edit}: {what}; {there}")
+    what = "varied by the study, cannot be set for all trials"
+    where = "space" if searched else "design"
+    faults = [
+        ConfigError(f"{place}: {edit}: {what}; {key} stands in its {where}, take it out there to set it here")
+        for edit, place in (fixed | for_all if searched else for_all).items()
+        for key in sorted(varied)
+        if overlap(edit, key)
+    ]
+    if faults:
+        raise together(faults)

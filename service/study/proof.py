@@ -1,10 +1,9 @@
 """The proof that every configuration a study may ask for is valid, done before its first trial.
 
 A space is tried at each bound and choice alone, at the combinations of them, and at random points; a design
-at each of its cells. The first fault is told with the parameters that are to blame.
+at each of its cells. A fault is told with the parameters that are to blame, the first one of each with the others'.
 """
 
-import difflib
 import json
 import math
 import random
@@ -13,10 +12,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from model.errors import ConfigError
+from model.config.section import meant
+from model.errors import ConfigError, together
 from service.study.base import Base, Built
 from service.study.design import shown_value
 from service.study.parameters import CategoricalParameter, FloatParameter, Parameter, same
+from service.study.run_config import RunConfig
 from service.study.search_space import SearchSpace, Values
 
 MAX_COMBINATIONS = 4_096
@@ -43,23 +44,34 @@ def prove_space(space: SearchSpace, base: Base) -> Proof:
     The random points come from a fixed seed: the same file passes or fails everywhere.
 
     Raises:
-        ConfigError: a key that is unknown or that no trial may change, a point that is not a valid
-            configuration, or a parameter without effect at some point.
+        ConfigError: keys that are unknown or that no trial may change; or else points that are no valid
+            configurations, and parameters without effect at some point: the first of each parameter's.
     """
-    for key in space.parameters:
-        _check_key(key, base, space.places.get(key, "search space"))
+    if faults := faults_of_keys(
+        {key: space.places.get(key, "search space") for key in space.parameters}, base
+    ):
+        raise together(faults)
     points = 0
     idle: frozenset[str] | None = None
-    for values in _points(space, random.Random(0)):
+    found: dict[str, ConfigError] = {}  # by parameters that are to blame
+    alone = sum(len(parameter.corners()) for parameter in space.parameters.values())
+    for number, values in enumerate(_points(space, random.Random(0))):
+        if found and number >= alone:  # each has been tried by itself
+            raise together(list(found.values()))
         config = base.built(values)
         if isinstance(config, str):
-            raise _blamed(space, base, values)
+            blamed, fault = _blamed(space, base, values)
+            if not blamed.keys() & found.keys():
+                found |= dict.fromkeys(blamed, fault)
+            continue
         unused = frozenset(base.kind.without_effect(config))
         for key in values:
-            if key in unused:
-                raise _without_effect(space, base, values, key)
+            if key in unused and key not in found:
+                found[key] = _without_effect(space, base, values, key)
         points += 1
         idle = unused if idle is None else idle & unused
+    if found:
+        raise together(list(found.values()))
     return Proof(points, idle or frozenset())
 
 
@@ -85,21 +97,36 @@ def prove_cells(
     """
     seen: dict[str, int] = {}
     idle: frozenset[str] | None = None
+    faults = []
     configs = map(base.built, cells) if built is None else built
     for i, (cell, place, config) in enumerate(zip(cells, places, configs, strict=True)):
-        for key in cell:
-            _check_key(key, base, place, may_seed=True, own_budgets=own_budgets)
-        if isinstance(config, str):
-            raise ConfigError(f"{place}: at {_shown(cell)}: {config}")
-        unused = frozenset(base.kind.without_effect(config))
-        for key in cell:
-            if key in unused:
-                raise ConfigError(f"{place}: {key}: has no effect at {_shown(cell)}")
-        first = seen.setdefault(config.model_dump_json(), i)
-        if first != i:
-            raise ConfigError(f"{place}: at {_shown(cell)}: the same configuration as at {places[first]}")
+        try:
+            proven, unused = _proven_cell(cell, base, place, config, own_budgets=own_budgets)
+            first = seen.setdefault(proven.model_dump_json(), i)
+            if first != i:
+                raise ConfigError(f"{place}: at {_shown(cell)}: the same configuration as at {places[first]}")
+        except ConfigError as fault:
+            faults.append(fault)
+            continue
         idle = unused if idle is None else idle & unused
+    if faults:
+        raise together(faults)
     return Proof(len(cells), idle or frozenset())
+
+
+def _proven_cell(
+    cell: Values, base: Base, place: str, config: Built, *, own_budgets: bool
+) -> tuple[RunConfig, frozenset[str]]:
+    """The configuration of a cell, and the keys without effect in it. Raises ConfigError."""
+    for key in cell:
+        _check_key(key, base, place, may_seed=True, own_budgets=own_budgets)
+    if isinstance(config, str):
+        raise ConfigError(f"{place}: at {_shown(cell)}: {config}")
+    unused = frozenset(base.kind.without_effect(config))
+    for key in cell:
+        if key in unused:
+            raise ConfigError(f"{place}: {key}: has no effect at {_shown(cell)}")
+    return config, unused
 
 
 def prove_baseline(space: SearchSpace, base: Base, values: Values, *, learns: str) -> None:
@@ -107,25 +134,44 @@ def prove_baseline(space: SearchSpace, base: Base, values: Values, *, learns: st
 
     `values` are what it has there. Raises ConfigError.
     """
-    for key in space.parameters:
-        if key not in values and key not in space.conditional:
-            raise space.fault(
-                key,
-                f"the base file's value, {json.dumps(base.values[key])}, is outside, and {learns} learns from the "
-                "baseline; take it into the range or the choices, or set `baseline: false`",
-            )
+    faults = [
+        space.fault(
+            key,
+            f"the base file's value, {json.dumps(base.values[key])}, is outside, and {learns} learns from the "
+            "baseline; take it into the range or the choices, or set `baseline: false`",
+        )
+        for key in space.parameters
+        if key not in values and key not in space.conditional
+    ]
+    if faults:
+        raise together(faults)
+
+
+def faults_of_keys(places: Mapping[str, str], base: Base) -> list[ConfigError]:
+    """What is wrong with the dotted keys of a space themselves; each key with its place."""
+    faults = []
+    for key, place in places.items():
+        try:
+            _check_key(key, base, place)
+        except ConfigError as fault:
+            faults.append(fault)
+    return faults
 
 
 def _check_key(
     key: str, base: Base, place: str, *, may_seed: bool = False, own_budgets: bool = False
 ) -> None:
     if key not in base.values:
-        last = key.rpartition(".")[2]
+        section, _, last = key.rpartition(".")
         known = sorted(base.values)
         inside = [other for other in known if other.startswith(f"{key}.")]
         near = inside or [other for other in known if other.rpartition(".")[2] == last]
-        near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f", did you mean {near[0]!r}?" if near else f", allowed: keys of {base.document.name}"
+        beside = [other for other in known if section and other.rpartition(".")[0] == section]
+        by_name = {other.rpartition(".")[2]: other for other in beside or known}
+        if not near and (found := meant(last, list(by_name))):
+            near = [by_name[found]]
+        allowed = ", ".join(beside) or f"keys of {base.document.name}"
+        hint = f", did you mean {near[0]!r}?" if near else f", allowed: {allowed}"
         raise ConfigError(f"{place}: {key}: {'a section, not a key' if inside else 'unknown key'}{hint}")
     if base.kind.is_common(key, own_budgets=own_budgets):
         raise ConfigError(
@@ -186,10 +232,10 @@ def _drawn(parameter: Parameter, rng: random.Random) -> Any:
     return min(low + step * rng.randint(0, round((high - low) / step)), high)
 
 
-def _blamed(space: SearchSpace, base: Base, values: Values) -> ConfigError:
-    """The fault at `values`, with those parameters of which another value would mend it.
+def _blamed(space: SearchSpace, base: Base, values: Values) -> tuple[Values, ConfigError]:
+    """The parameters of which another value would mend the fault at `values`, and the fault.
 
-    Where no single one would, with those that still spoil the base file when all others are left alone.
+    Where no single one would, those that still spoil the base file when all others are left alone.
     """
 
     def mends(key: str) -> bool:
@@ -206,7 +252,7 @@ def _blamed(space: SearchSpace, base: Base, values: Values) -> ConfigError:
                 blamed = fewer
         fault = base.built(blamed)
     place = space.places.get(next(iter(blamed)), "search space")
-    return ConfigError(f"{place}: at {_shown(blamed)}: {fault}")
+    return blamed, ConfigError(f"{place}: at {_shown(blamed)}: {fault}")
 
 
 def _without_effect(space: SearchSpace, base: Base, values: Values, key: str) -> ConfigError:

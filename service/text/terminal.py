@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,6 +24,28 @@ def console() -> Console:
             del os.environ[name]  # no size: rich would show nothing, or fail
     narrow = shutil.get_terminal_size().columns < NARROWEST
     return Console(highlight=False, width=NARROWEST if narrow else None)
+
+
+_TO_COPY = re.compile(
+    r"(?:^|(?<=: ))(?:/|\./hptune\.sh|\.venv/bin/python|python3 evaluate\.py|docker compose|hptune ).*"
+)
+"""The end of a line that people paste: a command or a path."""
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line of words; where a terminal is narrower, on several, none of them broken.
+
+    What people paste stays whole, on a line of its own where need be, which the terminal wraps itself. In a pipe or a
+    file it is one line.
+    """
+    lines = [line]
+    if console.is_terminal and len(line) > console.width:
+        found = _TO_COPY.search(line)
+        words = line[: found.start()] if found else line
+        lines = textwrap.wrap(words, console.width, break_long_words=False, break_on_hyphens=False)
+        lines += [found[0]] if found else []
+    for each in lines:
+        console.print(each, markup=False, highlight=False, soft_wrap=True)
 
 
 ROOM_FOR_WORDS = 24

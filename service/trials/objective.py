@@ -238,6 +238,9 @@ class TrialRunner:
         with together(trial):
             measurements.note_last(trial, run.evaluations[-1], run.diagnostics[-1] if run.diagnostics else {})
             trial.set_user_attr("ended", ended)
+            self._attach(trial, run, with_weights=with_weights)
+
+    def _attach(self, trial: optuna.Trial, run: Run, *, with_weights: bool) -> None:
         texts = {
             "config.json": json.dumps(run.config.model_dump(mode="json"), indent=1),
             measurements.CURVE: measurements.curve_lines(run.evaluations),
@@ -277,7 +280,7 @@ def _complete(trial: optuna.Trial) -> str:
     return f"complete, audited: the pruner said stop at rung {mark['rung']} of {mark['rungs']}"
 
 
-def drop_states(store: Store, trial: optuna.trial.FrozenTrial) -> None:
+def drop_states(store: Store, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
     """Remove the saved states of a finished trial; a store that is away keeps them."""
     with contextlib.suppress(OSError):
         for state in trial.user_attrs.get(STATES, []):

@@ -2,7 +2,7 @@
 that."""
 
 import json
-import shlex
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,10 @@ from typing import Any
 
 from model.checkpoint import Checkpoint
 from model.config.counts import flops_per_token, parameter_count
+from service.held_out.best import READS
 from service.statistics import estimate
 from service.storage.studies import corpus_facts
+from service.text.commands import verb
 from service.text.markdown import escaped, fenced
 from service.text.quantities import shown_operations
 from service.winner.choice import Winner
@@ -21,29 +23,46 @@ from service.winner.hugging_face import why_not_gpt2
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What `evaluate` has written of a trial."""
+    """What `evaluate` has written of a trial, or of the confirmed winner."""
 
     loss: float
     interval: tuple[float, float]
     documents: int
     reads: int
+    seeds: tuple[int, ...] = ()
+    """Of a confirmed winner, whose loss is the mean over them."""
 
 
 def held_out_of(winner: Winner, folder: Path) -> HeldOut | None:
-    """The trial's held-out loss in the study's last evaluation, where that is of this trial and corpus."""
+    """The winner's held-out loss in the study's last evaluation, where that is of it and of this corpus."""
+    confirmed = winner.trained_in.study_name != winner.study.study_name
     try:
-        found = json.loads((folder / "evaluation.json").read_bytes())
-        mine = next(c for c in found["checkpoints"] if c["trial"] == winner.trial.number)
+        found = json.loads((folder / f"evaluation{'-confirmed' * confirmed}.json").read_bytes())
         if found["corpus_fingerprint"] != corpus_facts(winner.study)["fingerprint"]:
             return None
-        if found["study"] != winner.trained_in.study_name or mine["val_loss"] != winner.trial.value:
-            return None
-        low, high = mine["interval"]
-        return HeldOut(
-            mine["held_out_loss"], (low, high), found["held_out_documents"], found["held_out_reads"]
-        )
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return _of_confirmed(winner, found) if confirmed else _of_trial(winner, found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return None  # never evaluated, or by another version
+
+
+def _of_trial(winner: Winner, found: Mapping[str, Any]) -> HeldOut | None:
+    mine = next(c for c in found["checkpoints"] if c["trial"] == winner.trial.number)
+    if found["study"] != winner.study.study_name or mine["val_loss"] != winner.trial.value:
+        return None
+    low, high = mine["interval"]
+    return HeldOut(mine["held_out_loss"], (low, high), found["held_out_documents"], found["held_out_reads"])
+
+
+def _of_confirmed(winner: Winner, found: Mapping[str, Any]) -> HeldOut | None:
+    mine = found["winner"]
+    measured = {int(seed): loss for seed, loss in mine["val_losses"].items()}
+    if found["confirmation"] != winner.trained_in.study_name or not measured.items() <= winner.losses.items():
+        return None
+    low, high = mine["interval"]
+    losses = mine["held_out_losses"]
+    seeds = tuple(sorted(map(int, losses)))
+    mean = statistics.fmean(losses.values())
+    return HeldOut(mean, (low, high), found["held_out_documents"], found["held_out_reads"], seeds)
 
 
 def card(winner: Winner, checkpoint: Checkpoint, *, held_out: HeldOut | None, name: str) -> str:
@@ -66,7 +85,8 @@ def card(winner: Winner, checkpoint: Checkpoint, *, held_out: HeldOut | None, na
     sections = [
         f"# {_line(name)}\n\n{escaped(winner.definition.question)}\n\nA GPT of "
         f"{parameter_count(checkpoint.config):,} parameters. {_line(winner.why.capitalize())}.",
-        f"{fenced(usage, 'python')}\n{layout} Every text begins with `<eos>`, as in training.",
+        f"{fenced(usage, 'python')}\nThe name is that of this folder: run it beside that, or give its path. "
+        f"{layout} Every text begins with `<eos>`, as in training.",
         "## Data\n\n" + _table(_data(facts)),
         "## Training\n\n" + _table(_training(winner, checkpoint, facts)),
         "## Losses\n\nIn nats per character.\n\n" + _table(_losses(winner, checkpoint, held_out)),
@@ -126,18 +146,37 @@ def _losses(winner: Winner, checkpoint: Checkpoint, held_out: HeldOut | None) ->
         )
     elif not seen:
         rows["over seeds"] = (
-            "one seed: the study has chosen it by this very figure, which is therefore too low; not confirmed "
-            f"(`confirm {shlex.quote(winner.study.study_name)}`)"
+            "one seed: the study has chosen it by this very figure, which is therefore too low; not confirmed. To "
+            f"confirm it: `{verb('confirm', winner.study.study_name)}`"
         )
-    if held_out is not None and not seen:
-        rows["held-out"] = (
-            f"{held_out.loss:.4f}, 95 % interval over titles {held_out.interval[0]:.4f} to "
-            f"{held_out.interval[1]:.4f}, on {held_out.documents:,} titles that the study had read "
-            f"{held_out.reads} time{'s' if held_out.reads > 1 else ''}"
-        )
-    elif not seen:
-        rows["held-out"] = "not measured"
+    if not seen:
+        rows["held-out"] = _unmeasured(winner, checkpoint) if held_out is None else _shown(held_out)
     return rows
+
+
+def _shown(held_out: HeldOut) -> str:
+    seeds = ", ".join(map(str, held_out.seeds))
+    of = f"the mean of its configuration over seeds {seeds}, " if len(held_out.seeds) > 1 else ""
+    return (
+        f"{held_out.loss:.4f}, {of}95 % interval over titles {held_out.interval[0]:.4f} to "
+        f"{held_out.interval[1]:.4f}, on {held_out.documents:,} titles that the study had read "
+        f"{_times(held_out.reads)}"
+    )
+
+
+def _unmeasured(winner: Winner, checkpoint: Checkpoint) -> str:
+    """That there is no held-out loss, whether the study has used these titles, and how the loss is measured."""
+    if "trained_on" in checkpoint.record:
+        return "not measured: trained after the study, whose trials alone are scored on them"
+    reads = len(winner.study.user_attrs.get(READS, ()))
+    used = f"has read these titles {_times(reads)}, for others" if reads else "has not read these titles yet"
+    confirmed = ["--confirmed"] if winner.trained_in.study_name != winner.study.study_name else []
+    command = verb("evaluate", "--study", winner.study.study_name, *confirmed)
+    return f"not measured; the study {used}. To measure it, before the export: `{command}`"
+
+
+def _times(reads: int) -> str:
+    return "once" if reads == 1 else f"{reads} times"
 
 
 def _table(rows: Mapping[str, str]) -> str:

@@ -22,6 +22,7 @@ from service.storage.ranking import count_states, ranked_trials
 from service.storage.studies import StudyError, find_study
 from service.study.definition import StudyDefinition
 from service.study.run_config import RunConfig
+from service.text.commands import verb
 from service.trials.own_run import unpack
 
 
@@ -75,7 +76,7 @@ class Winner:
             raise StudyError(
                 f"study {self.trained_in.study_name!r}: trial {self.trial.number} has no weights in {store}: of a "
                 f"study's trials the best {self.definition.keep_checkpoints} keep theirs; "
-                f"`train {self.study.study_name} --trial {self.trial.number}` makes them again"
+                f"to make them again: {verb('train', self.study.study_name, '--trial', str(self.trial.number))}"
             )
         return store
 

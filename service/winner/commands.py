@@ -44,7 +44,7 @@ def best(study: str, form: str, trial: int | None) -> None:
     winner = _chosen(study, trial)
     if form == "difference":
         console = terminal.console()
-        console.print(f"study {study}: {winner.why}", markup=False, soft_wrap=True)
+        terminal.say(console, f"study {study}: {winner.why}")
         console.print(configuration.as_difference(winner).as_rich("what differs"))
     else:
         click.echo(

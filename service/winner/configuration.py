@@ -1,14 +1,12 @@
 """A configuration as YAML, as overrides of the file it was made from, and as the difference to the baseline."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from model.config.yaml_tree import parse_value, read
-from model.errors import ConfigError
+from model.config.yaml_tree import read, written
 from service.settings import HOME
 from service.storage.studies import corpus_facts
 from service.study.base_file import own_base
@@ -72,22 +70,11 @@ def as_difference(winner: Winner) -> Grid:
 
 def _differing(before: RunConfig, after: RunConfig) -> dict[str, str]:
     old, new = _flat(before), _flat(after)
-    return {key: _word(value) for key, value in new.items() if key not in old or not same(value, old[key])}
+    return {key: written(value) for key, value in new.items() if key not in old or not same(value, old[key])}
 
 
 def _flat(config: RunConfig) -> Mapping[str, Any]:
     return dict(leaves(config.model_dump(mode="json")))
-
-
-def _word(value: Any) -> str:
-    """A value as the command line reads it back."""
-    if isinstance(value, str):
-        try:
-            if parse_value(value) == value:
-                return value
-        except ConfigError:
-            pass
-    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
 
 
 def _mean(winner: Winner) -> float:

@@ -17,7 +17,7 @@ from service.study import definition
 from service.study.search_space import leaves
 from tests.documents.pages import ROOT, all_blocks
 
-OWN = {".venv/bin/python", "python", "./hptune.sh", "make", "hptune"}
+OWN = {".venv/bin/python", "python3", "./hptune.sh", "make", "hptune"}
 OTHERS = {"docker", "git", "cp", "export", "pip", "ray", "sbatch", "squeue", "scancel", "kubectl"}
 """What a line of commands begins with: programs of the project, which are checked, and others, which are not."""
 ASSIGNMENT = re.compile(r"\w+=\S*")
@@ -67,6 +67,9 @@ def of_compose(words: list[str]) -> list[str] | None:
 def test_a_command_exists_with_its_options(words):
     program, *rest = words
     assert program in OWN | OTHERS, "a block that is no commands has a language behind its fence"
+    assert program != "python3" or rest[0] == "evaluate.py", (
+        "any Python has it; the rest is the environment's"
+    )
     if program == "./hptune.sh":
         assert "--prepare" in rest or check(cli, ["run", *(w for w in rest if w != "--docker")]) is None
     elif program == "hptune":

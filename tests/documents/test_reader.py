@@ -94,7 +94,7 @@ def test_what_other_pages_do_with_quickstart_works(root):
     text = (ROOT / "studies" / "quickstart" / "study.yaml").read_text()
     put(root, "quickstart", text, SMALLER | FROM_A_FILE)
     said = {line: text for page in PAGES for line, text in follow(page, root).items()}
-    assert "titles drawn from" in said["python evaluate.py --study quickstart"]
+    assert "titles drawn from" in said["python3 evaluate.py --study quickstart"]
     python = [block.text for block in blocks(ROOT / "docs" / "optuna.md") if block.language == "python"]
     done = call(".venv/bin/python", "-c", "\n".join([GIVEN, *python, TOLD]), cwd=root, timeout=600)
     assert done.returncode == 0, done.stderr

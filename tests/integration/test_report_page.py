@@ -47,6 +47,8 @@ def test_nothing_is_wider_than_the_window(page, shots, tuned, compared_arms, wha
     )
     assert wider == []
     assert seen.execute_script("return document.scrollingElement.scrollWidth") <= width
+    shade = "return getComputedStyle(document.querySelector('.scroll')).backgroundAttachment"
+    assert seen.execute_script(shade) == "local, local, scroll, scroll", "the side on which there is more"
     ink, paper = seen.execute_script(
         "const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]"
     )

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.command_line import LONGEST, faults_in_one_line, one_line
-from model.errors import ConfigError, UserError
+from model.command_line import LONGEST, MOST_FAULTS, faults_in_one_line, one_line
+from model.errors import ConfigError, UserError, together
 
 
 @given(st.text(max_size=3 * LONGEST))
@@ -47,6 +47,18 @@ def test_what_the_user_can_mend_ends_the_program_with_one_line(capsys, fault, st
     with pytest.raises(SystemExit) as ended, faults_in_one_line():
         raise fault
     assert (ended.value.code, *capsys.readouterr()) == (status, "", line)
+
+
+@pytest.mark.parametrize(
+    ("others", "last"), [(1, "error: fault 1\n"), (9, "error: fault 9\n"), (12, "error: and 3 more\n")]
+)
+def test_several_faults_are_a_line_each_and_those_beyond_ten_are_counted(capsys, others, last):
+    fault = together([ConfigError(f"fault {i}") for i in range(others + 1)])
+    with pytest.raises(SystemExit), faults_in_one_line():
+        raise fault
+    lines = capsys.readouterr().err.splitlines(keepends=True)
+    assert lines[:2] == ["error: fault 0\n", "error: fault 1\n"]
+    assert (len(lines), lines[-1]) == (min(others, MOST_FAULTS) + 1, last)
 
 
 @pytest.mark.parametrize(

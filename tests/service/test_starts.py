@@ -124,3 +124,54 @@ def test_help_is_whole_on_a_fresh_clone_and_installs_nothing(tmp_path):
         assert "--docker" in done.stdout
         assert "--prepare" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["hptune.sh"]
+
+
+PIP = """\
+Collecting boto3==1.44.5 (from -r requirements.lock (line 2))
+  Downloading boto3-1.44.5-py3-none-any.whl (140 kB)
+Processing /wheels/my torch-2.13.0+cpu-cp311.whl (from -r requirements.lock (line 3))
+Collecting pyarrow==21.0.0
+  Downloading https://files/pyarrow-21.0.0-cp311.whl (55.0 MB)
+{more}Installing collected packages: boto3, torch, pyarrow
+"""
+
+
+def fresh(root, packages, pip):
+    """A clone whose environment's Python does as pip does; the script."""
+    python = root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{pip}\n")
+    python.chmod(0o755)
+    (root / "requirements.lock").write_text("a==1\n" * packages)
+    (root / "requirements-dev.lock").touch()
+    return shutil.copy(ROOT / "hptune.sh", root)
+
+
+def test_an_installation_says_how_far_it_has_come_and_what_is_large(tmp_path):
+    root = tmp_path / "ä place"
+    more = "Requirement already satisfied: x\n" * 17
+    script = fresh(root, 10, f"cat <<'END'\n{PIP.format(more=more)}END")
+    done = call(script, "--prepare", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "installing requirements.lock (some minutes, once)",
+        "  3 of 10: fetching pyarrow, 55.0 MB",
+        "  10 of 10 packages",
+        "  20 packages",
+        "  unpacking 20 packages, a minute or more",
+        f"the environment {root / '.venv'} is ready",
+    ]
+    assert call(script, "--prepare", cwd=tmp_path).stdout.splitlines() == done.stdout.splitlines()[-1:]
+
+
+def test_an_installation_that_fails_says_why_in_pips_words(tmp_path):
+    script = fresh(tmp_path, 1, "echo 'ERROR: No matching distribution found for a==1'; exit 1")
+    done = call(script, "--prepare", cwd=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2,
+        [
+            "ERROR: No matching distribution found for a==1",
+            "error: the dependencies could not be installed; the lines above say why, "
+            f"{tmp_path}/.venv/install.log has all",
+        ],
+    )

@@ -141,10 +141,12 @@ def _best(record: StudyRecord, noise: Noise | None, folder: str) -> Section:
     texts = [_headline(record, best), _of_noise(record, best, noise)]
     complete = len(record.best_arms)
     if complete > 1 and not noise:
-        flattered = f"The lowest of {complete} was picked by this very {record.words.shown_loss}, so that"
+        flattered = (
+            f"The lowest of {complete} was picked by this very {record.words.shown_loss}, which flatters it."
+        )
         evaluate = _code(verb("evaluate", "--study", record.name))
-        asked = "fresh data would say" if record.own_code else f"the held-out titles say, {evaluate}"
-        texts.append(f"{flattered} it is flattered: how good it is {asked}.")
+        asked = "Fresh data" if record.own_code else f"The held-out titles ({evaluate})"
+        texts.append(f"{flattered} {asked} would tell how good it is.")
     if changed:
         lines = yaml.safe_dump({"fixed": changed}, sort_keys=False, allow_unicode=True).rstrip().splitlines()
         notes = ["What it changes in the base file, for `fixed:` in a `study.yaml`."]

@@ -156,8 +156,8 @@ def _answer(content: Content) -> Iterator[str]:
             yield told_apart(gap)
     if len(record.best_arms) > 1:
         yield (
-            f"The lowest of {len(record.best_arms)} was picked by this very {record.words.shown_loss}, so that it is "
-            f"flattered: how good it is {'fresh data would say' if record.own_code else 'the held-out titles say'}."
+            f"The lowest of {len(record.best_arms)} was picked by this very {record.words.shown_loss}, which flatters "
+            f"it. {'Fresh data' if record.own_code else 'The held-out titles'} would tell how good it is."
         )
     if content.claims:
         yield f"Of the documents' {len(content.claims)} claims: {verdicts(content)}."

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config.yaml_tree import Document, parse, parse_value, read
+from model.config.yaml_tree import Document, parse, parse_value, read, written
 from model.errors import ConfigError
 
 SCALARS = [
@@ -145,6 +145,18 @@ def test_sections_that_an_override_makes_have_its_place():
     assert changed.tree == {"a": {"x": 3}, "new": {"b": {"c": 2}}}
     assert changed.place(("new",)) == changed.place(("new", "b")) == "s:1"
     assert changed.place(("a",)) == "s:2"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("file", "file"), ("titles.txt", "titles.txt"), ("1e-3", '"1e-3"'), ("null", '"null"'), ("a: b", '"a: b"'),
+        ("", '""'), (" x", '" x"'), (0.001, "0.001"), (None, "null"), (True, "true"), ([0.9, "a"], '[0.9, "a"]'),
+    ],
+)  # fmt: skip
+def test_a_value_is_written_as_plainly_as_it_can_be_read_back(value, text):
+    assert written(value) == text
+    assert parse_value(text) == value
 
 
 KEYS = st.sampled_from(["a", "b", "c.d", "c.e", "f.g.h"])

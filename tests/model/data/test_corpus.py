@@ -98,8 +98,7 @@ def test_no_split_is_ever_empty_and_too_few_documents_shrink_in_proportion(
 def test_shrinking_is_said_in_one_plain_line(tmp_path):
     corpus = build_from_lines(tmp_path, map(str, range(60)), num_documents=1000, held_out_documents=200)
     assert corpus.notes == (
-        "the corpus has 60 documents, 1,200 were asked for: shares shrunk to "
-        "50 for training and validation and 10 held out",
+        "all 60 documents are taken, up to 1,200 would be: 50 for training and validation, 10 held out",
     )
 
 

@@ -47,6 +47,23 @@ def test_without_any_speed_no_time_left_is_made_up(clock):
     assert said == ["fetching a: 0.0 MB, 0.0 MB/s"]
 
 
+@pytest.mark.parametrize(
+    ("total", "said"),
+    [
+        (1_001, "reading: 10 of 1,001 rows, 5 rows/s, 3 min left"),
+        (461, "reading: 10 of 461 rows, 5 rows/s, 2 min left"),
+        (410, "reading: 10 of 410 rows, 5 rows/s, 80 s left"),
+        (90_010, "reading: 10 of 90,010 rows, 5 rows/s, 5 h 00 min left"),
+    ],
+)
+def test_a_long_time_is_told_to_the_minute(clock, total, said):
+    lines = []
+    progress = Progress(lines.append, "reading", unit="rows", total=total)
+    clock.now = 2.0
+    progress.advance(10)
+    assert lines == [said]
+
+
 @given(st.integers(0, 10**15))
 def test_bytes_are_shown_to_a_tenth_of_a_megabyte(amount):
     shown, unit = shown_bytes(amount).split(" ")

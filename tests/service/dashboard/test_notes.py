@@ -82,7 +82,7 @@ def test_the_note_of_a_trial_shows_hostile_text_and_nothing_of_its_markup():
     (image,) = (element for element in elements(note) if element.tag == "img")
     assert image.get("src") == "/artifacts/1/2/3"
     assert {element.tag for element in elements(note)} <= {
-        "div", "table", "thead", "tbody", "tr", "th", "td", "p", "img", "ul", "li", "pre", "code",
+        "div", "table", "thead", "tbody", "tr", "th", "td", "p", "img", "ul", "li", "hr", "pre", "code",
     }  # fmt: skip
     assert texts(note, "li") == [as_shown(title) for title in HOSTILE]
     cells = texts(note, "td")
@@ -90,6 +90,9 @@ def test_the_note_of_a_trial_shows_hostile_text_and_nothing_of_its_markup():
     assert dict(zip(cells[::2], cells[1::2], strict=True))["device"] == HOSTILE[1]
     (block,) = texts(note, "code")
     assert yaml.safe_load(block) == config
+    assert [e.tag for e in elements(note)][-5:] == ["li", "hr", "p", "pre", "code"], (
+        "the long end, below a rule"
+    )
 
 
 def test_the_note_of_a_trial_without_an_evaluation_says_why_it_ended():

@@ -7,6 +7,7 @@ from optuna.trial import TrialState, create_trial
 
 from service.dashboard.state import BEGIN, END, state_of, with_state
 from service.storage.ownership import slot_mark
+from service.text.words import Words
 
 LR = {"optimizer.lr": FloatDistribution(0.0, 1.0)}
 
@@ -50,6 +51,16 @@ def test_trials_that_wait_are_none_that_run_and_what_is_left_is_in_the_budgets_u
     )
     assert "1 trials finished, 1 running, 2 waiting at a rung; 1.200e15 FLOPs of 3.000e15 FLOPs left." in text
     assert "status hn --watch" in text
+
+
+def test_of_the_users_own_code_the_metric_is_named_and_no_held_out_titles_are():
+    text = state_of(
+        "digits", [trial(0, 0.05)], generation="g", left=0, has_baseline=True, command="c",
+        words=Words("error rate", ""),
+    )  # fmt: skip
+    assert "**Best:** trial 0, error rate 0.0500" in text
+    assert "service confirm digits" in text
+    assert "evaluate" not in text
 
 
 def test_that_it_has_stopped_by_itself_is_said():

@@ -198,7 +198,7 @@ def test_overrides_win_over_fixed_values(root):
             "low: 1.0e-4",
             "lo: 1.0e-4",
             {},
-            "small/study.yaml:8: space.optimizer.lr.low: missing key (and 1 more)",
+            "small/study.yaml:8: space.optimizer.lr.low: missing key",
         ),
         ("[64, 128]", "[64, 64]", {}, "small/study.yaml:9: space.model.block_size: choices must differ"),
         (

@@ -6,7 +6,11 @@ def test_create_and_status(tiny):
     assert result.exit_code == 0, result.output
     shown = in_process(tiny, "status", "tiny")
     assert shown.exit_code == 0, shown.output
-    assert shown.stdout.splitlines() == ["study tiny: no trials", "0 of 3 trials finished, 0 workers alive"]
+    assert shown.stdout.splitlines() == [
+        "study tiny: no trials",
+        "0 of 3 trials finished, 0 workers alive",
+        "one that has just been started takes some seconds, on a busy machine a minute",
+    ]
 
 
 def test_one_seed_is_too_few_to_confirm(tiny):

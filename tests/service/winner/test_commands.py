@@ -80,7 +80,9 @@ def test_a_trial_whose_weights_are_gone_is_told_with_the_way_out(finished):
     worst = max(finished.trials(), key=lambda trial: trial.value).number
     done = invoke(finished, "generate", "tiny", "--trial", worst)
     assert done.exit_code == 2
-    assert done.stderr.endswith(f"keep theirs; `train tiny --trial {worst}` makes them again\n")
+    assert done.stderr.endswith(
+        f"keep theirs; to make them again: .venv/bin/python -m service train tiny --trial {worst}\n"
+    )
     assert f"trial {worst} has no weights in {Path(finished.settings.artifacts)}" in done.stderr
 
 
