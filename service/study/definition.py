@@ -61,8 +61,7 @@ class StudyDefinition:
         strategy_open: The file names neither, and the two are what `service.study.strategy` says.
         stop: What a further trial has to promise, or the search stops; None: it spends its budget.
         seed: Of the sampler; each worker derives its own from it.
-        trials: Number of trials when nothing else is said, the baseline included.
-        spend: What all of them may cost, in place of a number; None where it is the number.
+        trials: Number of trials when nothing else is said, the baseline included; without effect beside `spend`.
         keep_checkpoints: Weights are kept of this many best trials.
         baseline: The first slot's trial is `base_config`.
         tree: The study file as it was read, with its sampler.

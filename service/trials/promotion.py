@@ -163,8 +163,7 @@ class Promotion:
 
     def at_the_end(self) -> list[Waiting]:
         """All trials that still wait, to be ended."""
-        known = self._knowledge.read()
-        if known is None:
+        if (known := self._knowledge.read()) is None:
             return []
         seen = known.seen
         price = max(self._prices.of_base if self._prices else 0, seen.likely_price or 0)

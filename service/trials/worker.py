@@ -199,8 +199,7 @@ class Worker:
                 self._run = None
 
     def _run_trial(self, lease: Lease) -> Failure | None:
-        found = self._lineages.trial_for(lease.slot)
-        if found is None:
+        if (found := self._lineages.trial_for(lease.slot)) is None:
             return None
         trial, lease.slot = found
         log = self.log.bind(trial=trial.number)
