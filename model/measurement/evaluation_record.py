@@ -42,6 +42,11 @@ class Evaluation:
     coverage: float | None = None
     """Share of the split's tokens that `val_loss_official` scores; the rest counts there as loss 0."""
 
+    @property
+    def seconds(self) -> float:
+        """`train_seconds` + `evaluation_seconds`."""
+        return self.train_seconds + self.evaluation_seconds
+
     def as_dict(self) -> dict[str, Any]:
         """Its fields, for JSON."""
         return asdict(self)

@@ -26,6 +26,7 @@ from service.study import definition as study_config
 from service.study.definition import StudyDefinition
 from service.study.file import checked_name
 from service.study.run_config import RunConfig
+from service.study.spend import refuse_number
 
 _STAYS = frozenset({SLOT, "states", "checkpoint", "artifacts", "goes_on_with"})
 """Attributes that belong to the trial where it was trained: its files are that study's."""
@@ -73,6 +74,7 @@ def fork(
     """
     given = study_config.load(file, overrides=overrides, scale=scale)
     given = dataclasses.replace(given, name=checked_name(name))
+    refuse_number(given.spend, trials)
     if given.cells:
         raise StudyError(f"study {name!r} runs every configuration of its design; a fork is of a search")
     with creation_lock(settings), contextlib.closing(open_study(settings, study)) as old:

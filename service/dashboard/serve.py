@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import bottle
 import optuna_dashboard
@@ -23,15 +23,16 @@ from service.dashboard.guard import USER, Application, Guard, is_loopback
 from service.dashboard.state import state_of, with_state
 from service.settings import Settings, read_secret
 from service.storage.artifact_stores import Store, open_store
-from service.storage.budget import how_it_stopped
-from service.storage.dashboard_private import amend_study_notes, look_up_notes, shorten_attributes
+from service.storage.budget import BUDGET, Budget, how_it_stopped
+from service.storage.dashboard_private import amend_studies, look_up_notes, shorten_attributes
 from service.storage.database import open_storage
 from service.storage.optuna_private import trial_id_of
 from service.storage.outages import StorageError
 from service.storage.schema import GENERATION, StudyKey
 from service.storage.slots import Slots
-from service.storage.studies import COMMAND, DEFINITION, refusal
+from service.storage.studies import COMMAND, CORPUS, DEFINITION, refusal
 from service.storage.study_storage import StudyCache, StudyStorage
+from service.study.spend import shown_cost
 from service.text.words import GPT, Words
 
 PASSWORD = "HPTUNE_DASHBOARD_PASSWORD"
@@ -170,13 +171,13 @@ def wsgi(
         with contextlib.suppress(sa.exc.SQLAlchemyError, LookupError, TypeError, ValueError, AttributeError):
             attributes = storage.get_study_user_attrs(study_id)
             generation = attributes.get(GENERATION)
-            counts = Slots(opened.engine, StudyKey(study_id, generation)).counts()
+            slots = Slots(opened.engine, StudyKey(study_id, generation))
             made_from = attributes[DEFINITION]["study"]
             state = state_of(
                 storage.get_study_name_from_id(study_id),
                 storage.get_all_trials(study_id, deepcopy=False),
                 generation=generation,
-                left=counts["open"] + counts["leased"],
+                **_left(slots, attributes),
                 has_baseline=made_from.get("baseline", True),
                 command=attributes[COMMAND],
                 stopped=how_it_stopped(attributes),
@@ -186,7 +187,13 @@ def wsgi(
             return with_state(note, state)
         return note
 
-    amend_study_notes(current)
+    def waiting(study_id: int) -> set[int]:
+        attributes = storage.get_study_user_attrs(study_id)
+        if BUDGET not in attributes:
+            return set()
+        return Slots(opened.engine, StudyKey(study_id, attributes.get(GENERATION))).paused_trials()
+
+    amend_studies(current, waiting)
     shorten_attributes()
     application = optuna_dashboard.wsgi(storage, _Reader(store))
     if metrics.is_on():
@@ -199,6 +206,19 @@ def wsgi(
         is_there=is_there,
         storage_answers=_Pulse(opened.engine).is_felt,
     )
+
+
+def _left(slots: Slots, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What `state_of` takes of what is left."""
+    if BUDGET not in attributes or (seen := Budget(slots).read()) is None:
+        counts = slots.counts()
+        return {"left": counts["open"] + counts["leased"]}
+    whole = attributes[CORPUS]["budget_tokens"]
+    shortest = min((row.tokens for row in seen.slots if row.tokens), default=whole)
+    left = seen.trials_left(whole, rung=shortest, price=seen.likely_price)
+    budget = (attributes[DEFINITION]["study"].get("budget") or {}).get("unit", GPT.budget)
+    shown = f"{shown_cost(seen.left, seen.unit, budget=budget)} of {shown_cost(seen.granted, seen.unit, budget=budget)}"
+    return {"left": left, "shown_left": shown, "waiting": slots.paused_trials()}
 
 
 def _wait_for_storage(settings: Settings, say: Callable[[str], None]) -> StudyStorage:

@@ -4,7 +4,7 @@ The marks are link definitions, which no renderer shows. A note without them, as
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -31,6 +31,8 @@ def state_of(
     *,
     generation: str | None,
     left: int,
+    shown_left: str | None = None,
+    waiting: Collection[int] = (),
     has_baseline: bool,
     command: str,
     stopped: str | None = None,
@@ -44,6 +46,8 @@ def state_of(
         trials: all that it has.
         generation: of the study, by which its own trials are known.
         left: trials that are still to finish, the running ones among them.
+        shown_left: what is left of a budget in another unit; None where it is these trials.
+        waiting: numbers of the trials that wait at a rung, which for Optuna run.
         has_baseline: the trial of its first slot is the baseline.
         command: what made it.
         stopped: that its search has stopped by itself, and why.
@@ -51,10 +55,12 @@ def state_of(
         words: of the study; training code of the user's knows no held-out titles.
     """
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    running = sum(trial.state == TrialState.RUNNING for trial in trials)
-    lines = [
-        f"**State:** {len(finished)} trials finished, {running} running, {max(0, left - running)} to begin."
-    ]
+    at_work = [t for t in trials if t.state == TrialState.RUNNING and t.number not in waiting]
+    running = len(at_work)
+    to_begin = f"{max(0, left - running)} to begin"
+    if shown_left is not None:
+        to_begin = f"{len(waiting)} waiting at a rung; {shown_left} left"
+    lines = [f"**State:** {len(finished)} trials finished, {running} running, {to_begin}."]
     lines += [f"**Note:** {escaped(stopped)}"] if stopped else []
     lines += _resumed(trials)
     complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]

@@ -2,14 +2,12 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
 
-from model.config.data import TokenizerConfig
 from model.config.train_config import TrainConfig
 from model.config.yaml_tree import written
 from model.data import corpus as corpora
@@ -17,12 +15,14 @@ from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import CorpusError
 from service.dashboard.notes import study_note
 from service.machine import places
+from service.machine.windows import refuse_large_windows
 from service.settings import Settings
 from service.storage.artifact_stores import Store, open_store
-from service.storage.budget import BUDGET, NOTHING_GRANTED
+from service.storage.budget import BUDGET, nothing_granted
 from service.storage.database import creation_lock, open_storage
 from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_tables import bury
+from service.storage.seed_noise import noise_between_seeds
 from service.storage.studies import (
     FALLBACK,
     StudyError,
@@ -36,7 +36,7 @@ from service.study import strategy
 from service.study.definition import StudyDefinition
 from service.study.device_proof import prove_device
 from service.study.file import checked_name
-from service.study.search_space import Values
+from service.study.spend import refuse_number, unit_of
 from service.text.commands import verb
 
 
@@ -78,6 +78,7 @@ def create(
         checked_name(name)
     given = study_config.load(study, overrides=overrides, scale=scale)
     given = dataclasses.replace(given, name=name or given.name)
+    refuse_number(given.spend, more or total)
     if workers_here or settings.device != "auto":
         prove_device(given, places.device_type(settings))
     with creation_lock(settings), contextlib.ExitStack() as stack:
@@ -88,6 +89,11 @@ def create(
             # what cannot be written is refused before minutes are spent on a corpus
             store = open_store(settings.artifacts, writable=True)
             refuse_prior(storage, given, settings)
+            if given.stop is not None and given.stop.noise is not None:
+                sd, runs = noise_between_seeds(storage, given.stop.noise, settings)
+                say(
+                    f"stops by itself below {sd:.2g}, the noise between seeds: {given.stop.noise}, {runs} runs"
+                )
             corpus = None if given.own_run else _read_corpus(settings, given, say=say)
             if corpus is not None and _fell_back(given, corpus):
                 name = checked_name(f"{given.name}{FALLBACK}")
@@ -117,6 +123,8 @@ def create(
             opened.more(more)
         elif not (as_it_is and met is not None and total is None):
             opened.total(total)
+        if given.spend is not None:
+            say(f"budget of the study: {opened.shown_budget()}")
     return given.name, given
 
 
@@ -171,7 +179,7 @@ def make_study(
         facts,
         command=command,
         note=study_note(definition, facts, command=command),
-        attributes={BUDGET: NOTHING_GRANTED} if definition.pauses else None,
+        attributes={BUDGET: nothing_granted(unit_of(definition.spend))} if definition.pauses else None,
     )
 
 
@@ -195,7 +203,7 @@ def _stored(
     train_tokens = len(tokenized.split("train").tokens)
     budget = config.with_token_budget(train_tokens).budget_tokens
     say(f"tokens: {train_tokens:,} in the train split; budget of a trial {budget:,}")
-    _refuse_large_windows(definition, corpus, settings)
+    refuse_large_windows(definition, corpus, settings.cache)
     path = settings.cache / f"corpus-{corpus.fingerprint}.json.gz"
     corpora.write(corpus, path)
     # the artifact goes in before the study says that it is whole, so that a worker never misses it
@@ -226,52 +234,6 @@ def command(
     words += ["--docker"] if "HPTUNE_CONTAINER" in os.environ else []
     words += [word for key, value in overrides.items() for word in ("--set", f"{key}={written(value)}")]
     return verb("run", *words)
-
-
-def _refuse_large_windows(definition: StudyDefinition, corpus: corpora.Corpus, settings: Settings) -> None:
-    """The seeds' metric needs one window of block × batch + 1 tokens of the validation split in every trial."""
-    validation_tokens: dict[TokenizerConfig, int] = {}
-    for block, batch, wanted in _largest_windows(definition):
-        if wanted not in validation_tokens:
-            tokenized = TokenizedCorpus.prepare(corpus, wanted, cache=settings.cache)
-            validation_tokens[wanted] = len(tokenized.split("validation").tokens)
-        if block * batch + 1 > validation_tokens[wanted]:
-            raise CorpusError(
-                f"study {definition.name!r}: the validation split has {validation_tokens[wanted]:,} tokens, one "
-                f"window of model.block_size {block} × training.batch_size {batch} + 1 needs {block * batch + 1:,}; "
-                "take a larger corpus or smaller values"
-            )
-
-
-def _largest_windows(definition: StudyDefinition) -> set[tuple[int, int, TokenizerConfig]]:
-    """Block, batch and tokenizer of each configuration, or the largest of each that a search may try.
-
-    The larger a vocabulary, the fewer tokens does a split have.
-    """
-    base = definition.gpt_config("a corpus")
-    if definition.cells:
-        # one for all cells that agree in what a window depends on
-        cells = {json.dumps(_of_windows(cell), sort_keys=True): cell for cell in definition.cells}
-        configs = [c for c in map(definition.config_for, cells.values()) if isinstance(c, TrainConfig)]
-        return {(c.model.block_size, c.training.batch_size, c.tokenizer) for c in configs}
-
-    def tried(key: str, of_base: Any) -> tuple[Any, ...]:
-        return definition.space.tried(key, of_base, baseline=definition.baseline)
-
-    block = max(tried("model.block_size", base.model.block_size))
-    batch = max(tried("training.batch_size", base.training.batch_size))
-    vocab_size = max(tried("tokenizer.vocab_size", base.tokenizer.vocab_size))
-    models = tried("tokenizer.model", base.tokenizer.model)
-    return {
-        (block, batch, base.tokenizer.model_copy(update={"model": model, "vocab_size": vocab_size}))
-        for model in models
-    }
-
-
-def _of_windows(cell: Values) -> Values:
-    """The values of a cell that change block, batch or tokenizer."""
-    keys = ("model.block_size", "training.batch_size", "tokenizer.")
-    return {key: value for key, value in cell.items() if key.startswith(keys)}
 
 
 def _refuse_changed_file(opened: OpenedStudy) -> None:

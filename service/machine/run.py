@@ -80,7 +80,7 @@ def work(
     else:
         to_run = opened.trials_left()
         on = f"GPU {', '.join(gpus)}" if gpus else f"{places[0].threads} threads each"
-        what = f"{opened.definition.counted(to_run)} to {'spend' if opened.budget else 'finish'}"
+        what = f"{opened.shown_left(to_run)} to {'spend' if opened.budget else 'finish'}"
         terminal.say(console, f"study {study}: {what}, {len(places)} workers here ({on})")
         view = LiveTable(
             study,
@@ -236,10 +236,9 @@ def _finish(
     slots = opened.slots
     to_run = opened.trials_left()
     if not to_run:
-        what = "configurations of its design" if opened.definition.cells else "trials of its file"
-        budget, closed = opened.definition.words.budget, slots.counts()["closed"]
-        run = f"the {budget} of all {what} have run" if opened.budget else f"all {closed} {what} have run"
-        terminal.say(console, f"study {name}: {how_it_stopped(opened.study.user_attrs) or run}")
+        terminal.say(
+            console, f"study {name}: {how_it_stopped(opened.study.user_attrs) or opened.shown_end()}"
+        )
         return opened
     places = machine.places(settings, workers=workers)
     if len(places) > to_run and not opened.budget:
@@ -252,12 +251,14 @@ def _finish(
         )
         measured = _measure(name, places[0].threads)
         seconds = measured["train_seconds"] + measured["evaluation_seconds"]
+        in_hours = opened.definition.spend is not None and opened.definition.spend.unit == "seconds"
+        proviso = "if none is pruned and none is larger"
         terminal.say(
             console,
             f"a whole trial of the base configuration takes about {shown_seconds(seconds)} here "
             f"({measured['device']}, {measured['tokens_per_second']:,.0f} tokens/s); "
-            f"{opened.definition.counted(to_run)} with {workers} worker{'s' if workers > 1 else ''} "
-            f"at most about {shown_seconds(seconds * to_run / workers)}, if none is pruned and none is larger",
+            f"{opened.shown_left(to_run)} with {workers} worker{'s' if workers > 1 else ''}"
+            + ("" if in_hours else f" at most about {shown_seconds(seconds * to_run / workers)}, {proviso}"),
         )
     view = LiveTable(
         name,
@@ -284,7 +285,7 @@ def _say_what_is_left(opened: OpenedStudy, rest: Callable[[int], str], console: 
     how = "other workers are at work on them" if leased else rest(left)
     if left:
         are = "is" if left == 1 and not opened.budget else "are"
-        terminal.say(console, f"{opened.definition.counted(left)} {are} left; {how}")
+        terminal.say(console, f"{opened.shown_left(left)} {are} left; {how}")
 
 
 def _measure(study: str, threads: int) -> dict[str, Any]:

@@ -40,7 +40,9 @@ class Snapshot:
     states: str
     slots: dict[str, int]
     left: int
-    """Trials that are still to finish, or whole ones that there are tokens for (`OpenedStudy.trials_left`)."""
+    """Trials that are still to finish, or whole ones that can be paid for (`OpenedStudy.trials_left`)."""
+    shown_left: str
+    """The same for people."""
     paused: set[int] | None
     """Trials that wait at a rung; None where they never do."""
     workers: list[AliveWorker]
@@ -65,7 +67,7 @@ class Snapshot:
         )
         if self.paused is not None:
             of_slots = f"{self.slots['closed']} trials finished, {len(self.paused)} paused"
-            of_slots += f", {self.words.budget} of {self.left} left" if self.left else ""
+            of_slots += f", {self.shown_left} left" if self.left else ""
         parts = [
             of_slots,
             f"{len(self.workers)} worker{'s' if len(self.workers) != 1 else ''} alive",
@@ -85,13 +87,15 @@ def take(settings: Settings, study_name: str) -> Callable[[], Snapshot]:
     study, rungs = opened.study, opened.base_config.rungs
 
     def snapshot() -> Snapshot:
-        trials = study.get_trials(deepcopy=False)
+        trials, left = study.get_trials(deepcopy=False), opened.trials_left()
+        paused = opened.slots.paused_trials() if opened.budget else None
         return Snapshot(
             study=study,
-            states=counted(trials),
+            states=counted(trials, paused or ()),
             slots=opened.slots.counts(),
-            left=opened.trials_left(),
-            paused=opened.slots.paused_trials() if opened.budget else None,
+            left=left,
+            shown_left=opened.shown_left(left),
+            paused=paused,
             workers=opened.roster.alive(),
             running=[trial for trial in trials if trial.state == TrialState.RUNNING],
             rungs=list(rungs),

@@ -25,6 +25,7 @@ class Forecast:
     low: float
     high: float
     """Between which that lies in eight cases of ten."""
+    trials: int = AHEAD
 
     @property
     def shown(self) -> str:

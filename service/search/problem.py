@@ -9,6 +9,7 @@ from service.study.search_space import SearchSpace, Values
 
 if TYPE_CHECKING:
     from service.search.earlier import Earlier
+    from service.search.forecast import Forecast
 
 State = Literal["running", "paused", "ended", "failed"]
 """`running`: a worker is on its way to the next rung. `paused`: saved at its last rung, free to be advanced. `ended`:
@@ -75,6 +76,8 @@ class Stop:
     """For people."""
     is_empty: bool = False
     """There is nothing left to be trained, however many tokens there are."""
+    forecast: "Forecast | None" = None
+    """What further trials would bring."""
 
 
 Decision = Advance | Begin | Stop

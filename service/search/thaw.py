@@ -41,11 +41,13 @@ class Thaw:
         cost_power: 0 asks for the most improvement whatever it costs, 1 for the most a token; on recorded runs
             nothing from 0 to 0.5 could be told apart.
         stop_gain: nats that a further whole trial has to promise, or the search stops; None never stops it.
+        stop_by: what that is, for people.
     """
 
     startup: int = 4
     cost_power: float = 0.25
     stop_gain: float | None = None
+    stop_by: str = "stop.gain"
 
     def decide(self, problem: Problem, begun: Sequence[Begun], left: float = math.inf) -> Decision | None:
         """As `Searcher.decide`.
@@ -120,7 +122,9 @@ class Thaw:
         )
         if found is None or found.gain >= self.stop_gain:
             return None
-        return Stop(f"best {min(whole):.4f}; {found.shown}; stop.gain is {self.stop_gain:g}")
+        return Stop(
+            f"best {min(whole):.4f}; {found.shown}; {self.stop_by} is {self.stop_gain:.3g}", forecast=found
+        )
 
 
 def _candidates(

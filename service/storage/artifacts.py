@@ -24,8 +24,9 @@ from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint
 from model.errors import CheckpointError, UserError
 from service.storage.artifact_stores import Store, fetch
 from service.storage.dashboard_private import artifact_prefix
-from service.storage.optuna_private import artifact_key, id_of, storage_of, trial_id_of
+from service.storage.optuna_private import artifact_key, trial_id_of
 from service.storage.ranking import ranked_trials
+from service.storage.study_storage import find_study_attributes, set_study_attributes
 
 CHECKPOINT = "checkpoint"
 """Trial attribute: artifact ids of the files of its checkpoint."""
@@ -70,7 +71,7 @@ def attach_checkpoint(store: Store, trial: optuna.Trial, folder: Path) -> None:
                 store.remove(artifact_id)
         raise
     trial.set_user_attr(CHECKPOINT, ids)
-    trial.storage.set_study_system_attr(id_of(trial.study), weights_key(trial), _entry(ids[WEIGHTS], large))
+    set_study_attributes(trial.study, {weights_key(trial): _entry(ids[WEIGHTS], large)})
     for file in small:
         _list(trial, ids[file], file)
 
@@ -116,16 +117,18 @@ def keep_best(store: Store, study: optuna.Study, keep: int) -> None:
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
     # ranked after that: a trial that ends in between is then in the ranking alone, and loses nothing by it
     ranked = ranked_trials(study)
-    storage, study_id = storage_of(study), id_of(study)
-    listed = storage.get_study_system_attrs(study_id)
+    listed = find_study_attributes(study, artifact_prefix())
     # a trial that was added has none here, and takes the place of none that has
     best = {trial.number for trial in [t for t in ranked if weights_key(t) in listed][:keep]}
+    gone: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for trial in finished:
             key = weights_key(trial)
             if trial.number not in best and listed.get(key, _NO_ENTRY) != _NO_ENTRY:
                 store.remove(trial.user_attrs[CHECKPOINT][WEIGHTS])
-                storage.set_study_system_attr(study_id, key, _NO_ENTRY)
+                gone[key] = _NO_ENTRY
+    if gone:
+        set_study_attributes(study, gone)
 
 
 def _stored(store: Store, content: BinaryIO) -> str:

@@ -7,7 +7,7 @@ use of a storage has to wait for.
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -22,18 +22,21 @@ def note_attributes(note: str, trial_id: int | None) -> dict[str, Any]:
     return {note_ver_key(trial_id): 1, **split_body(note, trial_id)}
 
 
-def artifact_prefix(trial_id: int) -> str:
+def artifact_prefix(trial_id: int | None = None) -> str:
     """What system attributes of a study begin with that list artifacts of one of its trials; the artifact's id follows.
 
-    Unlike the trial's own attributes they can be changed after the trial's end.
+    Unlike the trial's own attributes they can be changed after the trial's end. Without an id: of all trials.
     """
-    return f"dashboard:artifacts:{trial_id}:"
+    return "dashboard:artifacts:" if trial_id is None else f"dashboard:artifacts:{trial_id}:"
 
 
-def amend_study_notes(amend: Callable[[int, str], str]) -> None:
-    """Make optuna-dashboard show a study's note as `amend` gives it, of the study's id and the note that is stored.
+def amend_studies(amend: Callable[[int, str], str], waiting: Callable[[int], Collection[int]]) -> None:
+    """Make optuna-dashboard show a study otherwise than it is stored; a second call takes the place of the first.
 
-    A second call takes the place of the first.
+    Args:
+        amend: gives its note, of the study's id and the note that is stored.
+        waiting: gives the numbers of the trials that are shown as waiting, of the study's id: running ones that nobody
+            works on. The dashboard takes a waiting one's values from those that it was enqueued with.
     """
     from optuna_dashboard import _app
 
@@ -43,6 +46,13 @@ def amend_study_notes(amend: Callable[[int, str], str]) -> None:
     def amended(study: Any, *arguments: Any, **named: Any) -> Any:
         found = serialize(study, *arguments, **named)
         found["note"]["body"] = amend(study._study_id, found["note"]["body"])
+        numbers = waiting(study._study_id)
+        for trial in found["trials"]:
+            if trial["state"] == "Running" and trial["number"] in numbers:
+                values = [
+                    {key: each[key] for key in ("name", "param_external_value")} for each in trial["params"]
+                ]
+                trial.update(state="Waiting", fixed_params=values)
         return found
 
     _app.serialize_study_detail = amended

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from service.addresses import without_secrets
 from service.settings import Settings, unwritable_cache
+from service.storage.connections import IDLE_SECONDS, try_when_idle
 from service.storage.outages import (
     Patience,
     StorageAwayError,
@@ -33,12 +34,13 @@ _CREATION = 0x68707475
 """The key of an advisory lock, held while a study is made."""
 
 
-def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
+def open_storage(settings: Settings, *, create: bool = False, idle_seconds: float = 0.0) -> StudyStorage:
     """The storage at the settings' URL.
 
     Args:
         settings: where it is.
         create: make what is missing: folder, file, tables. By one process, before the workers start.
+        idle_seconds: after which a connection to a server is tried before it is used again.
 
     Raises:
         StorageAwayError: it cannot be reached now.
@@ -64,7 +66,6 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
         engine_kwargs = {
             "pool_size": 1,
             "max_overflow": 2,
-            "pool_pre_ping": True,
             "connect_args": _postgresql_arguments(url),
         }
     try:
@@ -76,8 +77,10 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
         )
         if create:
             create_tables(storage.engine)
-        upgrade(storage.engine)
         lacking = missing(storage.engine)
+        if lacking:
+            upgrade(storage.engine)
+            lacking = missing(storage.engine)
         if lacking:
             raise StorageError(
                 f"{shown}: not a storage of this project, or one of another version ({lacking} is missing); "
@@ -85,6 +88,8 @@ def open_storage(settings: Settings, *, create: bool = False) -> StudyStorage:
             )
         if sqlite:  # and no earlier: a file of somebody else's stays as it is
             _prepare_sqlite(storage.engine)
+        else:
+            try_when_idle(storage.engine, seconds=idle_seconds)
     except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         kind = StorageAwayError if is_outage(error) else StorageError
         raise kind(f"{shown}: the storage cannot be opened: {told(error, url)}") from None
@@ -115,7 +120,7 @@ def told(error: BaseException, url: sa.URL) -> str:
 
 def open_patiently(settings: Settings, patience: Patience) -> StudyStorage:
     """The storage for a worker, which waits for it from the start, and later wherever it is away."""
-    storage: StudyStorage = patience(lambda: open_storage(settings))
+    storage: StudyStorage = patience(lambda: open_storage(settings, idle_seconds=IDLE_SECONDS))
     storage.patience = patience
     return storage
 

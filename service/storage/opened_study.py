@@ -1,6 +1,5 @@
 """A study that has been opened: the study and all that is kept with it, for whoever reads it or works on it."""
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -19,7 +18,9 @@ from service.storage.slots import Slots
 from service.storage.studies import corpus_facts, load_study, made_as
 from service.storage.study_storage import StudyStorage
 from service.study.definition import StudyDefinition
+from service.study.prices import Prices
 from service.study.run_config import RunConfig
+from service.study.spend import refuse_number, shown_cost, unit_of
 
 if TYPE_CHECKING:
     from model.data.corpus import Corpus
@@ -63,11 +64,17 @@ class OpenedStudy:
 
     @cached_property
     def budget(self) -> Budget | None:
-        """Its budget in tokens, of a study whose trials pause; None where it is the slots."""
+        """Its budget in tokens or in a unit of its own, where trials pause; None where it is the slots."""
         return Budget(self.slots) if self.definition.pauses else None
 
+    @cached_property
+    def prices(self) -> Prices | None:
+        """What tokens cost in a budget in operations; None in any other."""
+        definition = self.definition
+        return Prices(definition.base, definition.space) if unit_of(definition.spend) == "flops" else None
+
     def trials_left(self) -> int:
-        """How many trials are still to finish; where trials pause, whole ones that there are tokens for, rounded up."""
+        """How many trials are still to finish; where trials pause, whole ones that can be paid for, rounded up."""
         if self.budget is None:
             counts = self.slots.counts()
             return counts["open"] + counts["leased"]
@@ -75,9 +82,18 @@ class OpenedStudy:
         if seen is None:
             return 0
         rungs = self.base_config.rungs
+        price = max(self.prices.of_base, seen.likely_price or 0) if self.prices else seen.likely_price
         dearest = max(after - before for before, after in pairwise((0, *rungs)))  # they differ by a token
-        going_on = seen.busy or seen.waiting() or seen.left >= dearest
-        return max(1, math.ceil(seen.left / rungs[-1])) if going_on else 0
+        return seen.trials_left(rungs[-1], rung=dearest, price=price)
+
+    def shown_left(self, trials: int) -> str:
+        """What is left, where that is so many trials: `3 trials`, `tokens of 3 trials`, `1.2e15 FLOPs`."""
+        counted = f"{trials} trial" if trials == 1 else f"{trials} trials"
+        budget = self.definition.words.budget
+        if self.definition.spend is None or self.budget is None:
+            return f"{budget} of {counted}" if self.budget else counted
+        seen = self.budget.read()
+        return shown_cost(seen.left if seen else 0, unit_of(self.definition.spend), budget=budget)
 
     @cached_property
     def roster(self) -> Roster:
@@ -104,20 +120,55 @@ class OpenedStudy:
 
         return load_corpus(self.study, self.settings)
 
+    def shown_end(self) -> str:
+        """That nothing is left, for people."""
+        if self.definition.spend is not None:
+            return f"all that its file lets it spend is spent: {self.shown_budget()}"
+        what = "configurations of its design" if self.definition.cells else "trials of its file"
+        closed = self.slots.counts()["closed"]
+        words = self.definition.words
+        return (
+            f"the {words.budget} of all {what} have run" if self.budget else f"all {closed} {what} have run"
+        )
+
+    def shown_budget(self) -> str:
+        """What may be spent in all: `3.000e15 FLOPs, about 40 whole trials of the base configuration`."""
+        seen, unit = (self.budget.read() if self.budget else None), unit_of(self.definition.spend)
+        granted = seen.granted if seen else 0
+        shown = shown_cost(granted, unit, budget=self.definition.words.budget)
+        if unit == "seconds":
+            return f"{shown}, summed over all workers"
+        return f"{shown}, about {granted / self._cost(1):.3g} whole trials of the base configuration"
+
     def more(self, trials: int) -> None:
-        """Have so many further trials finish, as far as a design has them; where trials pause, grant their tokens."""
+        """Have so many further trials finish, as far as a design has them; where trials pause, grant what they cost.
+
+        Raises:
+            ConfigError: the budget is in hours.
+        """
         if self.budget is not None:
-            self.budget.more(trials * self.base_config.budget_tokens)
+            self.budget.more(self._cost(trials))
         else:
             self.slots.more(trials, limit=len(self.definition.cells) or None)
 
     def total(self, trials: int | None) -> None:
-        """Have so many finish in all, or as many as the study's file says; where trials pause, grant their tokens."""
-        cells = len(self.definition.cells)
+        """Have so many finish in all, or as the study's file says; where trials pause, grant what they cost.
+
+        Raises:
+            ConfigError: it is a number, and the budget is in hours.
+        """
+        cells, spend = len(self.definition.cells), self.definition.spend
         if self.budget is not None:
-            self.budget.total((trials or self.definition.trials) * self.base_config.budget_tokens)
+            amount = spend.amount if spend and not trials else self._cost(trials or self.definition.trials)
+            self.budget.total(amount)
         else:
             self.slots.total(min(trials or cells, cells) if cells else trials or self.definition.trials)
+
+    def _cost(self, trials: int) -> int:
+        """Of so many whole trials of the base configuration."""
+        refuse_number(self.definition.spend, trials)
+        price = self.prices.of_base if self.prices else 1
+        return trials * self.base_config.budget_tokens * price
 
     def other(self, name: str) -> "OpenedStudy":
         """Another study of the same storage. Raises StudyError."""

@@ -66,6 +66,13 @@ def trial_id_of(trial: optuna.Trial | FrozenTrial) -> int:
     return trial._trial_id
 
 
+def numbered(trial: FrozenTrial, *, trial_id: int, number: int) -> FrozenTrial:
+    """A copy of the trial with its place in a storage."""
+    placed = copy.deepcopy(trial)
+    placed.number, placed._trial_id = number, trial_id
+    return placed
+
+
 def running_trial(study: optuna.Study, trial_id: int) -> optuna.Trial:
     """A running trial of the study, as `Study.ask` gives the one that it makes."""
     # as there, so that the sampler sees what other workers have finished since the last trial

@@ -1,11 +1,11 @@
-"""Finished trials put into a study at once, all of them or none.
+"""Trials put into a study at once, all of them with all that they have, or none.
 
 Optuna's `add_trials` makes several queries for every parameter and attribute, each trial in a transaction of its own:
 minutes for some thousand trials, and a part of them where it breaks off.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from service.storage.optuna_private import (
     TRIAL_USER_ATTRIBUTES,
     TRIAL_VALUES,
     TRIALS,
+    numbered,
     stored_loss,
     stored_value,
 )
@@ -43,10 +44,7 @@ def insert_trials(engine: sa.Engine, study_id: int, trials: Sequence[FrozenTrial
         for trial in trials
     ]
     with engine.begin() as connection:
-        # as Optuna does, so that no worker takes the same numbers meanwhile
-        connection.execute(
-            sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
-        )
+        _lock_numbers(connection, study_id)
         inserted = TRIALS.insert().returning(TRIALS.c.trial_id, sort_by_parameter_order=True)
         ids = list(connection.execute(inserted, rows).scalars())
         earlier = sa.select(sa.func.count()).where(
@@ -57,10 +55,47 @@ def insert_trials(engine: sa.Engine, study_id: int, trials: Sequence[FrozenTrial
             TRIALS.update().where(TRIALS.c.trial_id == sa.bindparam("of")).values(number=sa.bindparam("n"))
         )
         connection.execute(numbered, [{"of": each, "n": first + i} for i, each in enumerate(ids)])
-        for table, parts in _PARTS.items():
-            of_all = [row for each, trial in zip(ids, trials, strict=True) for row in parts(each, trial)]
-            if of_all:
-                connection.execute(table.insert(), of_all)
+        _insert_parts(connection, dict(zip(ids, trials, strict=True)))
+
+
+def insert_trial(connection: sa.Connection, study_id: int, trial: FrozenTrial) -> FrozenTrial:
+    """Add one trial, of any state, behind those that the study has; as it is then.
+
+    Raises:
+        KeyError: there is no such study.
+    """
+    _lock_numbers(connection, study_id)
+    values = {
+        "study_id": study_id,
+        "state": trial.state,
+        "number": sa.select(sa.func.count()).where(TRIALS.c.study_id == study_id).scalar_subquery(),
+        "datetime_start": _stored_time(trial.datetime_start),
+        "datetime_complete": _stored_time(trial.datetime_complete),
+    }
+    insert = TRIALS.insert().values(values).returning(TRIALS.c.trial_id, TRIALS.c.number)
+    trial_id, number = connection.execute(insert).one()
+    _insert_parts(connection, {trial_id: trial})
+    return numbered(trial, trial_id=trial_id, number=number)
+
+
+def _lock_numbers(connection: sa.Connection, study_id: int) -> None:
+    """See that nobody else gives out numbers of the study until the transaction ends, as Optuna does.
+
+    Raises:
+        KeyError: there is no such study.
+    """
+    # on PostgreSQL FOR NO KEY UPDATE, which excludes Optuna's own FOR UPDATE as itself, and not the looks at the study
+    # that come with every attribute written of it
+    mine = sa.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id)
+    if connection.execute(mine.with_for_update(key_share=True)).first() is None:
+        raise KeyError(f"no study with id {study_id}")
+
+
+def _insert_parts(connection: sa.Connection, trials: Mapping[int, FrozenTrial]) -> None:
+    for table, parts in _PARTS.items():
+        rows = [row for trial_id, trial in trials.items() for row in parts(trial_id, trial)]
+        if rows:
+            connection.execute(table.insert(), rows)
 
 
 def _stored_time(time: datetime | None) -> datetime | None:

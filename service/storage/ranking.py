@@ -1,6 +1,6 @@
 """The trials of a study, best first, and how many of each state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import optuna
 from optuna.trial import TrialState
@@ -39,12 +39,14 @@ def count_states(study: optuna.Study) -> str:
     return counted(study.get_trials(deepcopy=False))
 
 
-def counted(trials: Sequence[optuna.trial.FrozenTrial]) -> str:
-    """The same of trials that have been read."""
+def counted(trials: Sequence[optuna.trial.FrozenTrial], paused: Collection[int] = ()) -> str:
+    """The same of trials that have been read, of which these numbers wait at a rung."""
     counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
+    counts[TrialState.RUNNING] -= len(paused)
     taken = {trial.user_attrs.get("goes_on_with") for trial in trials}
     resumed = sum(trial.state == TrialState.FAIL and trial.number in taken for trial in trials)
-    return shown_states(counts, resumed) or "no trials"
+    said = [shown_states(counts, resumed), f"{len(paused)} paused" if paused else ""]
+    return ", ".join(filter(None, said)) or "no trials"
 
 
 def shown_states(counts: Mapping[TrialState, int], resumed: int) -> str:

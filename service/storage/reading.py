@@ -6,9 +6,9 @@ changes and is read once (`service.storage.study_storage`); of the rest only wha
 
 import json
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +23,7 @@ from service.storage.optuna_private import (
     TRIAL_USER_ATTRIBUTES,
     TRIAL_VALUES,
     TRIALS,
+    artifact_key,
 )
 
 _NUMBERS = {"FINITE": None, "INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
@@ -36,7 +37,7 @@ def read_trials(
     ids: Collection[int],
     beyond: int,
     with_running: bool = True,
-    attributes_of_running: Collection[str] | None = None,
+    attributes: Collection[str] | None = None,
 ) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
     """Some trials of a study, as Optuna's storage builds them, in the order of their ids.
 
@@ -46,7 +47,7 @@ def read_trials(
         ids: of trials to read.
         beyond: all with a larger id are read as well.
         with_running: whether running trials are wanted with what they have.
-        attributes_of_running: their user attributes that are wanted; None: all.
+        attributes: the user attributes that are wanted, and no lists of artifacts; None: all there is.
 
     Returns:
         The trials, and apart from them those that are running where these are not wanted: without parameters, values
@@ -55,10 +56,10 @@ def read_trials(
     Raises:
         KeyError: there is no such study.
     """
-    due = TRIALS.c.study_id == study_id
-    if beyond >= 0:
-        due &= (TRIALS.c.trial_id > beyond) | _among(connection, ids)
-    rows = _rows(connection, due, study_id, with_running=with_running, attributes=attributes_of_running)
+    names = None if attributes is None else tuple(sorted(attributes))
+    query = _of_study(connection.dialect.name, beyond >= 0, with_running, names)
+    some = {"ids": sorted(ids), "beyond": beyond} if beyond >= 0 else {}
+    rows = connection.execute(query, {"study": study_id, **some}).all()
     if not any(row.kind == "study" for row in reversed(rows)):
         raise KeyError(f"no study with id {study_id}")
     return _built(rows, with_running)
@@ -66,56 +67,72 @@ def read_trials(
 
 def read_trial(connection: sa.Connection, trial_id: int) -> FrozenTrial:
     """One trial. Raises KeyError: there is none of this id."""
-    found, _ = _built(_rows(connection, TRIALS.c.trial_id == trial_id, None), True)
+    found, _ = _built(connection.execute(_of_one(), {"trial": trial_id}).all(), True)
     if not found:
         raise KeyError(f"no trial with id {trial_id}")
     return found[0]
 
 
-def _among(connection: sa.Connection, ids: Collection[int]) -> sa.ColumnElement[bool]:
-    if connection.dialect.name == "postgresql":  # one parameter, so that the statement stays the same
-        array = sa.cast(sa.literal(sorted(ids), sa.ARRAY(sa.Integer)), sa.ARRAY(sa.Integer))
-        return TRIALS.c.trial_id == sa.any_(array)
-    return TRIALS.c.trial_id.in_(sorted(ids))
+# Statements are made once: that takes longer than to send one and to read its answer.
 
 
-def _rows(
-    connection: sa.Connection,
-    due: sa.ColumnElement[bool],
-    study_id: int | None,
-    *,
-    with_running: bool = True,
-    attributes: Collection[str] | None = None,
-) -> Sequence[sa.Row[Any]]:
-    """Rows of one shape: kind, trial, key, text, whole number, number, begin, end; one of the study, if it is there."""
+@cache
+def _of_one() -> sa.CompoundSelect[Any]:
+    due = TRIALS.c.trial_id == sa.bindparam("trial", type_=sa.Integer)
+    return sa.union_all(*_parts(due, True, None))
+
+
+@cache
+def _of_study(
+    dialect: str, only_some: bool, with_running: bool, attributes: tuple[str, ...] | None
+) -> sa.CompoundSelect[Any]:
+    study = sa.bindparam("study", type_=sa.Integer)
+    due = TRIALS.c.study_id == study
+    if only_some:
+        beyond = TRIALS.c.trial_id > sa.bindparam("beyond", type_=sa.Integer)
+        if dialect == "postgresql":  # one parameter, so that the statement stays the same
+            array = sa.cast(sa.bindparam("ids", type_=sa.ARRAY(sa.Integer)), sa.ARRAY(sa.Integer))
+            due &= beyond | (TRIALS.c.trial_id == sa.any_(array))
+        else:
+            due &= beyond | TRIALS.c.trial_id.in_(sa.bindparam("ids", expanding=True))
+    there = _row("study", sa.literal(0)).select_from(STUDIES).where(STUDIES.c.study_id == study)
+    return sa.union_all(*_parts(due, with_running, attributes), there)
+
+
+def _row(kind: str, trial: Any, *cells: Any) -> sa.Select[Any]:
+    """Rows of one shape: kind, trial, key, text, whole number, number, begin, end."""
     text, integer, number, time = sa.String(), sa.Integer(), sa.Float(53), sa.DateTime()
+    types: tuple[sa.types.TypeEngine[Any], ...] = (text, text, integer, number, time, time)
+    filled = [*cells, *[None] * (len(types) - len(cells))]
+    shaped = [sa.cast(cell, type_) for cell, type_ in zip(filled, types, strict=True)]
+    names = ("key", "text", "whole", "number", "begin", "until")
+    labelled = [cell.label(name) for cell, name in zip(shaped, names, strict=True)]
+    return sa.select(sa.literal(kind, text).label("kind"), sa.cast(trial, integer).label("trial"), *labelled)
+
+
+def _parts(
+    due: sa.ColumnElement[bool], with_running: bool, attributes: tuple[str, ...] | None
+) -> list[sa.Select[Any]]:
+    """All that belongs to the trials that are due."""
     columns = (TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state)
     times = (TRIALS.c.datetime_start, TRIALS.c.datetime_complete)
     trials = sa.select(*columns, *times).where(due).cte("due")
-
-    def row(kind: str, trial: Any, *cells: Any) -> sa.Select[Any]:
-        types: tuple[sa.types.TypeEngine[Any], ...] = (text, text, integer, number, time, time)
-        filled = [*cells, *[None] * (len(types) - len(cells))]
-        shaped = [sa.cast(cell, type_) for cell, type_ in zip(filled, types, strict=True)]
-        names = ("key", "text", "whole", "number", "begin", "until")
-        labelled = [cell.label(name) for cell, name in zip(shaped, names, strict=True)]
-        return sa.select(
-            sa.literal(kind, text).label("kind"), sa.cast(trial, integer).label("trial"), *labelled
-        )
+    c, text, number = trials.c, sa.String(), sa.Float(53)
 
     def of(table: sa.Table, kind: str, *cells: Any) -> sa.Select[Any]:
-        found = row(kind, table.c.trial_id, *cells).join_from(
+        found = _row(kind, table.c.trial_id, *cells).join_from(
             table, trials, table.c.trial_id == trials.c.trial_id
         )
-        return found if with_running else found.where(trials.c.state != TrialState.RUNNING)
+        return found if with_running else found.where(c.state != TrialState.RUNNING)
 
-    c = trials.c
     user = of(TRIAL_USER_ATTRIBUTES, "user", TRIAL_USER_ATTRIBUTES.c.key, TRIAL_USER_ATTRIBUTES.c.value_json)
+    system = of(
+        TRIAL_SYSTEM_ATTRIBUTES, "system", TRIAL_SYSTEM_ATTRIBUTES.c.key, TRIAL_SYSTEM_ATTRIBUTES.c.value_json
+    )
     if attributes is not None:
-        user = user.where(
-            (c.state != TrialState.RUNNING) | TRIAL_USER_ATTRIBUTES.c.key.in_(sorted(attributes))
-        )
-    parts = [
+        user = user.where(TRIAL_USER_ATTRIBUTES.c.key.in_(attributes))
+        system = system.where(~TRIAL_SYSTEM_ATTRIBUTES.c.key.startswith(artifact_key("")))
+    return [
         # not cast: SQLite has times as text, which a cast would make numbers
         sa.select(
             sa.literal("trial", text).label("kind"), c.trial_id.label("trial"), sa.cast(sa.null(), text).label("key"),
@@ -128,11 +145,8 @@ def _rows(
         of(TRIAL_LOSSES, "loss", sa.null(), TRIAL_LOSSES.c.intermediate_value_type, TRIAL_LOSSES.c.step,
            TRIAL_LOSSES.c.intermediate_value),
         user,
-        of(TRIAL_SYSTEM_ATTRIBUTES, "system", TRIAL_SYSTEM_ATTRIBUTES.c.key, TRIAL_SYSTEM_ATTRIBUTES.c.value_json),
+        system,
     ]  # fmt: skip
-    if study_id is not None:
-        parts.append(row("study", sa.literal(0)).select_from(STUDIES).where(STUDIES.c.study_id == study_id))
-    return connection.execute(sa.union_all(*parts)).all()
 
 
 def _built(rows: Iterable[sa.Row[Any]], with_running: bool) -> tuple[list[FrozenTrial], list[FrozenTrial]]:

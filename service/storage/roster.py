@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from service.storage.connections import for_one_statement
 from service.storage.schema import WORKERS, StudyKey, database_time
 
 
@@ -66,11 +67,11 @@ class Roster:
             .where(self._mine, WORKERS.c.alive_until >= self._now)
             .order_by(WORKERS.c.number)
         )
-        with self._engine.connect() as connection:
+        with for_one_statement(self._engine) as connection:
             return [AliveWorker(row.number, row.owner, row.device) for row in connection.execute(query)]
 
     def _set_alive_until(self, number: int, time: sa.ColumnElement[float]) -> None:
-        with self._engine.begin() as connection:
+        with for_one_statement(self._engine) as connection:
             connection.execute(
                 WORKERS.update().where(self._mine, WORKERS.c.number == number).values(alive_until=time)
             )

@@ -33,6 +33,8 @@ SLOTS = sa.Table(
     sa.Column("tokens", sa.BigInteger),
     # and the values that its trial is to have, as JSON; none: the sampler is asked
     sa.Column("point", sa.Text),
+    # of one whose budget is in another unit: what a token of the trial costs in it; none: not known yet
+    sa.Column("price", sa.Float),
 )
 
 WORKERS = sa.Table(
@@ -98,42 +100,42 @@ def create_tables(engine: sa.Engine) -> None:
     METADATA.create_all(engine)
 
 
-_ADDED = ("generation", "tokens", "point")
+_ADDED = ("generation", "tokens", "point", "price")
 """Columns that tables of an older version lack."""
 
 
 def upgrade(engine: sa.Engine) -> None:
     """Add the columns that tables of an older version lack. May be called by several processes at once."""
-    found = sa.inspect(engine)
-    for table in METADATA.sorted_tables:
-        if not found.has_table(table.name):
+    for column in _lacking(engine):
+        if not isinstance(column, sa.Column) or column.name not in _ADDED:
             continue
-        for column in _lacking(engine, table):
-            if column.name not in _ADDED:
-                continue
-            kind = column.type.compile(engine.dialect)
-            try:
-                with engine.begin() as connection:
-                    connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
-            except sa.exc.DBAPIError:
-                if column in _lacking(engine, table):  # otherwise another process came first
-                    raise
-
-
-def _lacking(engine: sa.Engine, table: sa.Table) -> list[sa.Column[Any]]:
-    there = {column["name"] for column in sa.inspect(engine).get_columns(table.name)}
-    return [column for column in table.columns if column.name not in there]
+        kind = column.type.compile(engine.dialect)
+        try:
+            with engine.begin() as connection:
+                connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} {kind}")
+        except sa.exc.DBAPIError:
+            if column in _lacking(engine):  # otherwise another process came first
+                raise
 
 
 def missing(engine: sa.Engine) -> str | None:
     """The first table or column that the database lacks."""
-    found = sa.inspect(engine)
-    for table in METADATA.sorted_tables:
-        if not found.has_table(table.name):
-            return table.name
-        for column in _lacking(engine, table):
-            return f"{table.name}.{column.name}"
-    return None
+    return next((str(lacking) for lacking in _lacking(engine)), None)
+
+
+def _lacking(engine: sa.Engine) -> list[sa.Table | sa.Column[Any]]:
+    """Tables that are not there, and columns that the others do not have."""
+    tables = METADATA.sorted_tables
+    # all at once: every process that opens a storage asks
+    found = sa.inspect(engine).get_multi_columns(filter_names=[table.name for table in tables])
+    columns = {name: {column["name"] for column in each} for (_, name), each in found.items()}
+    lacking: list[sa.Table | sa.Column[Any]] = []
+    for table in tables:
+        if table.name not in columns:
+            lacking.append(table)
+        else:
+            lacking += [column for column in table.columns if column.name not in columns[table.name]]
+    return lacking
 
 
 def database_time(engine: sa.Engine) -> sa.ColumnElement[float]:

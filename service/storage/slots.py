@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from service.storage.connections import for_one_statement
 from service.storage.schema import SLOTS as _SLOTS
 from service.storage.schema import Retry, StudyKey, at_once, database_time
 
@@ -140,7 +141,7 @@ class Slots:
         """What a query of the storage finds."""
 
         def select() -> list[Any]:
-            with self.engine.connect() as connection:
+            with for_one_statement(self.engine) as connection:
                 return list(connection.execute(query))
 
         rows: list[Any] = self.patience(select)
@@ -151,7 +152,7 @@ class Slots:
         update = _SLOTS.update().where(self.mine, where).values(**values)
 
         def swap() -> bool:
-            with self.engine.begin() as connection:
+            with for_one_statement(self.engine) as connection:
                 return connection.execute(update).rowcount == 1
 
         return bool(self.patience(swap))

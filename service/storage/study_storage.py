@@ -7,6 +7,7 @@ pruner took 3 s (`tests/benchmarks/results/storage.md`).
 
 import contextlib
 import copy
+import json
 import threading
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from service.storage import writing
+from service.storage.connections import for_one_statement
 from service.storage.optuna_private import (
+    SYSTEM_ATTRIBUTES,
     CachedStorage,
     PatientStorage,
     StudyInfo,
@@ -25,6 +28,7 @@ from service.storage.optuna_private import (
     storage_of,
     trial_id_of,
 )
+from service.storage.optuna_trials import insert_trial
 from service.storage.reading import read_trial, read_trials
 
 
@@ -34,8 +38,9 @@ class StudyStorage(PatientStorage):
     seen: Callable[[FrozenTrial], FrozenTrial | None] | None = None
     """How trials are read (`service.storage.added`); None where they are read as they are."""
 
-    attributes_of_running: Collection[str] | None = None
-    """User attributes that running trials are read with; None: all. Their configurations are long."""
+    attributes: Collection[str] | None = None
+    """User attributes that trials are read with, in no list of artifacts; None: all there is. A trial that is asked for
+    by itself has all of its own. Configurations are long, and each worker reads the trials of all others."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -52,8 +57,9 @@ class StudyStorage(PatientStorage):
                 ids=ids,
                 beyond=beyond,
                 with_running=with_running,
-                attributes_of_running=self.attributes_of_running,
-            )
+                attributes=self.attributes,
+            ),
+            one_statement=True,
         )
         if self.seen is not None:
             whole = [trial for trial in map(self.seen, whole) if trial is not None]
@@ -73,30 +79,47 @@ class StudyStorage(PatientStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """The trial as it is now. Raises KeyError: there is none of this id."""
-        trial: FrozenTrial = self._patiently(lambda connection: read_trial(connection, trial_id))
+        trial: FrozenTrial = self._patiently(
+            lambda connection: read_trial(connection, trial_id), one_statement=True
+        )
         return trial
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        new = template_trial or create_trial(state=TrialState.RUNNING)
+        created: FrozenTrial = self._patiently(lambda connection: insert_trial(connection, study_id, new))
+        return created
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What this thread writes of trials inside is sent at its end, in one transaction.
+        """What this thread writes of trials inside is sent at its end, in one transaction; of the outermost one.
 
         Raises at the end what the writing itself would have raised.
         """
-        cells: list[writing.Cell] = []
-        self._here.cells = cells
+        if self._cells is not None:
+            yield
+            return
+        cells = self._here.cells = []
         try:
             yield
         finally:
             self._here.cells = None
             if cells:
-                self._patiently(lambda connection: writing.write(connection, cells))
+                self._write_at_once(cells)
 
-    def _write(self, cell: writing.Cell) -> None:
-        cells = getattr(self._here, "cells", None)
-        if cells is None:
-            self._patiently(lambda connection: writing.write(connection, [cell]))
+    @property
+    def _cells(self) -> list[writing.Cell] | None:
+        """What is to be written `together`."""
+        cells: list[writing.Cell] | None = getattr(self._here, "cells", None)
+        return cells
+
+    def _write(self, *cells: writing.Cell) -> None:
+        if self._cells is None:
+            self._write_at_once(cells)
         else:
-            cells.append(cell)
+            self._cells.extend(cells)
+
+    def _write_at_once(self, cells: Collection[writing.Cell]) -> None:
+        self._patiently(lambda connection: writing.write(connection, cells), one_statement=len(cells) == 1)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """As Optuna's."""
@@ -111,13 +134,21 @@ class StudyStorage(PatientStorage):
         self._write(writing.attribute("system", trial_id, key, value))
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """As Optuna's, at once: samplers of other workers read it."""
-        self.set_study_system_attrs(study_id, {key: value})
+        """As Optuna's, at once, also inside `together`: samplers of other workers read it."""
+        self._write_at_once([writing.attribute("study", study_id, key, value)])
 
     def set_study_system_attrs(self, study_id: int, attributes: Mapping[str, Any]) -> None:
         """All in one transaction. Raises KeyError: there is no such study."""
-        cells = [writing.attribute("study", study_id, key, value) for key, value in attributes.items()]
-        self._patiently(lambda connection: writing.write(connection, cells))
+        self._write(*(writing.attribute("study", study_id, key, value) for key, value in attributes.items()))
+
+    def find_study_system_attrs(self, study_id: int, prefix: str) -> dict[str, Any]:
+        """Those whose names begin so."""
+        key = SYSTEM_ATTRIBUTES.c.key
+        query = sa.select(key, SYSTEM_ATTRIBUTES.c.value_json).where(
+            SYSTEM_ATTRIBUTES.c.study_id == study_id, key.startswith(prefix, autoescape=True)
+        )
+        rows = self._patiently(lambda connection: connection.execute(query).all(), one_statement=True)
+        return {row.key: json.loads(row.value_json) for row in rows}
 
     def _set_trial_param(
         self,
@@ -143,10 +174,12 @@ class StudyStorage(PatientStorage):
             session, trial_id, param_name, param_value_internal, distribution, distribution
         )
 
-    def _patiently(self, work: Callable[[sa.Connection], Any]) -> Any:
+    def _patiently(self, work: Callable[[sa.Connection], Any], *, one_statement: bool = False) -> Any:
+        """What `work` gives, in a transaction; `one_statement` says that it is one statement."""
+
         def attempt() -> Any:
             try:
-                with self.engine.begin() as connection:
+                with for_one_statement(self.engine) if one_statement else self.engine.begin() as connection:
                     return work(connection)
             except sa.exc.IntegrityError:
                 raise
@@ -175,6 +208,12 @@ class StudyCache(CachedStorage):
             found = [trial for trial in found if trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """As `StudyStorage.get_trial`."""
+        if self._backend.attributes is not None:  # what is kept of a finished one is not all of it
+            return self._backend.get_trial(trial_id)
+        return super().get_trial(trial_id)
+
     def together(self) -> contextlib.AbstractContextManager[None]:
         """As `StudyStorage.together`."""
         return self._backend.together()
@@ -182,6 +221,10 @@ class StudyCache(CachedStorage):
     def set_study_system_attrs(self, study_id: int, attributes: Mapping[str, Any]) -> None:
         """As `StudyStorage.set_study_system_attrs`."""
         self._backend.set_study_system_attrs(study_id, attributes)
+
+    def find_study_system_attrs(self, study_id: int, prefix: str) -> dict[str, Any]:
+        """As `StudyStorage.find_study_system_attrs`."""
+        return self._backend.find_study_system_attrs(study_id, prefix)
 
     def _read_changed(self, study_id: int, *, with_running: bool) -> None:
         study = self._studies.setdefault(study_id, StudyInfo())
@@ -219,3 +262,12 @@ def set_study_attributes(study: optuna.Study, attributes: Mapping[str, Any]) -> 
     else:
         for key, value in attributes.items():
             storage.set_study_system_attr(id_of(study), key, value)
+
+
+def find_study_attributes(study: optuna.Study, prefix: str) -> dict[str, Any]:
+    """System attributes of the study whose names begin so."""
+    storage = storage_of(study)
+    if isinstance(storage, StudyCache):
+        return storage.find_study_system_attrs(id_of(study), prefix)
+    found = storage.get_study_system_attrs(id_of(study))
+    return {key: value for key, value in found.items() if key.startswith(prefix)}

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.storage.optuna_private import (
@@ -61,35 +63,42 @@ def loss(trial_id: int, step: int, value: float) -> Cell:
 
 
 def write(connection: sa.Connection, cells: Collection[Cell]) -> None:
-    """Write the cells in the connection's transaction, over what is there; a parameter stays as it is.
+    """Write the cells, over what is there; a parameter stays as it is.
+
+    Several belong into a transaction; one is a transaction by itself.
 
     Raises:
         KeyError: a trial or a study is not there.
         UpdateFinishedTrialError: a trial has ended.
     """
-    _check(connection, {cell.owner for cell in cells if cell.table != "study"})
-    for study_id in {cell.owner for cell in cells if cell.table == "study"}:
-        if connection.execute(sa.select(1).where(STUDIES.c.study_id == study_id)).first() is None:
-            raise KeyError(f"no study with id {study_id}")
-    for name, table in _TABLES.items():
+    for name in _TABLES:
         owner, key = _names(name)
-        rows = {
-            (cell.owner, cell.key): {owner: cell.owner, key: cell.key, **cell.values}
+        rows = [
+            {
+                f"new_{column}": value
+                for column, value in {owner: cell.owner, key: cell.key, **cell.values}.items()
+            }
             for cell in cells
             if cell.table == name
-        }
+        ]
         if rows:
-            connection.execute(_upsert(connection, table, name, list(rows.values())))
+            written = connection.execute(
+                _statement(connection.dialect.name, name), rows, execution_options={"preserve_rowcount": True}
+            )
+            if written.rowcount != len(rows):
+                raise _refusal(connection, name, {cell.owner for cell in cells if cell.table == name})
 
 
-def _check(connection: sa.Connection, trial_ids: Collection[int]) -> None:
+def _refusal(connection: sa.Connection, name: str, owners: Collection[int]) -> Exception:
+    """Why not all was written that was to be of these studies or trials."""
+    if name == "study":
+        return KeyError(f"no study with id {min(owners)}")
     query = sa.select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state)
-    found = connection.execute(query.where(TRIALS.c.trial_id.in_(trial_ids))).all() if trial_ids else []
+    found = connection.execute(query.where(TRIALS.c.trial_id.in_(owners))).all()
     for row in found:
         if row.state.is_finished():
-            raise UpdateFinishedTrialError(f"trial {row.number} has ended and can no longer be changed")
-    if missing := set(trial_ids) - {row.trial_id for row in found}:
-        raise KeyError(f"no trial with id {min(missing)}")
+            return UpdateFinishedTrialError(f"trial {row.number} has ended and can no longer be changed")
+    return KeyError(f"no trial with id {min(set(owners) - {row.trial_id for row in found})}")
 
 
 def _names(name: str) -> tuple[str, str]:
@@ -98,12 +107,21 @@ def _names(name: str) -> tuple[str, str]:
     return "study_id" if name == "study" else "trial_id", keys.get(name, "key")
 
 
-def _upsert(connection: sa.Connection, table: sa.Table, name: str, rows: list[dict[str, Any]]) -> Any:
-    insert: Any = (
-        (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table).values(rows)
+@cache
+def _statement(dialect: str, name: str) -> Any:
+    """Writes a row if its study is there, or its trial and has not ended: looked at and written in one statement."""
+    table, unique = _TABLES[name], _names(name)
+    columns = [column for column in table.columns if not column.primary_key]
+    new = {column.name: sa.bindparam(f"new_{column.name}", type_=column.type) for column in columns}
+    if name == "study":
+        writable = STUDIES.c.study_id == new["study_id"]
+    else:
+        of_states = [TRIALS.c.state == state for state in TrialState if not state.is_finished()]
+        writable = (TRIALS.c.trial_id == new["trial_id"]) & sa.or_(*of_states)
+    insert: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    insert = insert.from_select(list(new), sa.select(*new.values()).where(writable))
+    # a parameter that is there is written over with itself, so that it counts as written
+    changed = ["param_name"] if name == "param" else [column for column in new if column not in unique]
+    return insert.on_conflict_do_update(
+        index_elements=unique, set_={column: insert.excluded[column] for column in changed}
     )
-    unique = _names(name)
-    if name == "param":
-        return insert.on_conflict_do_nothing(index_elements=unique)
-    changed = {column: insert.excluded[column] for column in rows[0] if column not in unique}
-    return insert.on_conflict_do_update(index_elements=unique, set_=changed)

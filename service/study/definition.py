@@ -23,6 +23,7 @@ from service.study.cells import built_cells, file_space
 from service.study.design import Cell, space_of
 from service.study.faults import refuse_idle, told_together
 from service.study.file import (
+    StopConfig,
     StudyConfig,
     checked_name,
     from_here,
@@ -34,6 +35,7 @@ from service.study.own_run import OwnRunKind
 from service.study.proof import prove_baseline, prove_cells, prove_space
 from service.study.run_config import RunConfig
 from service.study.search_space import SearchSpace, Values
+from service.study.spend import SpendConfig, unit_of
 from service.study.tries import tried_points
 from service.text.words import GPT, Words
 
@@ -57,9 +59,9 @@ class StudyDefinition:
         sampler: Never consulted where there are `cells`.
         pruner: When a trial is stopped early.
         strategy_open: The file names neither, and the two are what `service.study.strategy` says.
-        stop_gain: Nats that a further trial has to promise, or the search stops; None: it spends its budget.
+        stop: What a further trial has to promise, or the search stops; None: it spends its budget.
         seed: Of the sampler; each worker derives its own from it.
-        trials: Number of trials when nothing else is said, the baseline included.
+        trials: Number of trials when nothing else is said, the baseline included; without effect beside `spend`.
         keep_checkpoints: Weights are kept of this many best trials.
         baseline: The first slot's trial is `base_config`.
         tree: The study file as it was read, with its sampler.
@@ -78,9 +80,10 @@ class StudyDefinition:
     own_budgets: bool
     sampler: samplers.SamplerConfig
     pruner: pruners.PrunerConfig
-    stop_gain: float | None
+    stop: StopConfig | None
     seed: int
     trials: int
+    spend: SpendConfig | None
     keep_checkpoints: int
     baseline: bool
     tree: Mapping[str, Any]
@@ -115,13 +118,8 @@ class StudyDefinition:
 
     @property
     def pauses(self) -> bool:
-        """Its trials may wait at a rung, and its budget is in tokens."""
+        """Its trials may wait at a rung, and its budget is in tokens, or in the unit of `spend`."""
         return isinstance(self.pruner, pruners.AshaConfig) or isinstance(self.sampler, samplers.ThawConfig)
-
-    def counted(self, trials: int) -> str:
-        """A number of trials that are to finish, or of whole ones that there are tokens for."""
-        counted = f"{trials} trial" if trials == 1 else f"{trials} trials"
-        return f"{self.words.budget} of {counted}" if self.pauses else counted
 
     def fixed_values(self, slot: int) -> Values | None:
         """The values of the trial in slot `slot`, from 0, or None where the sampler suggests them.
@@ -152,7 +150,8 @@ class StudyDefinition:
             "search space": {key: p.model_dump(mode="json") for key, p in self.space.parameters.items()},
             "design": self.cells,
             "strategy": [self.sampler.model_dump(), self.pruner.model_dump(), self.seed],
-            "stop": self.stop_gain,
+            "stop": self.stop and self.stop.model_dump(),
+            "unit of its budget": unit_of(self.spend),
             "baseline": self.baseline,
             "list of points to try": self.tries,
         }
@@ -290,9 +289,10 @@ def _definition(
         own_budgets=study.design is not None and study.pruner.name == "none",
         sampler=study.sampler or samplers.RandomConfig(name="random"),
         pruner=pruners.with_warmup(study.pruner, decays(base, space)),
-        stop_gain=study.stop.gain if study.stop else None,
+        stop=study.stop,
         seed=study.seed,
         trials=len(cells) or study.trials,
+        spend=study.spend,
         keep_checkpoints=study.keep_checkpoints,
         baseline=study.baseline,
         tree=document.tree if sampler is None else {**document.tree, "sampler": sampler},

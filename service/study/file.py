@@ -16,15 +16,27 @@ from service.study.design import DesignConfig
 from service.study.own_run import BudgetConfig
 from service.study.parameters import ParameterSection
 from service.study.scale import ScaleConfig
+from service.study.spend import SpendConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
 class StopConfig(Section):
-    """When a search stops by itself, before its budget is spent."""
+    """When a search stops by itself, before its budget is spent: by one of these."""
 
-    gain: float = Field(gt=0)
+    gain: float | None = Field(None, gt=0)
     """By how much, in nats per character, a further whole trial has to be expected to lower the best loss."""
+    noise: str | None = None
+    """A study in the same storage whose configurations have several seeds, by name: a confirmation, or a design. A
+    further trial has to be expected to lower the best loss by the standard deviation between these."""
+
+    @model_validator(mode="after")
+    def _by_one_of_them(self) -> "StopConfig":
+        if (self.gain is None) == (self.noise is None):
+            raise ValueError(
+                f"needs either gain or noise, given {'neither' if self.gain is None else 'both'}"
+            )
+        return self
 
 
 class StudyConfig(Section):
@@ -45,6 +57,8 @@ class StudyConfig(Section):
     trials: int = Field(50, ge=1, le=MOST_TRIALS)
     """Trials when nothing else is said, the baseline included; where trials wait, as many whole ones' tokens. A design
     has its own number."""
+    spend: SpendConfig | None = None
+    """What all trials may cost together, in place of `trials`."""
     fixed: dict[str, Any] = Field(default_factory=dict)
     """Values by dotted key that the base file gets in every trial."""
     space: Annotated[dict[str, ParameterSection], Field(min_length=1)] | None = None
@@ -79,6 +93,26 @@ class StudyConfig(Section):
             raise ValueError("run needs a budget, such as `budget: {amount: 20, unit: epochs, rungs: 5}`")
         if self.run is not None and "base" not in self.model_fields_set:
             raise ValueError("run needs a base, the file with what the class is given")
+        return self
+
+    @model_validator(mode="after")
+    def _spends_what_can_be_counted(self) -> "StudyConfig":
+        if self.spend is None:
+            return self
+        if "trials" in self.model_fields_set:
+            raise ValueError("needs either trials or spend, given both")
+        named = (self.sampler is not None and self.sampler.name == "thaw") or self.pruner.name == "asha"
+        is_open = self.sampler is None and "pruner" not in self.model_fields_set
+        if self.design is not None or not (named or is_open):
+            raise ValueError(
+                "spend needs trials that wait at a rung, whose cost is claimed one rung at a time: those of the "
+                "sampler thaw or the pruner asha; name one of them, or give trials"
+            )
+        if self.run is not None and self.spend.unit == "flops":
+            raise ValueError(
+                "spend.flops needs the built-in GPT, code of one's own tells of no operations: give tokens, in units "
+                "of its budget, or hours"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from model.config.counts import flops_per_token
 from model.config.section import validate
 from model.config.settings_without_effect import settings_without_effect
 from model.config.train_config import TrainConfig, recorded
@@ -23,6 +24,11 @@ class Gpt:
     def recorded(self, document: Document) -> TrainConfig:
         """The configuration that a version of this project has stored. Raises ConfigError."""
         return validate(Document(document.name, recorded(document.tree)), TrainConfig)
+
+    def flops_per_token(self, config: RunConfig) -> float:
+        """Operations behind a training token of this run."""
+        assert isinstance(config, TrainConfig)
+        return flops_per_token(config)
 
     def without_effect(self, config: RunConfig) -> set[str]:
         """Dotted keys that change nothing in this run."""

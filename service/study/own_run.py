@@ -116,6 +116,9 @@ class OwnRunKind:
         """The configuration as it was stored."""
         return OwnConfig(document.tree, self.budget.amount, self.budget.rungs)
 
+    def flops_per_token(self, config: RunConfig) -> None:
+        """Nothing is known of that."""
+
     def without_effect(self, config: RunConfig) -> tuple[str, ...]:  # noqa: ARG002
         """Nothing is known of that."""
         return ()

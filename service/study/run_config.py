@@ -50,6 +50,9 @@ class Kind(Protocol):
     def recorded(self, document: Document) -> RunConfig:
         """The configuration that a version of this project has stored. Raises ConfigError."""
 
+    def flops_per_token(self, config: RunConfig) -> float | None:
+        """Operations behind a training token of this run; None where they are not known."""
+
     def without_effect(self, config: RunConfig) -> Collection[str]:
         """Dotted keys that change nothing in this run."""
 
@@ -76,6 +79,10 @@ class Evaluated(Protocol):
     @property
     def tokens_per_second(self) -> float:
         """How fast."""
+
+    @property
+    def seconds(self) -> float:
+        """Of training and evaluation, from the beginning; what was undone by an interruption is not among it."""
 
     def as_dict(self) -> dict[str, Any]:
         """Its fields, for JSON."""

@@ -1,4 +1,4 @@
-"""What the studies that a search names as its `prior` have found, as its worker reads it when it begins."""
+"""What other studies tell a search, as its worker reads it when it begins: its `prior`, and the noise between seeds."""
 
 import contextlib
 import math
@@ -12,6 +12,7 @@ from model.errors import ConfigError, UserError
 from service.search.earlier import Earlier
 from service.storage.configurations import configuration_of
 from service.storage.opened_study import OpenedStudy, open_study
+from service.storage.seed_noise import noise_between_seeds
 from service.study.definition import StudyDefinition
 from service.study.parameters import CategoricalParameter, Parameter
 from service.study.samplers import FEWEST_EARLIER
@@ -42,6 +43,20 @@ def earlier_studies(
         found.append(Earlier.of(space, seen))
         log.info("an earlier study is learned from", study=name, trials=len(seen))
     return tuple(found)
+
+
+def when_to_stop(opened: OpenedStudy, *, log: structlog.stdlib.BoundLogger) -> dict[str, Any]:
+    """When the search stops by itself, as `Thaw` takes it; never where the study that would say so is gone."""
+    stop = opened.definition.stop
+    if stop is None or stop.noise is None:
+        return {} if stop is None else {"stop_gain": stop.gain}
+    try:
+        with contextlib.closing(open_study(opened.settings, stop.noise)) as other:
+            sd, _ = noise_between_seeds(other.storage, stop.noise, opened.settings)
+    except UserError as error:
+        log.warning("the search will not stop by itself: nobody says what seeds differ by", reason=str(error))
+        return {}
+    return {"stop_gain": sd, "stop_by": f"the noise between seeds, measured by {stop.noise},"}
 
 
 def whole_trials(

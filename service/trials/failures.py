@@ -32,6 +32,10 @@ class Unsaved(Exception):  # noqa: N818 - an outcome, not a fault
     """The worker was asked to stop; the state of the trial could not be saved."""
 
 
+class Unpaid(Exception):  # noqa: N818 - an outcome, not a fault
+    """What is left of the study's budget does not pay for the trial."""
+
+
 def classify(error: BaseException, *, device_answers: bool = True) -> Failure:
     """The row of the table for `error`.
 
@@ -46,6 +50,8 @@ def classify(error: BaseException, *, device_answers: bool = True) -> Failure:
         return Failure(TrialState.PRUNED, f"diverged: {error}", "close")
     if _is_out_of_memory(error):
         return Failure(TrialState.PRUNED, f"out of memory: {_first_line(error)}", "close")
+    if isinstance(error, Unpaid):
+        return Failure(TrialState.PRUNED, str(error), "close")
     if isinstance(error, Interrupted):
         return Failure(TrialState.FAIL, "interrupted", "hand back")
     if isinstance(error, Unsaved):

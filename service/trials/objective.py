@@ -101,7 +101,7 @@ class TrialRunner:
             run: of the trial; whoever calls can stop it.
             lease: of the trial's slot.
             audited: the pruner's verdict is noted and not carried out.
-            goes_on: asked between two rungs, in a study whose trials pause.
+            goes_on: asked at every rung, in a study whose trials pause; at the last one it has nothing to say.
 
         Raises:
             Interrupted: the run was stopped and its state is saved.
@@ -238,6 +238,9 @@ class TrialRunner:
         with together(trial):
             measurements.note_last(trial, run.evaluations[-1], run.diagnostics[-1] if run.diagnostics else {})
             trial.set_user_attr("ended", ended)
+            self._attach(trial, run, with_weights=with_weights)
+
+    def _attach(self, trial: optuna.Trial, run: Run, *, with_weights: bool) -> None:
         texts = {
             "config.json": json.dumps(run.config.model_dump(mode="json"), indent=1),
             measurements.CURVE: measurements.curve_lines(run.evaluations),
@@ -267,7 +270,7 @@ def _reported(trial: optuna.Trial) -> Collection[int]:
 
 
 def _is_paused(run: Run, goes_on: GoesOn | None) -> bool:
-    return goes_on is not None and bool(run.evaluations) and not run.finished and not goes_on(run)
+    return goes_on is not None and bool(run.evaluations) and not goes_on(run)
 
 
 def _complete(trial: optuna.Trial) -> str:
@@ -277,7 +280,7 @@ def _complete(trial: optuna.Trial) -> str:
     return f"complete, audited: the pruner said stop at rung {mark['rung']} of {mark['rungs']}"
 
 
-def drop_states(store: Store, trial: optuna.trial.FrozenTrial) -> None:
+def drop_states(store: Store, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
     """Remove the saved states of a finished trial; a store that is away keeps them."""
     with contextlib.suppress(OSError):
         for state in trial.user_attrs.get(STATES, []):

@@ -32,6 +32,11 @@ class OwnEvaluation:
         """Units of the budget."""
         return self.tokens / self.train_seconds if self.train_seconds else math.nan
 
+    @property
+    def seconds(self) -> float:
+        """`train_seconds`, which has all."""
+        return self.train_seconds
+
     def as_dict(self) -> dict[str, Any]:
         """Its fields, for JSON."""
         fields = asdict(self)

@@ -6,6 +6,7 @@ holds only if nothing has been claimed since that reading (`service.storage.budg
 
 import copy
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from service.search.halving import Halving
 from service.search.problem import Advance, Begin, Decision, Problem, Searcher, Stop
+from service.storage.budget import Reading
 from service.storage.claims import Slot
 from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_private import show_trials
 from service.storage.pauses import Pauses
 from service.study.definition import StudyDefinition
 from service.study.pruners import AshaConfig
+from service.study.run_config import RunConfig
 from service.study.samplers import ThawConfig
+from service.study.search_space import Values
+from service.study.spend import unit_of
 from service.trials.contract import Run
+from service.trials.failures import Unpaid
 from service.trials.knowledge import Knowledge, Known
 from service.trials.lease import Lease
 
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 
 Waiting = tuple[Slot, str]
 """A paused trial that has been taken to end it, and why it ends, for people."""
+UNPAID = "what is left pays for no rung of what the search would train next"
 _WITHOUT_MODEL = Halving()
 """Decides where a searcher's model fails."""
 
@@ -59,12 +66,19 @@ class Promotion:
         keep_states: int,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self._log = log
-        self._pauses = pauses
+        self._log, self._pauses = log, pauses
         self._searcher, self._overruled = searcher, overruled
         self._keep_states = keep_states
+        self._in_seconds = unit_of(opened.definition.spend) == "seconds"
         self._rungs = opened.base_config.rungs
-        self._problem = Problem(opened.definition.space, self._rungs, opened.definition.seed, earlier=earlier)
+        self._prices = opened.prices
+        self._problem = Problem(
+            opened.definition.space,
+            self._rungs,
+            opened.definition.seed,
+            **({} if self._prices is None else {"price": self._relative_price}),
+            earlier=earlier,
+        )
         self._knowledge = Knowledge(opened.definition, pauses.budget, self._rungs)
         show_trials(opened.study, self._as_pruned)
 
@@ -78,12 +92,13 @@ class Promotion:
             decision, tokens = decided
             seen, slot = known.seen, None
             if isinstance(decision, Stop):
-                if self._pauses.budget.stop(seen, decision.why):
+                if self._pauses.budget.stop(seen, decision.why, _told(known, len(self._rungs), decision)):
                     self._log.info("the search stops", reason=decision.why)
             elif isinstance(decision, Advance):
                 slot = self._pauses.promote(seen, decision.number, tokens=tokens)
             else:
-                slot = self._pauses.begin(seen, tokens=tokens, point=decision.values)
+                price = self._price(seen, decision)
+                slot = self._pauses.begin(seen, tokens=tokens, price=price, point=decision.values)
             # of a claim whose answer was lost there is a slot that is this worker's
             slot = slot or self._pauses.claims.claim()
             if slot is not None:
@@ -91,6 +106,11 @@ class Promotion:
 
     def goes_on(self, lease: Lease, run: Run) -> bool:
         """Whether a run may train on beyond its last rung; the tokens of the next one are claimed then."""
+        if self._in_seconds:
+            last = run.evaluations[-1]
+            self._pauses.measured(lease.slot, price=last.seconds / last.rung_tokens)
+        if run.finished:
+            return True
         if run.evaluations[-1].rung_tokens < (lease.slot.tokens or 0):
             return True
         slot = self._extended(lease.slot)
@@ -116,6 +136,26 @@ class Promotion:
                 return extended
             self._pauses.claims.renew(slot)  # raises LeaseLost where that is why
 
+    def settle(self, slot: Slot, config: RunConfig) -> None:
+        """See that what is claimed for the slot is what its configuration costs, as soon as that is known.
+
+        Raises:
+            Unpaid: there is not as much left.
+            LeaseLost: another worker has the slot.
+        """
+        while self._prices is not None and (seen := self._pauses.budget.read()) is not None:
+            price, row = self._prices.of_config(config), seen.slots[slot.index]
+            if row.price == price:
+                return
+            is_paid = seen.cost(row.tokens, price) - seen.cost(row.tokens, row.price) <= seen.left
+            if self._pauses.settle(seen, slot, tokens=row.tokens if is_paid else 0, price=price):
+                if is_paid:
+                    return
+                raise Unpaid(
+                    "not trained: what is left of the study's budget does not pay for its first rung"
+                )
+            self._pauses.claims.renew(slot)  # raises LeaseLost where that is why
+
     def over(self) -> bool:
         """Nothing is being trained, and no decision can be paid for: the study has ended."""
         known = self._knowledge.read()
@@ -123,12 +163,14 @@ class Promotion:
 
     def at_the_end(self) -> list[Waiting]:
         """All trials that still wait, to be ended."""
-        known = self._knowledge.read()
-        return (
-            []
-            if known is None
-            else self._taken(known, [row.slot for row in known.seen.waiting()], "not promoted")
-        )
+        if (known := self._knowledge.read()) is None:
+            return []
+        seen = known.seen
+        price = max(self._prices.of_base if self._prices else 0, seen.likely_price or 0)
+        if seen.left and seen.unit != "tokens" and seen.left >= seen.cost(self._rungs[0], price):
+            # as much as is taken for a rung, and what the search would train next costs more
+            self._pauses.budget.stop(seen, UNPAID, seen.forecast)
+        return self._taken(known, [row.slot for row in seen.waiting()], "not promoted")
 
     def too_many(self) -> list[Waiting]:
         """Trials that wait beyond `keep_states`, to be ended: those furthest from the best at their rungs."""
@@ -170,11 +212,31 @@ class Promotion:
         if isinstance(decision, Advance):
             passed, claimed = known.begun[decision.number].passed, seen.slots[decision.number].tokens
         tokens = self._rungs[passed]
-        return (decision, tokens) if tokens - claimed <= seen.left else None
+        cost = seen.cost(tokens - claimed, self._price(seen, decision))
+        return (decision, tokens) if seen.left and cost <= seen.left else None
+
+    def _price(self, seen: Reading, decision: Advance | Begin) -> float | None:
+        """What a token of the next rung costs, where the budget is in another unit."""
+        if isinstance(decision, Advance):
+            price: float | None = seen.slots[decision.number].price
+            return price
+        if self._prices is None:
+            return seen.likely_price if self._in_seconds else None
+        known = self._prices.of(decision.values or {})
+        return max(self._prices.of_base, seen.likely_price or 0) if known is None else known
+
+    def _relative_price(self, values: Values) -> float:
+        assert self._prices is not None
+        return (self._prices.of(values) or self._prices.of_base) / self._prices.of_base
+
+    def _tokens_left(self, seen: Reading) -> float:
+        """Of the base configuration, or of a usual one; as many as one likes where that is not known."""
+        price = self._prices.of_base if self._prices else seen.likely_price if self._in_seconds else 1
+        return seen.left / price if price else math.inf
 
     def _decision(self, known: Known) -> Decision | None:
-        left = known.seen.left
-        searcher = self._searcher if known.seen.overruled is None else self._overruled
+        left = self._tokens_left(known.seen)
+        searcher = self._searcher if known.seen.overruled in (None, UNPAID) else self._overruled
         try:
             return searcher.decide(self._problem, known.begun, left)
         except (np.linalg.LinAlgError, FloatingPointError) as error:
@@ -199,11 +261,11 @@ def promotion_of(
         case ThawConfig() as section, _:
             # bring scipy's optimizers, which no other study needs
             from service.search.thaw import Thaw
-            from service.trials.earlier_studies import earlier_studies
+            from service.trials.earlier_studies import earlier_studies, when_to_stop
 
             earlier = earlier_studies(opened, section.prior, log=log)
             overruled = Thaw(startup=section.startup_trials)
-            searcher = Thaw(startup=section.startup_trials, stop_gain=definition.stop_gain)
+            searcher = Thaw(startup=section.startup_trials, **when_to_stop(opened, log=log))
         case _, AshaConfig() as section:
             searcher = overruled = Halving(reduction_factor=section.reduction_factor, grows=section.grows)
         case _:
@@ -217,6 +279,15 @@ def promotion_of(
         keep_states=section.keep_states,
         log=log,
     )
+
+
+def _told(known: Known, rungs: int, decision: Stop) -> dict[str, float] | None:
+    """What was forecast, and what there was then to hold what comes against."""
+    if decision.forecast is None:
+        return None
+    whole, found = [t.losses[-1] for t in known.begun if t.passed == rungs], decision.forecast
+    told = {"trials": found.trials, "ahead": found.ahead, "low": found.low, "high": found.high}
+    return {**told, "whole": len(whole), "best": min(whole)}
 
 
 def _pruned(trial: FrozenTrial) -> FrozenTrial:

@@ -22,7 +22,7 @@ from service.storage.artifact_stores import Store
 from service.storage.dashboard_private import note_attributes
 from service.storage.optuna_private import trial_id_of
 from service.storage.studies import DEFINITION
-from service.storage.study_storage import set_study_attributes
+from service.storage.study_storage import set_study_attributes, together
 from service.study.parameters import same
 from service.study.run_config import RunConfig
 from service.study.search_space import leaves
@@ -90,9 +90,13 @@ def show(
         if lines:
             artifacts.attach_text(store, trial, "log.jsonl", lines)
 
-    curve = tried("curve", write_curve, log) if evaluations else None
-    tried("note", lambda: write_note(curve), log)
-    tried("log", write_log, log)
+    def write() -> None:
+        with together(trial):
+            curve = tried("curve", write_curve, log) if evaluations else None
+            tried("note", lambda: write_note(curve), log)
+            tried("log", write_log, log)
+
+    tried("page", write, log)
 
 
 def show_dead(

@@ -87,7 +87,8 @@ class Worker:
         prove_device(self._definition, where.torch_device.type)
         training = _training(opened, where)
         opened.storage.seen = added.as_seen(self._definition.space, opened.key.generation)
-        opened.storage.attributes_of_running = (SLOT,)
+        if opened.key.generation:  # otherwise a trial is known for the study's own by its configuration
+            opened.storage.attributes = (SLOT, artifacts.CHECKPOINT, "arm")
         self._roster = opened.roster
         self._number: int = patience(lambda: self._roster.register(owner, device=where.description))
         self.log = log.bind(worker=self._number)
@@ -169,15 +170,11 @@ class Worker:
             elif failure.next == "retry":
                 failures_in_a_row += 1
                 if failures_in_a_row == MAX_FAILURES_IN_A_ROW:
-                    raise UserError(
-                        f"{failures_in_a_row} trials failed one after the other: {failure.reason}"
-                    )
+                    raise UserError(f"{failures_in_a_row} trials failed in a row: {failure.reason}")
 
     def _free_memory(self) -> None:
         """See that nothing of the last trial is there while the next one trains."""
-        if (
-            self._last_run() is not None
-        ):  # in a cycle, as that of a traceback from the first import of torch._dynamo
+        if self._last_run() is not None:  # in a cycle, as of a traceback from the import of torch._dynamo
             gc.collect()
         with contextlib.suppress(RuntimeError):  # of a device that does not answer
             self._where.free_memory()
@@ -202,8 +199,7 @@ class Worker:
                 self._run = None
 
     def _run_trial(self, lease: Lease) -> Failure | None:
-        found = self._lineages.trial_for(lease.slot)
-        if found is None:
+        if (found := self._lineages.trial_for(lease.slot)) is None:
             return None
         trial, lease.slot = found
         log = self.log.bind(trial=trial.number)
@@ -213,13 +209,14 @@ class Worker:
         failure: Failure | None = None
         try:
             config = self._lineages.config_for(trial, lease.slot)
+            if self._promotion is not None:
+                self._promotion.settle(lease.slot, config)
             named = {"arm": arm} if (arm := trial.user_attrs.get("arm")) else {}
             log.info("trial started", **named, params=trial.params, slot=lease.slot.index)
             run = runner.build(trial, config)
             self._watch(run, lease)
             goes_on = partial(self._promotion.goes_on, lease) if self._promotion else None
-            audited = self._is_audited(lease.slot)
-            outcome = runner.train(trial, run, lease, audited=audited, goes_on=goes_on)
+            outcome = runner.train(trial, run, lease, audited=self._is_audited(lease.slot), goes_on=goes_on)
             state, ended, value = outcome.state, outcome.ended, outcome.value
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
             raise  # the trial is not this worker's to write to any more, or cannot be
@@ -270,7 +267,8 @@ class Worker:
     ) -> None:
         """Tell Optuna, then close or free the slot; a crash in between is seen by whoever leases it next."""
         lease.check()
-        storage_of(self._study).set_trial_user_attr(trial_id_of(trial), "ended", ended)
+        if trial.user_attrs.get("ended") != ended:
+            storage_of(self._study).set_trial_user_attr(trial_id_of(trial), "ended", ended)
         try:
             self._study.tell(trial.number, value, state)
         except ValueError:  # the trial has ended
@@ -281,7 +279,7 @@ class Worker:
             self._claims.hand_back(lease.slot, attempts=lease.slot.attempts)
         else:
             self._claims.close(lease.slot)
-            objective.drop_states(self._store, self._lineages.frozen(trial.number))
+            objective.drop_states(self._store, trial)
             artifacts.keep_best(self._store, self._study, self._definition.keep_checkpoints)
 
     def _orphaned(self) -> bool:

@@ -29,9 +29,11 @@ from service.report.page import files
 from service.report.record import study_record
 from service.storage import added
 from service.storage.artifact_stores import open_store
+from service.storage.artifacts import CHECKPOINT
 from service.storage.database import open_storage
 from service.storage.ownership import SLOT, key_of
 from service.storage.studies import load_study
+from service.storage.study_storage import together
 from service.study.pruners import build_pruner
 from service.study.samplers import build_sampler
 from tests import conftest, fast_run
@@ -144,7 +146,7 @@ def measure(
     with meter.of("a worker's first look at the study"):
         study.get_trials(deepcopy=False)
     storage.seen = added.as_seen(definition.space, key_of(study).generation)
-    storage.attributes_of_running = frozenset({SLOT})  # as a worker's
+    storage.attributes = (SLOT, CHECKPOINT, "arm")  # as a worker's
     rungs = definition.base_config.with_tokens(study.user_attrs["corpus"]["budget_tokens"]).rungs
     study.pruner = build_pruner(definition.pruner, rungs=rungs)
     # draws at random: the time that the model of a sampler takes is not the storage's
@@ -156,7 +158,8 @@ def measure(
             study.get_trials(deepcopy=False)
             number = study._storage.create_new_trial(study._study_id)
             trial = optuna.Trial(study, number)
-            definition.space.suggest(trial)
+            with together(trial):
+                definition.space.suggest(trial)
         end_one(settings.storage_url, study._study_id)
         for tokens in rungs[:5]:
             trial.report(0.5, tokens)

@@ -25,9 +25,10 @@ from model.config.train_config import TrainConfig
 from service.__main__ import cli
 from service.study import parameters, pruners, samplers
 from service.study.design import DesignConfig
-from service.study.file import StudyConfig
+from service.study.file import StopConfig, StudyConfig
 from service.study.own_run import BudgetConfig
 from service.study.scale import ScaleConfig
+from service.study.spend import SpendConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "reference"
@@ -80,9 +81,11 @@ def _study() -> str:
     for parameter in typing.get_args(parameters.Parameter):
         parts.append(_variant(parameter, "type"))
     parts.append(f"\n## budget\n\n{_first_paragraph(BudgetConfig)}\n\n{_keys(BudgetConfig)}")
+    parts.append(f"\n## spend\n\n{_first_paragraph(SpendConfig)}\n\n{_keys(SpendConfig)}")
     parts.append(f"\n## design\n\n{_first_paragraph(DesignConfig)}\n\n{_keys(DesignConfig)}")
     parts.append(f"\n## sampler\n\nHow a space is searched.\n{_variants(samplers.SamplerConfig)}")
     parts.append(f"\n## pruner\n\nWhen a trial is stopped early.\n{_variants(pruners.PrunerConfig)}")
+    parts.append(f"\n## stop\n\n{_first_paragraph(StopConfig)}\n\n{_keys(StopConfig)}")
     scales = f"Each key is a name for `--scale`. {_first_paragraph(ScaleConfig)}"
     parts.append(f"\n## scales\n\n{scales}\n\n{_keys(ScaleConfig)}")
     return "".join(parts)

@@ -72,9 +72,9 @@ def test_hundreds_of_kills_on_postgresql_lose_nothing(tiny_on_postgresql):
             100,
             0.9,
         ),
-        ("sampler: {name: thaw, keep_states: 6}\n", 10, 30, 1.5),
+        ("sampler: {name: thaw, keep_states: 6}\nspend: {flops: 1.0e+9}\n", 10, 30, 1.5),
     ],
-    ids=["asha", "thaw"],
+    ids=["asha", "thaw in operations"],
 )
 def test_dozens_of_kills_of_a_study_whose_trials_pause_lose_nothing_and_spend_its_tokens_once(
     tiny_on_postgresql, how, trials, kills, longest
@@ -88,7 +88,9 @@ def test_dozens_of_kills_of_a_study_whose_trials_pause_lose_nothing_and_spend_it
     seen, rungs = opened.budget.read(), opened.base_config.rungs
     opened.close()
     assert {row.state for row in seen.slots} == {"closed"}
-    assert (seen.granted, seen.left) == (trials * rungs[-1], 0)
+    price = seen.slots[0].price or 1  # of one space, in which nothing costs more than anything else
+    assert {row.price or 1 for row in seen.slots} == {price}
+    assert (seen.granted, seen.left) == (trials * rungs[-1] * price, 0)
     everything = tiny_on_postgresql.trials()
     by_state = Counter(trial.state for trial in everything)
     assert set(by_state) == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}

@@ -15,7 +15,7 @@ from service.report.page.tables import LOSS
 from service.report.record.noise import Noise
 from service.report.record.study_record import Arm, Run, StudyRecord
 from service.storage.added import only_in_space
-from service.storage.budget import how_it_stopped
+from service.storage.budget import how_it_stopped, what_came
 from service.storage.ownership import generation_of
 from service.study.parameters import same
 from service.study.search_space import leaves
@@ -63,7 +63,7 @@ def sections(
     curves = tuple(plot for plot in plots if plot.id == CURVES)
     few = f"No importances: they need {tuned.FEWEST} complete trials with different losses."
     suggested = advice(record, found, noise)
-    stopped = how_it_stopped(study.user_attrs)
+    stopped, came = how_it_stopped(study.user_attrs), what_came(study.user_attrs, _whole_losses(record))
     return [
         _best(record, noise, folder),
         Section(
@@ -71,7 +71,7 @@ def sections(
             "Worth trying next",
             points=suggested,
             texts=(
-                *((f"{stopped[:1].upper()}{stopped[1:]}.",) if stopped else ()),
+                *(f"{said[:1].upper()}{said[1:]}." for said in (stopped, came) if said),
                 *(() if suggested else ("The trials suggest nothing in particular.",)),
             ),
             commands=() if noise else (verb("confirm", record.name, "--top", "5", "--seeds", "5"),),
@@ -197,6 +197,11 @@ def _of_noise(record: StudyRecord, best: Arm, noise: Noise | None) -> str:
     if loss is not None and other is not None and loss != other and noise.sd:
         said += f"; this difference is {abs(loss - other) / noise.sd:.1f} standard deviations"
     return f"{said}. The confirmation says: {noise.sentence}."
+
+
+def _whole_losses(record: StudyRecord) -> list[float]:
+    losses = (run.metrics.get(LOSS) for run in record.runs if run.complete)
+    return [loss for loss in losses if loss is not None]
 
 
 def _changes(record: StudyRecord, run: Run) -> dict[str, Any]:

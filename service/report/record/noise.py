@@ -1,7 +1,6 @@
 """What a new seed alone changes in a study's losses: measured where the study has been confirmed."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import optuna
@@ -10,9 +9,9 @@ from service.confirmation import elimination, verdict
 from service.confirmation import page as confirmation_page
 from service.confirmation.confirm import CONFIRMED
 from service.settings import Settings
-from service.statistics import estimate
 from service.storage.database import open_storage
 from service.storage.ownership import generation_of
+from service.storage.seed_noise import pooled_sd
 from service.storage.studies import CONFIRMS, StudyError, load_study
 
 CLEAR = 1.96 * math.sqrt(2)
@@ -36,16 +35,6 @@ class Noise:
     def clear(self) -> float:
         """Two single runs that differ by less are not told apart."""
         return CLEAR * self.sd
-
-
-def pooled_sd(losses: Mapping[str, Mapping[int, float]]) -> tuple[float, int] | None:
-    """The deviation within arms and the runs that it rests on; None where no arm has two finite losses."""
-    finite = ([loss for loss in of.values() if math.isfinite(loss)] for of in losses.values())
-    found = [one for values in finite if (one := estimate(values)) and one.sd is not None]
-    if not found:
-        return None
-    squares = sum((one.n - 1) * one.sd**2 for one in found if one.sd is not None)
-    return math.sqrt(squares / sum(one.n - 1 for one in found)), sum(one.n for one in found)
 
 
 def of_study(study: optuna.Study, settings: Settings) -> Noise | None:

@@ -48,6 +48,21 @@ def test_of_the_users_own_code_the_metric_is_named_and_no_held_out_titles_are():
     assert "evaluate" not in text
 
 
+def test_trials_that_wait_are_none_that_run_and_what_is_left_is_in_the_budgets_unit():
+    text = state_of(
+        "hn",
+        [trial(0, 2.0), *(trial(number, state=TrialState.RUNNING) for number in (1, 2, 3))],
+        generation="g",
+        left=4,
+        shown_left="1.200e15 FLOPs of 3.000e15 FLOPs",
+        waiting={1, 3},
+        has_baseline=True,
+        command="./hptune.sh --study hn",
+    )
+    assert "1 trials finished, 1 running, 2 waiting at a rung; 1.200e15 FLOPs of 3.000e15 FLOPs left." in text
+    assert "status hn --watch" in text
+
+
 def test_that_it_has_stopped_by_itself_is_said():
     text = state_of(
         "hn",

@@ -86,9 +86,11 @@ def test_paused_trials_are_shown_as_such_with_the_tokens_that_are_left(tiny, mon
     worker.work()
     snapshot = status.take(tiny.settings, "tiny")()
     text = shown(lambda console: console.print(status.page(snapshot)))
-    assert "0 trials finished, 2 paused, tokens of 4 left, 0 workers alive" in text  # 3⅓ whole ones
+    assert "0 trials finished, 2 paused, tokens of 4 trials left, 0 workers alive" in text  # 3⅓ whole ones
     assert len(re.findall(r" 1/3 paused ", text)) == 2
     assert snapshot.left == 4
+    assert f"study tiny: {snapshot.states}" in text
+    assert snapshot.states == "2 paused"
     opened = open_study(tiny.settings, "tiny")
     opened.budget.stop(opened.budget.read(), "nothing is gained")
     opened.close()

@@ -4,7 +4,7 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from service.storage.budget import BUDGET, NOTHING_GRANTED, Budget, how_it_stopped
+from service.storage.budget import BUDGET, Budget, how_it_stopped, nothing_granted, what_came
 from service.storage.optuna_private import METADATA
 from service.storage.schema import SLOTS
 
@@ -16,7 +16,7 @@ def engine(engine_of_each):
 
 @pytest.fixture
 def pauses_of(pauses_with):
-    return pauses_with(NOTHING_GRANTED)
+    return pauses_with(nothing_granted("tokens"))
 
 
 def test_nothing_is_granted_at_first_and_a_total_never_takes_any_back(pauses_of):
@@ -146,3 +146,106 @@ def test_of_two_that_decide_by_one_reading_only_one_stops_or_claims(pauses_of):
     seen = one.budget.read()
     assert one.budget.stop(seen, "nothing is gained")
     assert other.begin(seen, tokens=300, point=None) is None
+
+
+@pytest.mark.parametrize(("unit", "price"), [("flops", 2**54 + 1), ("seconds", 0.25)])
+def test_of_another_unit_each_slot_has_its_price(pauses_with, unit, price):
+    # a price that a double cannot hold is rounded once, where it is stored
+    pauses = pauses_with(nothing_granted(unit))("a")
+    budget = pauses.budget
+    budget.total(1000 * price)
+    slot = pauses.begin(budget.read(), tokens=300, point=None, price=price)
+    seen = budget.read()
+    assert (seen.unit, seen.granted) == (unit, 1000 * price)
+    assert seen.spent == 300 * seen.slots[0].price == seen.granted - seen.left
+    assert pauses.extend(seen, slot, tokens=500)
+    assert budget.read().spent == 500 * seen.slots[0].price
+    budget.stop(budget.read(), "why")
+    assert (budget.read().unit, budget.read().left) == (unit, 0)
+    budget.more(7)
+    assert budget.read().left == 7
+
+
+def test_a_price_is_settled_once_and_gives_back_what_was_claimed_too_much(pauses_with):
+    make = pauses_with(nothing_granted("flops"))
+    one, other = make("one"), make("other")
+    one.budget.total(3000)
+    slot = one.begin(one.budget.read(), tokens=300, point=None, price=10)
+    seen = one.budget.read()
+    assert seen.left == 0
+    assert not other.settle(seen, slot, tokens=300, price=4)  # it is not the other one's
+    assert one.settle(seen, slot, tokens=300, price=4)
+    assert not one.settle(seen, slot, tokens=300, price=4)  # by an old reading
+    assert (one.budget.read().left, one.budget.read().likely_price) == (1800, 4)
+    assert other.begin(seen, tokens=300, point=None, price=4) is None
+    assert other.begin(other.budget.read(), tokens=300, point=None, price=6)
+    assert (one.budget.read().left, one.budget.read().likely_price) == (0, 6)
+
+
+def test_what_was_measured_takes_the_place_of_what_was_guessed(pauses_with):
+    pauses = pauses_with(nothing_granted("seconds"))("a")
+    pauses.budget.total(100)
+    slot = pauses.begin(pauses.budget.read(), tokens=300, point=None)
+    seen = pauses.budget.read()
+    assert (seen.spent, seen.left, seen.likely_price) == (0, 100, None)  # nobody knows yet
+    pauses.measured(slot, price=0.2)
+    seen = pauses.budget.read()
+    assert (seen.spent, seen.left, seen.likely_price) == (60, 40, 0.2)
+    pauses.measured(slot, price=0.5)
+    assert (pauses.budget.read().spent, pauses.budget.read().left) == (150, 0)  # it took longer than was left
+    assert pauses.budget.read().trials_left(900, rung=300, price=0.5) == 1  # it is still at work
+    pauses.claims.close(slot)
+    pauses.measured(slot, price=0.1)
+    assert pauses.budget.read().spent == 150
+    assert pauses.budget.read().trials_left(900, rung=300, price=0.5) == 0
+
+
+def test_many_workers_spend_exactly_what_is_granted_in_operations(pauses_with):
+    make = pauses_with(nothing_granted("flops"))
+    workers = [make(f"w{number}") for number in range(4)]
+    prices = [3 * 10**15 + 1, 5 * 10**15, 7 * 10**15 + 3]
+    workers[0].budget.total(40 * 10**17)
+    failures = []
+
+    def work(pauses):
+        try:
+            while (seen := pauses.budget.read()).left >= seen.cost(10, max(prices)):
+                slot = pauses.begin(seen, tokens=10, point={}, price=max(prices))
+                if slot is None:
+                    continue
+                price = prices[slot.index % 3]
+                while not pauses.settle(pauses.budget.read(), slot, tokens=10, price=price):
+                    pass
+                pauses.claims.pause(slot)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(pauses,)) for pauses in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    seen = workers[0].budget.read()
+    assert seen.spent == sum(10 * int(float(prices[row.slot % 3])) for row in seen.slots)
+    assert 0 <= seen.left < 10 * max(prices)
+    assert len(seen.slots) > 70
+
+
+def test_what_was_forecast_at_a_stop_is_held_against_what_came(pauses_of):
+    budget = pauses_of("a").budget
+
+    def told(*losses):
+        return what_came({BUDGET: json.loads(budget.read().text)}, losses)
+
+    budget.total(900)
+    assert told(1.0) is None
+    forecast = {"trials": 10, "ahead": 0.002, "low": 0.0, "high": 0.004, "whole": 2, "best": 1.5}
+    budget.stop(budget.read(), "nothing is gained", forecast)
+    assert told(1.6, 1.5) is None  # nothing has come yet
+    budget.more(100)
+    assert told(1.6, 1.5, 1.4988, 1.7) == (
+        "forecast of 10 more trials: a best loss lower by 0.0020, in eight cases of ten by 0.0000 to 0.0040; "
+        "2 more whole ones have lowered it by 0.0012"
+    )
+    assert what_came({}, [1.0]) is None

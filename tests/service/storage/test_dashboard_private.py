@@ -112,14 +112,30 @@ def test_a_note_that_is_no_text_ends_there(trial, monkeypatch):
     assert _note.get_note_from_system_attrs(attributes, key)["body"] == LONG[: _note.SYSTEM_ATTR_MAX_LENGTH]
 
 
-def test_a_study_note_is_shown_as_it_is_amended_the_last_time(monkeypatch):
+def test_a_study_is_shown_as_it_is_amended_the_last_time(monkeypatch):
+    def value(number):
+        return {"name": "lr", "param_internal_value": number, "param_external_value": str(number)}
+
     def serialize_study_detail(study, *_):
-        return {"note": {"version": 1, "body": "stored"}}
+        trials = [
+            {"number": number, "state": state, "params": [value(number)], "fixed_params": []}
+            for number, state in enumerate(("Running", "Running", "Complete"))
+        ]
+        return {"note": {"version": 1, "body": "stored"}, "trials": trials}
 
     assert "return serialize_study_detail(" in inspect.getsource(_app)
     monkeypatch.setattr(_app, "serialize_study_detail", serialize_study_detail)
     study = optuna.create_study()
     frozen = storage_of(study).get_all_studies()[0]
     for word in ("first", "last"):
-        dashboard_private.amend_study_notes(lambda study_id, note, word=word: f"{word} {study_id} {note}")
-    assert _app.serialize_study_detail(frozen)["note"]["body"] == f"last {id_of(study)} stored"
+        waiting = {"first": {0, 1, 2}, "last": {1, 2}}[word]
+        dashboard_private.amend_studies(
+            lambda study_id, note, word=word: f"{word} {study_id} {note}",
+            lambda _, waiting=waiting: waiting,
+        )
+    shown = _app.serialize_study_detail(frozen)
+    assert shown["note"]["body"] == f"last {id_of(study)} stored"
+    assert [trial["state"] for trial in shown["trials"]] == ["Running", "Waiting", "Complete"]
+    assert shown["trials"][1]["fixed_params"] == [{"name": "lr", "param_external_value": "1"}]
+    serialized = _serializer.serialize_frozen_trial(0, study.ask().study.get_trials()[0], {})
+    assert {"number", "state", "params", "fixed_params"} <= serialized.keys()

@@ -26,3 +26,22 @@ def test_trials_are_read_as_optuna_reads_them(pair, sample, assert_same):
     optuna.delete_study(study_name="s", storage=theirs._storage)
     with pytest.raises(KeyError):
         ours.get_trials()
+
+
+def test_of_others_trials_no_more_is_read_than_was_asked_for(pair, sample, assert_same):
+    theirs, ours = pair
+    for ends in (True, False):
+        trial = theirs.ask()
+        sample(trial, 1.0)
+        trial.set_user_attr("slot", 3)
+        trial.storage.set_trial_system_attr(trial._trial_id, "artifacts:1", "{}")
+        if ends:
+            theirs.tell(trial, 1.0)
+    ours._storage._backend.attributes = ("slot",)
+    expected = theirs.get_trials()
+    found = ours.get_trials()
+    for trial in expected:
+        assert_same([ours._storage.get_trial(trial._trial_id)], [trial])  # by itself
+        trial._user_attrs = {"slot": 3}
+        trial._system_attrs = {"note": "x"}
+    assert_same(found, expected)

@@ -1,9 +1,10 @@
 import math
 
+import optuna
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 
-from service.storage.study_storage import set_study_attributes, together
+from service.storage.study_storage import find_study_attributes, set_study_attributes, together
 
 
 def test_what_is_written_is_what_optuna_writes(pair, sample):
@@ -29,6 +30,39 @@ def test_what_is_written_is_what_optuna_writes(pair, sample):
     set_study_attributes(ours, {"a": 1, "b": [2]})
     set_study_attributes(ours, {"a": 3})
     assert theirs._storage.get_study_system_attrs(theirs._study_id) == {"a": 3, "b": [2]}
+
+
+def test_what_is_written_together_within_another_is_written_with_that(pair):
+    theirs, ours = pair
+    trial = ours.ask()
+    with together(trial):
+        trial.set_user_attr("first", 1)
+        with together(trial):
+            trial.set_user_attr("second", 2)
+            set_study_attributes(ours, {"of": "the study"})
+        assert theirs.get_trials()[0].user_attrs == {}
+        assert theirs._storage.get_study_system_attrs(theirs._study_id) == {}
+        ours._storage.set_study_system_attr(ours._study_id, "sampler's", 1)  # others read it
+        assert theirs._storage.get_study_system_attrs(theirs._study_id) == {"sampler's": 1}
+    assert theirs.get_trials()[0].user_attrs == {"first": 1, "second": 2}
+    assert theirs._storage.get_study_system_attrs(theirs._study_id) == {"sampler's": 1, "of": "the study"}
+
+
+def test_a_parameter_stays_as_it_was_first_suggested(pair):
+    theirs, ours = pair
+    trial = ours.ask()
+    distribution = optuna.distributions.FloatDistribution(0, 1)
+    for value in (0.25, 0.75):
+        ours._storage.set_trial_param(trial._trial_id, "a", value, distribution)
+    assert theirs.get_trials()[0].params == {"a": 0.25}
+
+
+def test_attributes_of_a_study_are_found_by_how_they_begin(pair):
+    theirs, _ = pair
+    for key, value in {"a_b:1": "x", "a_b:2": [None], "axb:3": 1, "a%b:4": 1}.items():
+        theirs._storage.set_study_system_attr(theirs._study_id, key, value)
+    for study in pair:
+        assert find_study_attributes(study, "a_b:") == {"a_b:1": "x", "a_b:2": [None]}
 
 
 def test_a_trial_that_has_ended_is_not_written_to(pair):

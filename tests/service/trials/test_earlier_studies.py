@@ -1,5 +1,6 @@
 import contextlib
 
+import optuna
 import pytest
 import structlog
 from optuna.distributions import FloatDistribution
@@ -7,7 +8,7 @@ from optuna.trial import create_trial
 
 from service.storage.opened_study import open_study
 from service.storage.studies import StudyError
-from service.trials.earlier_studies import earlier_studies, whole_trials
+from service.trials.earlier_studies import earlier_studies, when_to_stop, whole_trials
 
 EARLIER = """\
 space:
@@ -108,3 +109,25 @@ def test_a_search_with_a_prior_begins_its_best_after_the_baseline(before):
     # the third is the best by far, and lies in the space
     assert second.params["optimizer.lr"] == pytest.approx(10**-2.5)
     assert second.params["model.dropout"] == 0.05
+
+
+def test_a_search_stops_at_the_noise_that_another_study_has_measured_and_not_once_that_is_gone(
+    before, capsys
+):
+    with contextlib.closing(open_study(before.settings, "before")) as opened:
+        for value in (1.0, 3.0):
+            opened.study.add_trial(create_trial(value=value, user_attrs={"arm": "A"}))
+    before.write(EARLIER.replace("random", "thaw") + "stop: {noise: before}\n")
+    before.create(1)
+    assert "stops by itself below 1.4, the noise between seeds: before, 2 runs" in capsys.readouterr().out
+    with (
+        contextlib.closing(open_study(before.settings, "tiny")) as opened,
+        structlog.testing.capture_logs() as lines,
+    ):
+        log = structlog.get_logger()
+        found = when_to_stop(opened, log=log)
+        assert found["stop_gain"] == pytest.approx(2**0.5)
+        assert found["stop_by"] == "the noise between seeds, measured by before,"
+        optuna.delete_study(study_name="before", storage=opened.settings.storage_url)
+        assert when_to_stop(opened, log=log) == {}
+    assert "is not in" in lines[-1]["reason"]

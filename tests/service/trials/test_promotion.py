@@ -1,4 +1,6 @@
+import dataclasses
 import itertools
+import json
 import os
 from pathlib import Path
 
@@ -9,11 +11,16 @@ import structlog
 from optuna.trial import TrialState
 
 from model.data.tokenized_corpus import TokenizedCorpus
+from model.errors import ConfigError
 from model.hardware import device
 from model.training import TrainingRun
 from service.catalogue.intake import enqueue
+from service.storage.budget import BUDGET, Budget, what_came
 from service.storage.opened_study import open_study
+from service.storage.optuna_private import USER_ATTRIBUTES
 from service.storage.slots import SEEN_FAILURE
+from service.storage.studies import StudyError
+from service.study.prices import Prices
 from service.study.search_space import SearchSpace
 from service.trials import gpt
 from service.trials.promotion import Promotion
@@ -335,6 +342,14 @@ def test_a_search_stops_by_itself_and_goes_on_when_it_is_asked_to(tiny, fast):
     granted, claimed, left = tokens(tiny)
     assert (granted, left) == (sum(claimed), 0)
     assert granted == seen.spent + 2 * RUNGS[-1]
+    whole = [trial.value for trial in tiny.trials() if trial.state == TrialState.COMPLETE]
+    assert seen.forecast["whole"] == 5
+    assert seen.forecast["low"] <= seen.forecast["ahead"]
+    fall = seen.forecast["best"] - min(whole)
+    opened = open_study(tiny.settings, "tiny")
+    came = what_came(opened.study.user_attrs, whole)
+    opened.close()
+    assert came.endswith(f"; {len(whole) - 5} more whole ones have lowered it by {fall:.4f}")
 
 
 @pytest.mark.slow
@@ -357,3 +372,105 @@ def test_of_two_workers_both_stop_and_neither_leaves_a_trial_behind(tiny, fast):
     spent = sum(max(trial.intermediate_values) for trial in tiny.trials())
     assert spent == seen.spent < seen.granted
     opened.close()
+
+
+SIZES = "  model.d_ff: {type: categorical, choices: [16, 64, 1024]}\n"
+NO_BASELINE = "baseline: false\n"
+
+
+def spent(tiny):
+    """What the budget says, and of every slot its trial and its tokens."""
+    opened = open_study(tiny.settings, "tiny")
+    try:
+        trials = {trial.number: trial for trial in opened.study.get_trials()}
+        seen = opened.budget.read()
+        return seen, [(trials[row.trial_number], row.tokens) for row in seen.slots], opened.definition
+    finally:
+        opened.close()
+
+
+@both
+def test_a_budget_in_operations_is_spent_by_what_each_configuration_costs(tiny, fast, how, capsys):
+    tiny.write(SPACE + SIZES + NO_BASELINE + how + "spend: {flops: 4.0e+9}\n")
+    tiny.create()
+    assert "budget of the study: 4.000e9 FLOPs, about 8." in capsys.readouterr().out
+    tiny.worker().work()
+    seen, slots, definition = spent(tiny)
+    prices = Prices(definition.base, definition.space)
+    costs = {}
+    for trial, claimed in slots:
+        price = prices.of(definition.space.decode(trial.params))
+        assert claimed == (max(trial.intermediate_values) if trial.intermediate_values else 0)
+        costs[trial.number] = price * claimed
+    assert seen.spent == sum(costs.values())
+    assert seen.granted - seen.spent >= 0
+    assert seen.left < RUNGS[0] * max(row.price for row in seen.slots)
+    assert tokens(tiny)[2] == 0
+    assert {row.state for row in seen.slots} == {"closed"}
+    assert len({trial.params["model.d_ff"] for trial, _ in slots}) > 1
+
+
+def test_a_trial_that_what_is_left_does_not_pay_for_is_not_trained(tiny, fast):
+    tiny.write(SPACE + SIZES + NO_BASELINE + ASHA + "spend: {flops: 1.0e+9}\n")
+    tiny.create()
+    enqueue(tiny.settings, "tiny", {"optimizer.lr": 1e-3, "model.d_ff": 1024})
+    opened = open_study(tiny.settings, "tiny")
+    of_base, budget = opened.prices.of_base, Budget(opened.slots)
+    opened.close()
+    # enough for a rung of the base configuration, and not of the one that was asked for
+    with budget.slots.engine.begin() as connection:
+        text = json.dumps({"flops": 2 * RUNGS[0] * of_base, "claims": 0})
+        where = USER_ATTRIBUTES.c.key == BUDGET
+        connection.execute(USER_ATTRIBUTES.update().where(where).values(value_json=text))
+    tiny.worker().work()
+    seen, slots, _ = spent(tiny)
+    ends = {trial.user_attrs["ended"]: (trial.state, claimed) for trial, claimed in slots}
+    unpaid = "not trained: what is left of the study's budget does not pay for its first rung"
+    assert ends[unpaid] == (TrialState.PRUNED, 0)
+    assert seen.spent <= seen.granted
+
+
+class Timed(FastRun):
+    """A step takes a second by its own clock."""
+
+    def __iter__(self):
+        for evaluation in super().__iter__():
+            timed = dataclasses.replace(evaluation, train_seconds=float(self.step), evaluation_seconds=1.0)
+            self.evaluations[-1] = timed
+            yield timed
+
+
+@both
+def test_a_budget_in_hours_is_spent_by_what_was_measured(tiny, fast, how):
+    fast(Timed)
+    tiny.write(SPACE + how + f"spend: {{hours: {40 / 3600}}}\n")
+    tiny.create()
+    with pytest.raises(ConfigError, match=r"^trials: given 3, and the study's budget is in hours"):
+        tiny.create(3)
+    tiny.worker().work()
+    seen, slots, _ = spent(tiny)
+    passed = [len(trial.intermediate_values) for trial, _ in slots]
+    assert seen.spent == pytest.approx(sum(STEPS_PER_RUNG * rungs + 1 for rungs in passed))
+    assert (
+        40 - 5 <= seen.spent <= 40 + 5
+    )  # a rung takes four or five seconds, and one that has begun is finished
+    assert {row.state for row in seen.slots} == {"closed"}
+    assert max(passed) == 3
+    tiny.create()  # nothing more
+    opened = open_study(tiny.settings, "tiny")
+    assert opened.trials_left() == 0
+    opened.close()
+
+
+def test_a_higher_amount_in_the_file_is_granted_and_another_unit_refused(tiny, fast):
+    tiny.write(SPACE + ASHA + "spend: {tokens: 9000}\n")
+    tiny.create()
+    tiny.worker().work()
+    assert (tokens(tiny)[0], sum(tokens(tiny)[1])) == (9000, 9000)
+    tiny.write(SPACE + ASHA + "spend: {tokens: 15000}\n")
+    tiny.create()
+    tiny.worker().work()
+    assert (tokens(tiny)[0], sum(tokens(tiny)[1])) == (15000, 15000)
+    tiny.write(SPACE + ASHA + "spend: {hours: 1.0}\n")
+    with pytest.raises(StudyError, match="was made with another unit of its budget"):
+        tiny.create()
