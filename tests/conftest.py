@@ -5,6 +5,7 @@ import functools
 import os
 import random
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -38,6 +39,10 @@ from tests.hub import Hub
 # what an example takes says more of the load of the machine than of the code
 hypothesis.settings.register_profile("hptune", deadline=None)
 hypothesis.settings.load_profile("hptune")
+# a shell starts what it runs in the background with these ignored, and so does nohup; tests send them
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @sa.event.listens_for(sa.Engine, "connect")
@@ -265,6 +270,13 @@ def tiny_on_postgresql(tmp_path, postgresql) -> TinyStudy:
     """A tiny study in a database of its own."""
     study = tiny_study(tmp_path)
     return replace(study, settings=replace(study.settings, storage_url=postgresql.new_database()))
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_come() -> Iterator[None]:
+    """What a command that was called here has set of the logs is not left to the next test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -165,7 +165,7 @@ def test_what_takes_long_is_told_of(tmp_path, monkeypatch):
     path = tmp_path / "titles.txt"
     path.write_text("\n".join(map(str, range(250_000))))
     build(DataConfig(source="file", path=str(path)), cache=tmp_path, say=said.append)
-    assert said[0].startswith("cleaning: 100,000 documents of 250,000 documents, ")
+    assert said[0].startswith("cleaning: 100,000 of 250,000 documents, ")
     assert said[0].endswith(" s left")
 
 

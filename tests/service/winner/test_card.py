@@ -25,8 +25,7 @@ def test_the_card_says_what_was_trained_and_measured(finished, tmp_path):
         "8,960 tokens",
         "file corpus.txt",
         "not confirmed. To confirm it: `.venv/bin/python -m service confirm tiny`",
-        "not measured; the study has not read these titles yet. To measure it, before the export: "
-        "`python3 evaluate.py --study tiny`",
+        ". To measure it, before the export: `python3 evaluate.py --study tiny`",
         "seed | 1337",
         "GPT-2's layout",
     ):
