@@ -83,6 +83,10 @@ class Reading:
         tokens = sum(row.tokens for row in priced)
         return self.spent / tokens if tokens else None
 
+    def price_of_new(self, base: int | None) -> float | None:
+        """The same of a trial that is still to be drawn; `base`, what the base configuration costs, is the least."""
+        return self.likely_price if base is None else max(base, self.likely_price or 0)
+
     def changed(self, **values: Any) -> str:
         """What the storage is to have after a claim, or after a change of these values."""
         before: dict[str, Any] = {self.unit: self.granted, **{key: getattr(self, key) for key in _OF_THE_END}}

@@ -82,7 +82,7 @@ class OpenedStudy:
         if seen is None:
             return 0
         rungs = self.base_config.rungs
-        price = max(self.prices.of_base, seen.likely_price or 0) if self.prices else seen.likely_price
+        price = seen.price_of_new(self.prices.of_base if self.prices else None)
         dearest = max(after - before for before, after in pairwise((0, *rungs)))  # they differ by a token
         return seen.trials_left(rungs[-1], rung=dearest, price=price)
 

@@ -166,7 +166,7 @@ class Promotion:
         if (known := self._knowledge.read()) is None:
             return []
         seen = known.seen
-        price = max(self._prices.of_base if self._prices else 0, seen.likely_price or 0)
+        price = seen.price_of_new(self._prices.of_base if self._prices else None)
         if seen.left and seen.unit != "tokens" and seen.left >= seen.cost(self._rungs[0], price):
             # as much as is taken for a rung, and what the search would train next costs more
             self._pauses.budget.stop(seen, UNPAID, seen.forecast)
@@ -221,9 +221,9 @@ class Promotion:
             price: float | None = seen.slots[decision.number].price
             return price
         if self._prices is None:
-            return seen.likely_price if self._in_seconds else None
+            return seen.price_of_new(None)
         known = self._prices.of(decision.values or {})
-        return max(self._prices.of_base, seen.likely_price or 0) if known is None else known
+        return seen.price_of_new(self._prices.of_base) if known is None else known
 
     def _relative_price(self, values: Values) -> float:
         assert self._prices is not None
