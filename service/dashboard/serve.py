@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -166,34 +166,28 @@ def wsgi(
     def refused_note(study_id: int) -> str | None:
         return refusal(storage.get_study_name_from_id(study_id), storage.get_study_user_attrs(study_id))
 
-    def current(study_id: int, note: str) -> str:
+    def current(study_id: int, note: str) -> tuple[str, Collection[int]]:
         # the note is worth seeing without its state, where the storage is away or a study was made by hand
         with contextlib.suppress(sa.exc.SQLAlchemyError, LookupError, TypeError, ValueError, AttributeError):
             attributes = storage.get_study_user_attrs(study_id)
             generation = attributes.get(GENERATION)
             slots = Slots(opened.engine, StudyKey(study_id, generation))
-            made_from = attributes[DEFINITION]["study"]
+            made_from, left = attributes[DEFINITION]["study"], _left(slots, attributes)
             state = state_of(
                 storage.get_study_name_from_id(study_id),
                 storage.get_all_trials(study_id, deepcopy=False),
                 generation=generation,
-                **_left(slots, attributes),
+                **left,
                 has_baseline=made_from.get("baseline", True),
                 command=attributes[COMMAND],
                 stopped=how_it_stopped(attributes),
                 confirmed=attributes.get("confirmed"),
                 words=Words(made_from.get("metric") or "loss", "") if made_from.get("run") else GPT,
             )
-            return with_state(note, state)
-        return note
+            return with_state(note, state), left.get("waiting", ())
+        return note, ()
 
-    def waiting(study_id: int) -> set[int]:
-        attributes = storage.get_study_user_attrs(study_id)
-        if BUDGET not in attributes:
-            return set()
-        return Slots(opened.engine, StudyKey(study_id, attributes.get(GENERATION))).paused_trials()
-
-    amend_studies(current, waiting)
+    amend_studies(current)
     shorten_attributes()
     application = optuna_dashboard.wsgi(storage, _Reader(store))
     if metrics.is_on():

@@ -30,13 +30,13 @@ def artifact_prefix(trial_id: int | None = None) -> str:
     return "dashboard:artifacts:" if trial_id is None else f"dashboard:artifacts:{trial_id}:"
 
 
-def amend_studies(amend: Callable[[int, str], str], waiting: Callable[[int], Collection[int]]) -> None:
+def amend_studies(amend: Callable[[int, str], tuple[str, Collection[int]]]) -> None:
     """Make optuna-dashboard show a study otherwise than it is stored; a second call takes the place of the first.
 
     Args:
-        amend: gives its note, of the study's id and the note that is stored.
-        waiting: gives the numbers of the trials that are shown as waiting, of the study's id: running ones that nobody
-            works on. The dashboard takes a waiting one's values from those that it was enqueued with.
+        amend: gives, of the study's id and the note that is stored, the note and the numbers of the trials that are
+            shown as waiting: running ones that nobody works on. The dashboard takes a waiting one's values from those
+            that it was enqueued with.
     """
     from optuna_dashboard import _app
 
@@ -45,10 +45,9 @@ def amend_studies(amend: Callable[[int, str], str], waiting: Callable[[int], Col
     @functools.wraps(serialize)
     def amended(study: Any, *arguments: Any, **named: Any) -> Any:
         found = serialize(study, *arguments, **named)
-        found["note"]["body"] = amend(study._study_id, found["note"]["body"])
-        numbers = waiting(study._study_id)
+        found["note"]["body"], waiting = amend(study._study_id, found["note"]["body"])
         for trial in found["trials"]:
-            if trial["state"] == "Running" and trial["number"] in numbers:
+            if trial["state"] == "Running" and trial["number"] in waiting:
                 values = [
                     {key: each[key] for key in ("name", "param_external_value")} for each in trial["params"]
                 ]

@@ -130,8 +130,7 @@ def test_a_study_is_shown_as_it_is_amended_the_last_time(monkeypatch):
     for word in ("first", "last"):
         waiting = {"first": {0, 1, 2}, "last": {1, 2}}[word]
         dashboard_private.amend_studies(
-            lambda study_id, note, word=word: f"{word} {study_id} {note}",
-            lambda _, waiting=waiting: waiting,
+            lambda study_id, note, word=word, waiting=waiting: (f"{word} {study_id} {note}", waiting)
         )
     shown = _app.serialize_study_detail(frozen)
     assert shown["note"]["body"] == f"last {id_of(study)} stored"
