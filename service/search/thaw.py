@@ -3,7 +3,6 @@
 After Swersky, Snoek and Adams (arXiv 1406.3896). A trial is never stopped: it is not chosen now, and may be later.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from service.search.belief import NEW, Belief
 from service.search.coordinates import Array, Coordinates
 from service.search.problem import Advance, Begin, Begun, Decision, Problem, Stop
 from service.study.parameters import FloatParameter
-from service.study.search_space import SearchSpace, Values
+from service.study.search_space import SearchSpace, Values, key_of
 
 _CELLS = 1024
 """A space of no more configurations is looked at as a whole."""
@@ -73,7 +72,7 @@ class Thaw:
         self, problem: Problem, begun: Sequence[Begun], paused: Sequence[Begun], *, may_begin: bool
     ) -> Decision | None:
         """Among what may be advanced, and new ones where one may be begun; None where there is nothing."""
-        taken = {_key(trial.values) for trial in begun}
+        taken = {key_of(trial.values) for trial in begun}
         if len(begun) < self.startup or sum(bool(trial.losses) for trial in begun) < 2:
             point = _first_point(problem, len(begun), taken) if may_begin else None
             if point is not None:
@@ -98,7 +97,7 @@ class Thaw:
             return choices[0][1]
         rng = np.random.default_rng([problem.seed, len(begun), sum(len(trial.losses) for trial in begun)])
         new, of_new = _candidates(problem, begun, lambda values: scores(values, [None] * len(values)), rng)
-        of_new[[_key(values) in taken for values in new]] = -np.inf
+        of_new[[key_of(values) in taken for values in new]] = -np.inf
         order = np.argsort(-of_new)[:_FORECAST]
         stop = self._stop(problem, belief, begun, [new[i] for i in order if np.isfinite(of_new[i])])
         if stop is not None:
@@ -160,7 +159,7 @@ def _first_point(problem: Problem, number: int, taken: set[str]) -> Values | Non
             values for ranks in zip_longest(*(e.tried for e in problem.earlier)) for values in ranks
         )
         for values in best_first:
-            if values is not None and _key(values) not in taken:
+            if values is not None and key_of(values) not in taken:
                 return values
     return _spread_out(problem, number, taken)
 
@@ -169,7 +168,7 @@ def _spread_out(problem: Problem, number: int, taken: set[str]) -> Values | None
     """The next point of a sequence that covers the space and is not begun yet; None where there is none in sight."""
     coordinates = Coordinates(problem.space)
     points = coordinates.values(coordinates.spread(problem.seed, 64, skip=number))
-    return next((values for values in points if _key(values) not in taken), None)
+    return next((values for values in points if key_of(values) not in taken), None)
 
 
 def _moved(places: Array, rng: np.random.Generator) -> Array:
@@ -192,7 +191,3 @@ def _remaining(problem: Problem, trial: Begun | None, *, at_work: bool = False) 
     """Tokens from a trial's last rung, or from that which it is on its way to, to its end."""
     passed = min(at_work + (0 if trial is None else trial.passed), len(problem.rungs))
     return problem.rungs[-1] - (problem.rungs[passed - 1] if passed else 0)
-
-
-def _key(values: Values) -> str:
-    return json.dumps(values, sort_keys=True)

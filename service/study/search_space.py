@@ -23,6 +23,11 @@ Values = dict[str, Any]
 """Overrides of a base file by dotted key, as YAML has them: scalars and lists."""
 
 
+def key_of(values: Values) -> str:
+    """A text that is the same for the same values, in whatever order they stand."""
+    return json.dumps(values, sort_keys=True)
+
+
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Everything in a tree that is not itself a mapping, with its dotted key."""
     for key, value in tree.items():

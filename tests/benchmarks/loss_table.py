@@ -22,10 +22,11 @@ import optuna
 from optuna.trial import TrialState
 
 from service.report.pruning.replay import stopped_at
+from service.storage.studies import corpus_facts
 from service.study.parameters import CategoricalParameter, IntParameter, Parameter
 from service.study.pruners import PrunerConfig, build_pruner
 from service.study.samplers import SamplerConfig, build_sampler, worker_seed
-from service.study.search_space import SearchSpace, Values
+from service.study.search_space import SearchSpace, Values, key_of
 
 
 class Table(ABC):
@@ -70,11 +71,6 @@ class Table(ABC):
     def final(self, curve: Sequence[float]) -> float:
         """The loss at the end, infinite where it diverged."""
         return curve[-1] if len(curve) == len(self.rungs) else math.inf
-
-
-def key_of(values: Values) -> str:
-    """Equal for equal configurations."""
-    return json.dumps(values, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -155,6 +151,21 @@ def read(path: Path) -> LossTable:
     if len(losses) != whole:
         raise ValueError(f"{path}: a table has all {whole} combinations, given {len(losses)}")
     return LossTable(axes, tuple(found["rungs"]), losses)
+
+
+def write(path: Path, head: Mapping[str, Any], key: str, lines: Sequence[Any]) -> None:
+    """A file of JSON for people to look at: a key of the head a line, and then one of `lines` each, under `key`."""
+    texts = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+    listed = ",\n".join(map(json.dumps, lines))
+    path.write_text(
+        "{" + ",\n".join([*texts, f"{json.dumps(key)}: [\n{listed}"]) + "\n]}\n", encoding="utf-8"
+    )
+
+
+def head_of(study: optuna.Study) -> dict[str, Any]:
+    """The corpus of a study whose losses are written."""
+    facts = corpus_facts(study)
+    return {"corpus": {key: facts[key] for key in ("source", "fingerprint", "documents", "train_tokens")}}
 
 
 @dataclass

@@ -9,7 +9,6 @@ Gaussian process. Writes tests/benchmarks/results/samplers.md with its figure, a
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -27,7 +26,7 @@ from service.report.record import study_record
 from service.settings import ROOT, Settings
 from service.storage.artifact_stores import open_store
 from service.storage.database import open_storage
-from service.storage.studies import corpus_facts, load_study
+from service.storage.studies import load_study
 from service.study.design import arm_name
 from service.study.pruners import HyperbandConfig, MedianConfig, NoPrunerConfig, SuccessiveHalvingConfig
 from service.study.samplers import CmaEsConfig, GpConfig, RandomConfig, TpeConfig
@@ -77,10 +76,9 @@ def write_table(settings: Settings, study_name: str, path: Path) -> None:
     if len(ended) != cells:
         raise SystemExit(f"study {study_name}: of {cells} cells {len(ended)} have ended")
     rungs = next([row["rung_tokens"] for row in run.curve] for run in ended if run.complete)
-    facts = corpus_facts(study)
     head = {
         "study": study_name,
-        "corpus": {key: facts[key] for key in ("source", "fingerprint", "documents", "train_tokens")},
+        **loss_table.head_of(study),
         "devices": found.devices,
         "axes": axes,
         "rungs": rungs,
@@ -89,11 +87,8 @@ def write_table(settings: Settings, study_name: str, path: Path) -> None:
     for run in ended:
         config = dict(leaves(run.config))
         losses = [round(row["val_loss"], 5) for row in run.curve]
-        lines.append(json.dumps([*(config[key] for key in axes), losses]))
-    texts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    path.write_text(
-        "{" + ",\n".join([*texts, '"cells": [\n' + ",\n".join(lines)]) + "\n]}\n", encoding="utf-8"
-    )
+        lines.append([*(config[key] for key in axes), losses])
+    loss_table.write(path, head, "cells", lines)
 
 
 def run_search(job: tuple[LossTable, tuple[str, str, int], int, int]) -> Search:

@@ -12,10 +12,10 @@ from service.search.thaw import Thaw
 from service.study.file import StudyConfig
 from service.study.parameters import FloatParameter
 from service.study.samplers import ThawConfig
-from service.study.search_space import SearchSpace
+from service.study.search_space import SearchSpace, key_of
 from service.study.strategy import with_sampler
 from tests.benchmarks import loss_table
-from tests.benchmarks.loss_table import Flat, LossTable, key_of
+from tests.benchmarks.loss_table import Flat, LossTable
 from tests.benchmarks.samplers import PRUNERS, SAMPLERS, TABLE
 from tests.benchmarks.search import __main__ as search
 from tests.benchmarks.search import pool, surrogate

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from service.search.coordinates import Coordinates
 from service.study.parameters import FloatParameter
-from service.study.search_space import SearchSpace, Values
-from tests.benchmarks.loss_table import Table, key_of
+from service.study.search_space import SearchSpace, Values, key_of
+from tests.benchmarks.loss_table import Table
 
 Array = NDArray[np.float64]
 LOGARITHMIC = ("parameters", "batch", "lr", "weight_decay", "budget_tokens", "d_model")

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from service.search.problem import Advance, Begin, Begun, Problem, Searcher, Stop
-from service.study.search_space import Values
-from tests.benchmarks.loss_table import LossTable, Search, Table, key_of
+from service.study.search_space import Values, key_of
+from tests.benchmarks.loss_table import LossTable, Search, Table
 from tests.benchmarks.search.priors import earlier
 
 Draw = Callable[[Problem, list[Begun]], Values]

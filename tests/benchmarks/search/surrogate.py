@@ -28,8 +28,9 @@ from service.search.coordinates import Coordinates
 from service.settings import Settings
 from service.storage.artifact_stores import open_store
 from service.storage.database import open_storage
-from service.storage.studies import corpus_facts, load_study
+from service.storage.studies import load_study
 from service.study.search_space import SearchSpace, Values
+from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import Table
 
 Array = NDArray[np.float64]
@@ -83,7 +84,7 @@ class Runs:
     @cached_property
     def curves(self) -> Array:
         """(whole runs, rungs): what a model is fitted to."""
-        return np.minimum([curve for curve in self.losses if len(curve) == len(self.rungs)], WORST)
+        return np.minimum([self.losses[i] for i in np.flatnonzero(self.whole)], WORST)
 
 
 @dataclass(frozen=True)
@@ -177,18 +178,10 @@ def write(settings: Settings, study_names: Sequence[str], path: Path) -> None:
             if run.state in (study_record.COMPLETE, study_record.DIVERGED):
                 losses = [round(row["val_loss"], 4) for row in run.curve]
                 values = {key: _rounded(value) for key, value in run.values.items()}
-                lines.append(json.dumps([values, losses]))
+                lines.append([values, losses])
                 rungs |= {row["rung_tokens"] for row in run.curve}
-    facts = corpus_facts(study)
-    head = {
-        "studies": study_names,
-        "corpus": {key: facts[key] for key in ("source", "fingerprint", "documents", "train_tokens")},
-        "rungs": sorted(rungs),
-    }
-    texts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    path.write_text(
-        "{" + ",\n".join([*texts, '"runs": [\n' + ",\n".join(lines)]) + "\n]}\n", encoding="utf-8"
-    )
+    head = {"studies": study_names, **loss_table.head_of(study), "rungs": sorted(rungs)}
+    loss_table.write(path, head, "runs", lines)
 
 
 def _rounded(value: Any) -> Any:

@@ -1,5 +1,5 @@
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -73,26 +73,23 @@ def test_a_study_that_is_gone_has_no_budget(pauses_of, engine):
     assert budget.read() is None
 
 
+def side_by_side(work, workers):
+    """Each worker in a thread of its own; what one raises is raised."""
+    with ThreadPoolExecutor(len(workers)) as threads:
+        list(threads.map(work, workers))
+
+
 def test_many_workers_claim_exactly_what_is_granted(pauses_of):
     workers = [pauses_of(f"w{number}") for number in range(4)]
     workers[0].budget.total(40 * 7 + 3)
-    failures = []
 
     def work(pauses):
-        try:
-            while (seen := pauses.budget.read()).left >= 7:
-                slot = pauses.begin(seen, tokens=7, point={"x": len(seen.slots)})
-                if slot is not None:
-                    pauses.claims.pause(slot)
-        except Exception as error:
-            failures.append(error)
+        while (seen := pauses.budget.read()).left >= 7:
+            slot = pauses.begin(seen, tokens=7, point={"x": len(seen.slots)})
+            if slot is not None:
+                pauses.claims.pause(slot)
 
-    threads = [threading.Thread(target=work, args=(pauses,)) for pauses in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    side_by_side(work, workers)
     seen = workers[0].budget.read()
     assert ([row.slot for row in seen.slots], seen.left) == (list(range(40)), 3)
     assert [json.loads(row.point)["x"] for row in seen.slots] == list(range(40))
@@ -205,27 +202,18 @@ def test_many_workers_spend_exactly_what_is_granted_in_operations(pauses_with):
     workers = [make(f"w{number}") for number in range(4)]
     prices = [3 * 10**15 + 1, 5 * 10**15, 7 * 10**15 + 3]
     workers[0].budget.total(40 * 10**17)
-    failures = []
 
     def work(pauses):
-        try:
-            while (seen := pauses.budget.read()).left >= seen.cost(10, max(prices)):
-                slot = pauses.begin(seen, tokens=10, point={}, price=max(prices))
-                if slot is None:
-                    continue
-                price = prices[slot.index % 3]
-                while not pauses.settle(pauses.budget.read(), slot, tokens=10, price=price):
-                    pass
-                pauses.claims.pause(slot)
-        except Exception as error:
-            failures.append(error)
+        while (seen := pauses.budget.read()).left >= seen.cost(10, max(prices)):
+            slot = pauses.begin(seen, tokens=10, point={}, price=max(prices))
+            if slot is None:
+                continue
+            price = prices[slot.index % 3]
+            while not pauses.settle(pauses.budget.read(), slot, tokens=10, price=price):
+                pass
+            pauses.claims.pause(slot)
 
-    threads = [threading.Thread(target=work, args=(pauses,)) for pauses in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    side_by_side(work, workers)
     seen = workers[0].budget.read()
     assert seen.spent == sum(10 * int(float(prices[row.slot % 3])) for row in seen.slots)
     assert 0 <= seen.left < 10 * max(prices)
