@@ -1,5 +1,7 @@
 """Which workers a study has and has had: a number for each, never given twice, and whether it is alive."""
 
+import math
+import time
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -26,6 +28,7 @@ class Roster:
         self._lease_seconds = lease_seconds
         self._now = database_time(engine)
         self._mine = study.rows(WORKERS)
+        self._renewed_at = -math.inf
 
     def register(self, owner: str, *, device: str) -> int:
         """Enter a worker. Its number among all workers that the study has ever had, from 0."""
@@ -55,6 +58,12 @@ class Roster:
     def renew(self, number: int) -> None:
         """Say that the worker is alive."""
         self._set_alive_until(number, self._now + self._lease_seconds)
+        self._renewed_at = time.monotonic()
+
+    def renew_when_due(self, number: int) -> None:
+        """The same, if this process has not said so for a quarter of the time for which it holds."""
+        if time.monotonic() - self._renewed_at >= self._lease_seconds / 4:
+            self.renew(number)
 
     def leave(self, number: int) -> None:
         """Say that the worker has ended."""
@@ -70,8 +79,8 @@ class Roster:
         with for_one_statement(self._engine) as connection:
             return [AliveWorker(row.number, row.owner, row.device) for row in connection.execute(query)]
 
-    def _set_alive_until(self, number: int, time: sa.ColumnElement[float]) -> None:
+    def _set_alive_until(self, number: int, until: sa.ColumnElement[float]) -> None:
         with for_one_statement(self._engine) as connection:
             connection.execute(
-                WORKERS.update().where(self._mine, WORKERS.c.number == number).values(alive_until=time)
+                WORKERS.update().where(self._mine, WORKERS.c.number == number).values(alive_until=until)
             )

@@ -134,8 +134,10 @@ class Worker:
 
     def _work(self) -> None:
         failures_in_a_row = 0
-        waited = 0.0
         while not self._stopping.is_set():
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
+                # whether it trains or waits: few leases of a search that pauses last until they would say so
+                self._roster.renew_when_due(self._number)
             slot = self._claims.claim() or (self._promotion.next() if self._promotion else None)
             if slot is None:
                 strays = self._lineages.fail_strays()
@@ -151,11 +153,6 @@ class Worker:
                         self._end(self._promotion.at_the_end())
                         return
                 self._stopping.wait(1.0)  # another worker may still die and leave its trial
-                waited += 1.0
-                if waited >= self._settings.lease_seconds / 4:
-                    waited = 0.0
-                    with contextlib.suppress(sa.exc.SQLAlchemyError):
-                        self._roster.renew(self._number)
                 continue
             failure = self._run_slot(slot)
             self._free_memory()

@@ -1,8 +1,10 @@
+import time
+
 import pytest
 import sqlalchemy as sa
 
 from service.storage.roster import Roster
-from service.storage.schema import StudyKey, missing
+from service.storage.schema import WORKERS, StudyKey, missing
 from tests.conftest import make_two_studies
 
 
@@ -37,6 +39,22 @@ def test_who_leaves_or_falls_silent_is_not_alive(engine):
         (stays, "CPU"),
         (dies, "NVIDIA H200"),
     ]
+
+
+def test_it_is_said_again_after_a_quarter_of_the_time_and_not_before(engine):
+    def alive_until(number):
+        with engine.connect() as connection:
+            rows = sa.select(WORKERS.c.alive_until).where(WORKERS.c.number == number)
+            return connection.execute(rows).scalar_one()
+
+    for lease_seconds, is_due in ((3600, False), (0.2, True)):
+        roster = Roster(engine, StudyKey(1, "g"), lease_seconds=lease_seconds)
+        number = roster.register("works", device="CPU")
+        roster.renew(number)
+        before = alive_until(number)
+        time.sleep(0.1)
+        roster.renew_when_due(number)
+        assert (alive_until(number) > before) == is_due
 
 
 def test_a_database_of_another_version_is_told_by_what_it_lacks(engine):

@@ -3,7 +3,10 @@ import gc
 import json
 import signal
 import subprocess
+import threading
+import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,9 @@ from model.hardware import device
 from model.hardware.device import Device
 from model.training import TrainingRun
 from service.storage.database import open_storage
+from service.storage.opened_study import open_study
 from service.storage.studies import load_study
+from tests.conftest import SPACE
 from tests.service.dashboard.test_notes import note_of, texts
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -40,6 +45,29 @@ def test_the_trials_asked_for_are_finished_and_the_first_is_the_baseline(finishe
         assert sorted(trial.intermediate_values) == [3000, 6000, 9000]
         assert trial.value == trial.intermediate_values[9000] == trial.user_attrs["val_loss"]
     assert finished.slots() == {"open": 0, "leased": 0, "held": 0, "closed": 3}
+
+
+@pytest.mark.slow
+def test_a_worker_whose_trials_are_short_is_alive_all_the_time(tiny):
+    tiny.write(SPACE, **{"training.tokens": 1500})
+    tiny.create(500)
+    short = replace(tiny, settings=replace(tiny.settings, lease_seconds=4.0))
+    worker, seen = short.worker(), []
+
+    def watch():
+        end = time.monotonic() + 8
+        while time.monotonic() < end:
+            with contextlib.closing(open_study(short.settings, "tiny")) as opened:
+                seen.append(len(opened.roster.alive()))
+            time.sleep(0.2)
+        worker.stop()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    worker.work()
+    watching.join()
+    assert len(finished_numbers(tiny)) > 2  # so that no lease lasted
+    assert set(seen) == {1}
 
 
 def test_only_the_best_keep_weights_and_nobody_keeps_a_state(finished):
