@@ -23,9 +23,7 @@ _ACROSS = math.sqrt(2.0)
 
 
 def _is_ordered(parameter: Parameter) -> bool:
-    return not isinstance(parameter, CategoricalParameter) or all(
-        isinstance(choice, int | float) and not isinstance(choice, bool) for choice in parameter.choices
-    )
+    return not isinstance(parameter, CategoricalParameter) or parameter.is_ordered
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Coordinates:
 def _unit(parameter: Parameter, value: float) -> float:
     """Where a value lies between the lowest, 0, and the highest, 1."""
     if isinstance(parameter, CategoricalParameter):
-        return sorted(parameter.choices).index(value) / (len(parameter.choices) - 1)
+        return parameter.in_order.index(value) / (len(parameter.choices) - 1)
     low, high = float(parameter.low), float(parameter.high)
     if parameter.log:
         return math.log(value / low) / math.log(high / low)
@@ -107,7 +105,7 @@ def _unit(parameter: Parameter, value: float) -> float:
 def _place(parameter: Parameter, value: object) -> float:
     """A place at which `_value` gives the value: the middle of its share of the unit interval."""
     if isinstance(parameter, CategoricalParameter):
-        index = next(i for i, choice in enumerate(_in_order(parameter)) if same(choice, value))
+        index = next(i for i, choice in enumerate(parameter.in_order) if same(choice, value))
         return (index + 0.5) / len(parameter.choices)
     assert isinstance(value, int | float)
     if isinstance(parameter, FloatParameter) and parameter.step is None:
@@ -123,7 +121,7 @@ def _value(parameter: Parameter, at: float) -> object:
     """The value at a place from 0 to 1: every one of a finite number of values has an equal share of it."""
     at = min(max(at, 0.0), 1.0)
     if isinstance(parameter, CategoricalParameter):
-        choices = _in_order(parameter)
+        choices = parameter.in_order
         return choices[min(int(at * len(choices)), len(choices) - 1)]
     if isinstance(parameter, FloatParameter) and parameter.step is None:
         low, high = parameter.low, parameter.high
@@ -140,7 +138,3 @@ def _value(parameter: Parameter, at: float) -> object:
     if isinstance(parameter, IntParameter):
         return parameter.low + parameter.step * index
     return parameter.at(index)
-
-
-def _in_order(parameter: CategoricalParameter) -> list[object]:
-    return sorted(parameter.choices) if _is_ordered(parameter) else list(parameter.choices)

@@ -6,7 +6,7 @@ After Swersky, Snoek and Adams (arXiv 1406.3896). A trial is never stopped: it i
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 import numpy as np
 
@@ -91,20 +91,19 @@ class Thaw:
         choices: list[tuple[float, Decision]] = []
         if paused:
             of_paused = scores([trial.values for trial in paused], paused)
-            best = int(np.argmax(of_paused))
-            choices.append((float(of_paused[best]), Advance(paused[best].number)))
+            leader = int(np.argmax(of_paused))
+            choices.append((float(of_paused[leader]), Advance(paused[leader].number)))
         if not may_begin:
             return choices[0][1]
         rng = np.random.default_rng([problem.seed, len(begun), sum(len(trial.losses) for trial in begun)])
         new, of_new = _candidates(problem, begun, lambda values: scores(values, [None] * len(values)), rng)
-        of_new[[key_of(values) in taken for values in new]] = -np.inf
-        order = np.argsort(-of_new)[:_FORECAST]
-        stop = self._stop(problem, belief, begun, [new[i] for i in order if np.isfinite(of_new[i])])
+        fresh = (int(i) for i in np.argsort(-of_new) if key_of(new[i]) not in taken)
+        best = [i for i in islice(fresh, _FORECAST) if np.isfinite(of_new[i])]
+        stop = self._stop(problem, belief, begun, [new[i] for i in best])
         if stop is not None:
             return stop
-        best = int(np.argmax(of_new))
-        if np.isfinite(of_new[best]):
-            choices.append((float(of_new[best]), Begin(new[best])))
+        if best:
+            choices.append((float(of_new[best[0]]), Begin(new[best[0]])))
         return max(choices, key=lambda choice: choice[0])[1] if choices else None
 
     def _stop(
@@ -140,12 +139,14 @@ def _candidates(
     leaders = sorted((t for t in begun if t.losses), key=lambda t: (-t.passed, t.losses[-1]))[:_BEST]
     spread = coordinates.spread(int(rng.integers(2**31)), _SPREAD)
     places = np.concatenate([spread, _moved(coordinates.places([t.values for t in leaders]), rng)])
-    found = scores(coordinates.values(places))
+    configurations = coordinates.values(places)
+    found = scores(configurations)
     for _ in range(_ROUNDS):
         near = _moved(places[np.argsort(-found)[:_BEST]], rng)
-        places = np.concatenate([places, near])
-        found = np.concatenate([found, scores(coordinates.values(near))])
-    return coordinates.values(places), found
+        of_near = coordinates.values(near)
+        places, configurations = np.concatenate([places, near]), configurations + of_near
+        found = np.concatenate([found, scores(of_near)])
+    return configurations, found
 
 
 def _first_point(problem: Problem, number: int, taken: set[str]) -> Values | None:

@@ -2,6 +2,7 @@
 
 import json
 from decimal import Decimal
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -156,6 +157,18 @@ class CategoricalParameter(Section):
             if any(same(choice, other) for other in self.choices[:i]):
                 raise ValueError(f"choices must differ, given {json.dumps(choice)} twice")
         return self
+
+    @cached_property
+    def is_ordered(self) -> bool:
+        """All choices are numbers."""
+        return all(
+            isinstance(choice, int | float) and not isinstance(choice, bool) for choice in self.choices
+        )
+
+    @cached_property
+    def in_order(self) -> tuple[Any, ...]:
+        """The choices, by size where all are numbers."""
+        return tuple(sorted(self.choices)) if self.is_ordered else self.choices
 
     @property
     def is_encoded(self) -> bool:
