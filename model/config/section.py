@@ -75,9 +75,12 @@ def _describe(fault: Any, document: Document, schema: type[pydantic.BaseModel]) 
     return f"{place}: {dotted(path)}: {what}"
 
 
-def meant(given: str, known: Sequence[str]) -> str | None:
-    """The key among those known that one which is not was probably meant to be: by its initials, or by its spelling."""
-    by_initials = [key for key in known if _initials(given) == key or _initials(key) == given]
+def meant(given: str, known: Sequence[str], elsewhere: Sequence[str] = ()) -> str | None:
+    """The key that one which is not known was probably meant to be: by its initials, or by its spelling.
+
+    `elsewhere` are keys of other sections, which initials alone may name.
+    """
+    by_initials = [key for key in (*known, *elsewhere) if _initials(given) == key or _initials(key) == given]
     near = by_initials or difflib.get_close_matches(given, known, n=1, cutoff=0.5)
     return near[0] if near else None
 

@@ -151,6 +151,7 @@ class LiveTable:
         self._ended = 0
         self._durations: list[float] = []
         self._started: dict[int, float] = {}
+        self._begun: set[int] = set()
         self._best = best
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
@@ -183,8 +184,10 @@ class LiveTable:
         name = event["event"]
         if name == "trial started":
             self._started[index] = time.monotonic()
+            begins = "goes on" if event["trial"] in self._begun else "started"
+            self._begun.add(event["trial"])
             self.say(
-                f"trial {event['trial']} started: {shown_configuration(event.get('arm'), event['params'])}"
+                f"trial {event['trial']} {begins}: {shown_configuration(event.get('arm'), event['params'])}"
             )
         elif name == "rung" and not self._console.is_terminal:
             self.say(

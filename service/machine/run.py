@@ -1,8 +1,6 @@
 """A study's slots worked on by this machine's workers, and what came of it: `workers`, `run` and `confirm`."""
 
 import contextlib
-import json
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -15,11 +13,11 @@ from rich.console import Console
 
 from model.errors import UserError
 from service import logs
+from service.machine import expected_time
 from service.machine import places as machine
 from service.machine.create import command, create
 from service.machine.leaderboard import leaderboard
 from service.machine.progress import JsonLines, LiveTable, View
-from service.machine.python import python
 from service.machine.supervisor import Supervisor
 from service.settings import HOME, MOST_TRIALS, Settings
 from service.storage.budget import how_it_stopped
@@ -31,7 +29,6 @@ from service.study.device_proof import prove_device
 from service.study.file import checked_name, found_in
 from service.text import terminal
 from service.text.commands import verb
-from service.text.quantities import shown_seconds
 
 
 def work(
@@ -244,22 +241,13 @@ def _finish(
     if len(places) > to_run and not opened.budget:
         places = machine.places(settings, workers=to_run)
     workers = len(places)
-    seconds = None
-    if opened.definition.own_run is None:
-        terminal.say(
-            console, "measuring how fast this machine trains: some seconds of training, and one evaluation"
-        )
-        measured = _measure(name, places[0].threads)
-        seconds = measured["train_seconds"] + measured["evaluation_seconds"]
-        in_hours = opened.definition.spend is not None and opened.definition.spend.unit == "seconds"
-        proviso = "if none is pruned and none is larger"
-        terminal.say(
-            console,
-            f"a whole trial of the base configuration takes about {shown_seconds(seconds)} here "
-            f"({measured['device']}, {measured['tokens_per_second']:,.0f} tokens/s); "
-            f"{opened.shown_left(to_run)} with {workers} worker{'s' if workers > 1 else ''}"
-            + ("" if in_hours else f" at most about {shown_seconds(seconds * to_run / workers)}, {proviso}"),
-        )
+    seconds = expected_time.told(
+        opened,
+        to_run=to_run,
+        workers=workers,
+        threads=places[0].threads,
+        say=partial(terminal.say, console),
+    )
     view = LiveTable(
         name,
         workers=workers,
@@ -286,15 +274,3 @@ def _say_what_is_left(opened: OpenedStudy, rest: Callable[[int], str], console: 
     if left:
         are = "is" if left == 1 and not opened.budget else "are"
         terminal.say(console, f"{opened.shown_left(left)} {are} left; {how}")
-
-
-def _measure(study: str, threads: int) -> dict[str, Any]:
-    """The estimate, from a process of its own: torch's memory is not kept while the workers run."""
-    call = python("-m", "service", "estimate", study, "--threads", str(threads))
-    done = subprocess.run(**call, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(
-            done.stderr.strip().removeprefix("error: ") or f"the measurement failed: {done.stdout}"
-        )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result

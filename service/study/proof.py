@@ -167,8 +167,9 @@ def _check_key(
         inside = [other for other in known if other.startswith(f"{key}.")]
         near = inside or [other for other in known if other.rpartition(".")[2] == last]
         beside = [other for other in known if section and other.rpartition(".")[0] == section]
-        by_name = {other.rpartition(".")[2]: other for other in beside or known}
-        if not near and (found := meant(last, list(by_name))):
+        by_name = {other.rpartition(".")[2]: other for other in (*known, *beside)}
+        of_section = [other.rpartition(".")[2] for other in beside or known]
+        if not near and (found := meant(last, of_section, elsewhere=list(by_name))):
             near = [by_name[found]]
         allowed = ", ".join(beside) or f"keys of {base.document.name}"
         hint = f", did you mean {near[0]!r}?" if near else f", allowed: {allowed}"

@@ -90,6 +90,15 @@ def test_and_nothing_else(clock, event):
     assert lines(console) == []
 
 
+def test_a_trial_that_is_started_again_was_paused_and_goes_on(clock):
+    shown, console = view()
+    for _ in range(2):
+        shown.take(0, started())
+    first, again = lines(console)
+    assert first.startswith("trial 0 started: ")
+    assert again == first.replace("started", "goes on")
+
+
 def test_time_left_follows_from_what_runs_and_from_what_a_trial_takes(clock):
     shown, _ = view(trial_seconds=10.0, workers=2, trials=5)
     shown.take(0, started(0))

@@ -93,6 +93,10 @@ FAULTS = [
     ({"rho": real(1, 2)}, "study.yaml:1: rho: unknown key, did you mean 'optimizer.sharpness.rho'?"),
     ({"lr": real(1, 2)}, "study.yaml:1: lr: unknown key, did you mean 'optimizer.lr'?"),
     (
+        {"model.learning_rate": real(1, 2)},
+        "study.yaml:1: model.learning_rate: unknown key, did you mean 'optimizer.lr'?",
+    ),
+    (
         {"model": choice(1, 2)},
         "study.yaml:1: model: a section, not a key, did you mean 'model.activation'?",
     ),
