@@ -113,6 +113,8 @@ def _facts(opened: OpenedStudy) -> Iterator[tuple[str, str]]:
         "trials",
         f"{shown_states(tally)}; {counts['closed']} of {sum(counts.values())} slots closed, {left} left",
     )
+    if spent := opened.shown_spent():
+        yield "budget of the study", spent
     if best := best_of(study):
         values = ", ".join(f"{key} {shown_number(value)}" for key, value in best.params.items())
         yield (

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from service.storage.optuna_private import USER_ATTRIBUTES
 from service.storage.schema import SLOTS
 from service.storage.slots import Slots
-from service.study.spend import Unit
+from service.study.spend import Unit, shown_cost
 
 BUDGET = "token_budget"
 """Attribute of a study: `tokens`, `flops` or `seconds` granted, `claims` made, and why it has `stopped` before all was
@@ -86,6 +86,20 @@ class Reading:
     def price_of_new(self, base: int | None) -> float | None:
         """The same of a trial that is still to be drawn; `base`, what the base configuration costs, is the least."""
         return self.likely_price if base is None else max(base, self.likely_price or 0)
+
+    def shown(self, budget: str) -> str:
+        """For people: `600,000 tokens spent of 1,000,000 tokens; 400,000 tokens left`.
+
+        Args:
+            budget: what the study calls tokens (`Words.budget`).
+        """
+        spent, granted, left = (
+            shown_cost(amount, self.unit, budget=budget) for amount in (self.spent, self.granted, self.left)
+        )
+        rest = (
+            "the search has stopped by itself before the rest" if self.stopped is not None else f"{left} left"
+        )
+        return f"{spent} spent of {granted}; {rest}"
 
     def changed(self, **values: Any) -> str:
         """What the storage is to have after a claim, or after a change of these values."""

@@ -95,6 +95,11 @@ class OpenedStudy:
         seen = self.budget.read()
         return shown_cost(seen.left if seen else 0, unit_of(self.definition.spend), budget=budget)
 
+    def shown_spent(self) -> str | None:
+        """What of its budget is spent and what is left; None where the budget is a number of trials."""
+        seen = self.budget.read() if self.budget else None
+        return seen.shown(self.definition.words.budget) if seen else None
+
     @cached_property
     def roster(self) -> Roster:
         """Its workers."""

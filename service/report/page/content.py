@@ -23,10 +23,18 @@ class Content:
     """What a reader must know before the numbers: runs that ended early, a single seed, arms without a run."""
     tables: tuple[Table, ...]
     claims: tuple[CheckedClaim, ...]
+    budget: str | None = None
+    """What of the study's budget is spent and what is left; None where it is a number of trials."""
 
 
-def build(record: StudyRecord, published: Published | None) -> Content:
-    """The content of the study's report; `published` is None where no document stands behind it."""
+def build(record: StudyRecord, published: Published | None, *, budget: str | None = None) -> Content:
+    """The content of a study's report.
+
+    Args:
+        record: of the study.
+        published: None where no document stands behind it.
+        budget: what of it is spent and what is left; None where it is a number of trials.
+    """
     checked = tuple(check(claim, record) for claim in published.claims) if published else ()
     quoted = (tables.published_table(table, record) for table in (published.tables if published else ()))
     costs, pruned = budgets.tables(record), pruning.tables(record)
@@ -53,6 +61,7 @@ def build(record: StudyRecord, published: Published | None) -> Content:
         warnings=tuple(_warnings(record, published)),
         tables=tuple(table for table in found if table),
         claims=checked,
+        budget=budget,
     )
 
 

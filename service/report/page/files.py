@@ -72,7 +72,7 @@ def write(
     if not found.best_arms:
         counts = found.shown_states or "none has begun"
         raise ReportError(f"study {study.study_name!r} has no complete trial to report ({counts})")
-    content = contents.build(found, quoted)
+    content = contents.build(found, quoted, budget=opened.shown_spent())
     parts = sections.of_study(
         content,
         study,
@@ -127,7 +127,11 @@ def _write(content: Content, parts: list[Section], folder: Path, result: Path | 
     drawn = [path for part in parts for plot in part.plots for path in static.write(plot, folder / FIGURES)]
     title = f"Study {content.record.name}"
     html = html_page.render(
-        title, content.record.question, parts, files=[f"{FIGURES}/{path.name}" for path in drawn]
+        title,
+        content.record.question,
+        parts,
+        budget=content.budget,
+        files=[f"{FIGURES}/{path.name}" for path in drawn],
     )
     texts = {
         folder / "report.html": html,

@@ -45,13 +45,21 @@ class Section:
     """Closed until it is asked for, and not printed."""
 
 
-def render(title: str, question: str, sections: Sequence[Section], *, files: Sequence[str] = ()) -> str:
+def render(
+    title: str,
+    question: str,
+    sections: Sequence[Section],
+    *,
+    budget: str | None = None,
+    files: Sequence[str] = (),
+) -> str:
     """The page.
 
     Args:
         title: of the page.
         question: one sentence, under it.
         sections: in order; each is in the list of contents.
+        budget: what of the study's is spent and what is left, in a line of its own.
         files: paths, relative to the page, of figures that have been written beside it; each is linked where its
             name is that of a figure.
     """
@@ -75,6 +83,7 @@ def render(title: str, question: str, sections: Sequence[Section], *, files: Seq
     page = environment.get_template("page.html").render(
         title=title,
         question=question,
+        budget=budget,
         sections=shown,
         marks=_MARKS,
         panels=panels,

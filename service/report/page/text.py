@@ -31,6 +31,8 @@ def markdown(content: Content, opening: Sequence[Section] = ()) -> str:
     """
     record = content.record
     parts = [f"# {_line(record.name)}\n\n{_line(record.question)}\n"]
+    if content.budget:
+        parts.append(f"Budget: {_line(content.budget)}.\n")
     parts += [_section_markdown(section) for section in opening]
     parts.append(
         "| | |\n|---|---|\n" + "".join(f"| {name} | {_line(value)} |\n" for name, value in content.facts)
@@ -85,6 +87,7 @@ def result(content: Content) -> str:
         "study": record.name,
         "question": record.question,
         "facts": dict(content.facts),
+        **({"budget": content.budget} if content.budget else {}),
         "warnings": content.warnings,
         "baseline": names.get(record.baseline or "", record.baseline),
         "claims": [vars(claim) for claim in content.claims],

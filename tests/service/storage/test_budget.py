@@ -237,3 +237,26 @@ def test_what_was_forecast_at_a_stop_is_held_against_what_came(pauses_of):
         "2 more whole ones have lowered it by 0.0012"
     )
     assert what_came({}, [1.0]) is None
+
+
+def test_what_is_spent_and_left_is_said_in_its_unit_and_after_a_stop_that_nothing_is_claimed(pauses_of):
+    pauses = pauses_of("a")
+    pauses.budget.total(900_000)
+    pauses.begin(pauses.budget.read(), tokens=300_000, point=None)
+    assert (
+        pauses.budget.read().shown("tokens") == "300,000 tokens spent of 900,000 tokens; 600,000 tokens left"
+    )
+    pauses.budget.stop(pauses.budget.read(), "nothing is gained")
+    assert pauses.budget.read().shown("epochs") == (
+        "300,000 epochs spent of 900,000 epochs; the search has stopped by itself before the rest"
+    )
+
+
+def test_a_rung_that_took_longer_than_what_was_left_is_spent_and_nothing_is_left(pauses_with):
+    pauses = pauses_with(nothing_granted("seconds"))("a")
+    pauses.budget.total(3600)
+    slot = pauses.begin(pauses.budget.read(), tokens=1000, point=None)
+    pauses.settle(pauses.budget.read(), slot, tokens=1000, price=3.66)
+    assert pauses.budget.read().shown("tokens") == (
+        "1 h 01 min of training spent of 1 h 00 min of training; 0 s of training left"
+    )

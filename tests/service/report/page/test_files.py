@@ -8,7 +8,11 @@ import subprocess
 from model.config import yaml_tree
 from model.config.section import validate
 from model.config.train_config import TrainConfig
-from tests.conftest import tiny_study
+from service.storage.claims import Claims
+from service.storage.opened_study import open_study
+from service.storage.pauses import Pauses
+from tests.conftest import SPACE, tiny_study
+from tests.service.catalogue.asking import fill, invoke
 from tests.service.report.page.conftest import read, report
 from tests.service.report.page.test_sections import TUNED_SECTIONS
 
@@ -107,3 +111,25 @@ def test_every_trial_has_its_values_in_every_form(tuned, finished):
         cells = f"| {trial.number} | complete | {trial.value:.4f} |"
         (row,) = (line for line in (folder / "report.md").read_text().splitlines() if line.startswith(cells))
         assert f"| {lr:.4g} |" in row
+
+
+def test_what_is_spent_of_a_studys_budget_stands_under_its_question(tiny, tmp_path):
+    tiny.write(SPACE + "pruner: {name: asha}\nspend: {tokens: 27000}\n")
+    tiny.create()
+    fill(tiny, ({"optimizer.lr": 0.001}, 2.0))
+    opened = open_study(tiny.settings, "tiny")
+    pauses = Pauses(Claims(opened.slots, owner="a", lease_seconds=60))
+    pauses.begin(opened.budget.read(), tokens=9000, point=None)
+    opened.close()
+    assert report(tiny, "tiny", "--out", tmp_path)[0] == 0
+    said = "9,000 tokens spent of 27,000 tokens; 18,000 tokens left"
+    question = '<p class="question">Does it work?</p>\n'
+    assert f'{question}<p class="note">Budget: {said}.</p>' in (tmp_path / "report.html").read_text()
+    assert f"\nDoes it work?\n\nBudget: {said}.\n" in (tmp_path / "report.md").read_text()
+    assert json.loads((tmp_path / "result.json").read_text())["budget"] == said
+    assert f"  budget of the study: {said}\n" in invoke(tiny, "show", "tiny").stdout
+
+
+def test_a_study_whose_budget_is_a_number_of_trials_says_nothing_of_another(tuned):
+    assert "Budget:" not in (tuned[0] / "report.html").read_text()
+    assert "budget" not in json.loads((tuned[0] / "result.json").read_text())
