@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from service.text.tables import Table
@@ -21,6 +21,9 @@ SCALE = ("#00224E", "#35456C", "#666970", "#948E77", "#C8B866", "#FEE838")
 SHADES = ("#0072B2", "#B4B8BC")
 """Both seen on white and on a dark page."""
 
+_ASTRAY = 22
+"""The style of points that lie above what is shown: triangles, in the colour of pruned trials."""
+
 Draw = Literal["line", "points", "bars"]
 
 
@@ -32,6 +35,8 @@ class Axis:
     log: bool = False
     categories: tuple[str, ...] = ()
     """Names at the positions 0, 1, 2, ...; empty for numbers."""
+    ends: tuple[float, float] | None = None
+    """Where it begins and ends, whatever is drawn; None: as far as that reaches."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,39 @@ def plot_of(
     """The figure of those panels that there are and that have a series; None where none has."""
     there = tuple(panel for panel in panels if panel and (isinstance(panel, HeatMap) or panel.series))
     return Plot(id_, title, caption, there, stacked, small=small) if there else None
+
+
+def highest_shown(losses: Sequence[float]) -> float | None:
+    """Up to where losses are drawn, so that those of a few trainings that went astray do not flatten all others.
+
+    Above the third quartile by three times its distance from the lowest; None where all lie below.
+    """
+    if not losses:
+        return None
+    lowest, quartile = min(losses), sorted(losses)[3 * (len(losses) - 1) // 4]
+    limit = quartile + 3 * (quartile - lowest)
+    return limit if lowest < limit < max(losses) else None
+
+
+def capped(series: Iterable[Series], limit: float | None) -> tuple[Series, ...]:
+    """The series, none of them above the limit: points that are stand on it, as a series of their own that says so."""
+    if limit is None:
+        return tuple(series)
+    found, above = [], []
+    for each in series:
+        if each.draw == "points":
+            points = list(zip(each.x, each.y, strict=True))
+            above += [x for x, y in points if y > limit]
+            points = [(x, y) for x, y in points if y <= limit]
+            if points:
+                xs, ys = zip(*points, strict=True)
+                found.append(replace(each, x=xs, y=ys))
+        else:
+            found.append(replace(each, y=tuple(min(y, limit) for y in each.y)))
+    if above:
+        name = f"higher than {limit:.3g}, drawn there"
+        found.append(Series(name, tuple(above), (limit,) * len(above), draw="points", style=_ASTRAY))
+    return tuple(found)
 
 
 def positions(categories: Sequence[str]) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from service.report.figures.plots import Axis, Chart, Plot, Series, plot_of
+from service.report.figures.plots import Axis, Chart, Plot, Series, capped, highest_shown, plot_of
 from service.report.record.study_record import Run, StudyRecord
 from service.study.parameters import same
 from service.text.quantities import shown_number
@@ -17,8 +17,10 @@ _STYLES = {"complete": 0, "pruned": 1}
 def plot(record: StudyRecord) -> Plot | None:
     """A panel for each parameter, a point for each trial that has it; None without a point."""
     runs = [run for run in record.runs if run.state in _STYLES and _loss(run) is not None]
+    limit = highest_shown([loss for run in runs if (loss := _loss(run)) is not None])
     charts = (
-        _chart(key, range_, runs, record) for key, range_ in record.definition.space.distributions.items()
+        _chart(key, range_, runs, record, limit)
+        for key, range_ in record.definition.space.distributions.items()
     )
     caption = (
         "Each trial's loss against each value that it was given; where the trials with low losses lie at an end of the "
@@ -32,7 +34,9 @@ def _loss(run: Run) -> float | None:
     return loss if loss is not None and math.isfinite(loss) else None
 
 
-def _chart(key: str, range_: BaseDistribution, runs: Sequence[Run], record: StudyRecord) -> Chart | None:
+def _chart(
+    key: str, range_: BaseDistribution, runs: Sequence[Run], record: StudyRecord, limit: float | None
+) -> Chart | None:
     choices: tuple[Any, ...] = ()
     log = isinstance(range_, FloatDistribution | IntDistribution) and range_.log
     if isinstance(range_, CategoricalDistribution):
@@ -52,7 +56,7 @@ def _chart(key: str, range_: BaseDistribution, runs: Sequence[Run], record: Stud
     if not series:
         return None
     x = Axis(key, log=log, categories=tuple(map(shown_number, choices)))
-    return Chart(x, Axis(record.words.metric), tuple(series))
+    return Chart(x, Axis(record.words.metric), capped(series, limit))
 
 
 def _position(value: Any, choices: Sequence[Any]) -> float | None:

@@ -12,7 +12,7 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.trial import FrozenTrial, TrialState
 
 from service.report.figures import slices
-from service.report.figures.plots import Axis, Chart, Plot, Series
+from service.report.figures.plots import Axis, Chart, Plot, Series, capped, highest_shown
 from service.report.record.study_record import StudyRecord
 from service.text.quantities import shown_number
 
@@ -106,11 +106,12 @@ def _history(record: StudyRecord) -> Plot | None:
         series.append(
             _series("pruned, at its last rung", ends["pruned"], draw="points", style=1, dashed=True)
         )
+    limit = highest_shown([loss for of in ends.values() for _, loss in of])
     return Plot(
         "history",
         "Optimisation history",
         "Each trial's loss in the order of the trials. A pruned trial's loss is that of a shorter training.",
-        (Chart(Axis("trial"), Axis(record.words.objective), tuple(series)),),
+        (Chart(Axis("trial"), Axis(record.words.objective), capped(series, limit)),),
     )
 
 
@@ -174,7 +175,7 @@ def _parallel_coordinates(trials: Sequence[FrozenTrial]) -> Plot:
         "Complete trials in the search space",
         "One line a trial, the bluer and thicker the lower its loss, from the low end of each parameter's range (left) "
         "to the high end, logarithmic where the range is. A line passes by a parameter that its trial does not have.",
-        (Chart(Axis("place in the range"), Axis("", categories=labels), tuple(series)),),
+        (Chart(Axis("place in the range", ends=(0, 1)), Axis("", categories=labels), tuple(series)),),
     )
 
 

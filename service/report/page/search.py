@@ -170,6 +170,9 @@ def _headline(record: StudyRecord, best: Arm) -> str:
     other = _loss(baseline)
     if baseline is best:
         return f"{said}: that is the baseline itself."
+    if other is None and baseline is not None:
+        run = baseline.runs[0]
+        return f"{said}. The baseline, trial {run.trial}, has no whole run to compare it with: {run.ended}."
     if other is None:
         return f"{said}. There is no baseline to compare it with."
     gap = loss - other

@@ -50,3 +50,12 @@ def test_what_a_logarithmic_axis_or_the_space_does_not_have_is_left_out(record):
         (float("nan"), "complete", {"optimizer.lr": 1e-3, "optimizer.name": "sgd"}),
     )
     assert slices.plot(found) is None
+
+
+def test_a_loss_that_went_astray_stands_at_the_edge_of_every_panel(record):
+    values = {"optimizer.lr": 1e-3, "optimizer.name": "sgd"}
+    trials = [(2.0 + i / 10, "complete", values) for i in range(6)]
+    plot = slices.plot(searched(record, *trials, (4029.0, "pruned", values)))
+    assert [[series.name for series in panel.series] for panel in plot.panels] == [
+        ["complete", "higher than 3.6, drawn there"]
+    ] * 2

@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from service.report.figures import tuned
+from service.report.figures import interactive, static, tuned
 from service.report.record.study_record import Arm
 from tests.service.report.conftest import evaluation, run_of
 
@@ -93,6 +93,14 @@ def test_the_history_has_every_trial_and_the_best_so_far(record):
     assert (pruned.x, pruned.y, pruned.dashed) == ((2,), (3.5,), True)
 
 
+def test_in_the_history_a_loss_that_went_astray_stands_at_the_edge(record):
+    runs = [*(trained(i, 2.0 + i / 10) for i in range(8)), trained(8, 4029.0, state="pruned")]
+    (history,) = tuned.plots(search_record(record, *runs), study_of((3.0, {}, {})), None)
+    assert [series.name for series in history.legend] == [
+        "best so far", "complete", "higher than 4.4, drawn there",
+    ]  # fmt: skip
+
+
 def test_parallel_coordinates_place_each_value_in_its_range(record):
     study = study_of(
         (2.0, {"lr": 1e-3, "method": "sam"}, {"lr": LR, "method": METHOD}),
@@ -107,6 +115,9 @@ def test_parallel_coordinates_place_each_value_in_its_range(record):
     assert (worst.x, worst.y) == (pytest.approx((0.5, 0.5)), (0, 1))
     assert (best.x, best.y) == (pytest.approx((1.0, 0.2)), (0, 2))
     assert (worst.shade, best.shade) == (1, 0)
+    low, high = interactive.draw(plots[-1])[0].layout.xaxis.range
+    assert low < 0 < 1 < high
+    assert static.draw(plots[-1]).axes[0].get_xlim() == pytest.approx((low, high))
 
 
 def test_importances_are_drawn_as_they_are(record):

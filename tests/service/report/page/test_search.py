@@ -63,6 +63,21 @@ def test_without_a_confirmation_it_says_that_the_noise_is_not_known(searched):
     assert "There is no baseline" in search._best(without, None, "here").texts[0]
 
 
+def test_a_baseline_that_was_not_trained_to_its_end_is_there_and_cannot_be_compared(searched):
+    baseline, best = searched.arms[0], searched.best_arms[0]
+    run = replace(baseline.runs[0], state="pruned", ended="paused at rung 1 of 3, not promoted")
+    waits = replace(baseline, runs=(run,))
+    arms = tuple(waits if arm is baseline else arm for arm in searched.arms)
+    assert best is not baseline
+    assert (
+        search._best(replace(searched, arms=arms), None, "here")
+        .texts[0]
+        .endswith(
+            f". The baseline, trial {run.trial}, has no whole run to compare it with: paused at rung 1 of 3, not promoted."
+        )
+    )
+
+
 def test_all_trials_have_their_values_best_first(searched):
     table = search.trials_table(searched)
     assert table.headings == (
