@@ -22,6 +22,9 @@ from service.text.words import GPT, Words
 INTERRUPTED = "interrupted"
 RESUMABLE = "interrupted, its state is saved: another trial resumes it, which counts in its place. No failure"
 
+PAUSED = "; it may go on from there. Shown as pruned, it was not promoted before the study's end"
+"""What follows where a trial waits: its note is not written again if it is ended there."""
+
 
 def study_note(definition: StudyDefinition, facts: Mapping[str, Any], *, command: str) -> str:
     """The note of a study.
@@ -95,7 +98,8 @@ def trial_note(
         curve: the address of its curve as an image of the dashboard's own.
         words: of the study.
     """
-    rows = {"ended": escaped(RESUMABLE if ended == INTERRUPTED else ended)}
+    shown = f"{ended}{PAUSED}" if ended.startswith("paused") else ended
+    rows = {"ended": escaped(RESUMABLE if ended == INTERRUPTED else shown)}
     if changes is not None:
         rows["changes"] = (
             escaped(shown_params(changes)) if changes else "nothing: it is the base file as it is"

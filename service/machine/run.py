@@ -23,7 +23,7 @@ from service.settings import HOME, MOST_TRIALS, Settings
 from service.storage.budget import how_it_stopped
 from service.storage.database import creation_lock
 from service.storage.opened_study import OpenedStudy, open_study
-from service.storage.outages import Patience
+from service.storage.outages import Patience, is_outage
 from service.storage.ranking import best_so_far, count_states, ranked_trials
 from service.study.device_proof import prove_device
 from service.study.file import checked_name, found_in
@@ -78,7 +78,8 @@ def work(
         to_run = opened.trials_left()
         on = f"GPU {', '.join(gpus)}" if gpus else f"{places[0].threads} threads each"
         what = f"{opened.shown_left(to_run)} to {'spend' if opened.budget else 'finish'}"
-        terminal.say(console, f"study {study}: {what}, {len(places)} workers here ({on})")
+        here = "1 worker" if len(places) == 1 else f"{len(places)} workers"
+        terminal.say(console, f"study {study}: {what}, {here} here ({on})")
         view = LiveTable(
             study,
             workers=len(places),
@@ -88,7 +89,22 @@ def work(
             best=best_so_far(opened.study),
             words=opened.definition.words,
         )
-    return Supervisor(study, slots=slots, places=places, view=view).run()
+    status = Supervisor(study, slots=slots, places=places, view=view).run()
+    if status == 0 and not settings.json_log:
+        _say_end(opened, console)
+    return status
+
+
+def _say_end(opened: OpenedStudy, console: Console) -> None:
+    """What the trials have come to, in a line; nothing where the storage is away."""
+    try:
+        states, best = count_states(opened.study), best_so_far(opened.study)
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        return
+    shown = f"; best {opened.definition.words.metric} {best[0]:.4f}, trial {best[1]}" if best else ""
+    terminal.say(console, f"study {opened.name}: {states or 'no trial'}{shown}")
 
 
 def run(

@@ -144,3 +144,15 @@ def test_workers_that_make_their_study_name_one_that_there_is(tiny):
     done = subprocess.run(**tiny.command("workers", "nosuch", "--trials", "3"), capture_output=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: --trials: given '3', allowed: with --create")
+
+
+@pytest.mark.slow
+def test_workers_say_at_their_end_what_the_trials_have_come_to(finished):
+    command = finished.command("workers", "tiny", "--workers", "1")
+    command["env"] |= {"HPTUNE_LOG": "text"}
+    done = subprocess.run(**command, capture_output=True)
+    best = min((trial.value, trial.number) for trial in finished.trials())
+    first, *_, last = done.stdout.splitlines()
+    assert first.startswith("study tiny: 0 trials to finish, 1 worker here (")
+    assert last == f"study tiny: 3 complete; best val_loss {best[0]:.4f}, trial {best[1]}"
+    assert done.returncode == 0

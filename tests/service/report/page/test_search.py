@@ -73,7 +73,8 @@ def test_a_baseline_that_was_not_trained_to_its_end_is_there_and_cannot_be_compa
         search._best(replace(searched, arms=arms), None, "here")
         .texts[0]
         .endswith(
-            f". The baseline, trial {run.trial}, has no whole run to compare it with: paused at rung 1 of 3, not promoted."
+            f". The baseline, trial {run.trial}, has no whole run to compare it with: paused at rung 1 of 3, "
+            "not promoted."
         )
     )
 
