@@ -21,8 +21,7 @@ from service.text.words import GPT, Words
 
 INTERRUPTED = "interrupted"
 RESUMABLE = "interrupted, its state is saved: another trial resumes it, which counts in its place. No failure"
-
-PAUSED = "; it may go on from there. Shown as pruned, it was not promoted before the study's end"
+PAUSED = "; it may go on from there. Shown as pruned, it was not promoted"
 """What follows where a trial waits: its note is not written again if it is ended there."""
 
 

@@ -101,7 +101,7 @@ def test_the_note_of_a_trial_without_an_evaluation_says_why_it_ended():
     assert texts(note, "code") == ["seed: 1"]
     waits = trial_note(ended="paused at rung 1 of 3", config={"seed": 1}, last=None, facts={})
     assert texts(waits, "td")[1] == (
-        "paused at rung 1 of 3; it may go on from there. Shown as pruned, it was not promoted before the study's end"
+        "paused at rung 1 of 3; it may go on from there. Shown as pruned, it was not promoted"
     )
     died_at_once = trial_note(ended="its worker died", config={}, last=None, facts={})
     assert texts(died_at_once, "td") == ["ended", "its worker died"]
