@@ -4,12 +4,16 @@ import numpy as np
 
 from service.search.coordinates import Array
 
+_WORST = 8.0
+"""Of the distance of the best from the median."""
+
 
 def levelled(losses: Array) -> Array:
     """Losses of mean 0 and deviation 1, of which bad ones count by their logarithm.
 
-    Bad is worse than the median by more than the best is better: by how much is of no interest, and would set the
-    scale of all.
+    Bad is worse than the median by more than the best is better: by how much is of little interest, and would set the
+    scale of all. Beyond `_WORST` of it there is no worse: one loss that has exploded would blur what sets the others
+    apart.
     """
     away, _ = _away(losses)
     return np.asarray((away - away.mean()) / max(float(away.std()), 1e-9))
@@ -26,4 +30,4 @@ def _away(losses: Array) -> tuple[Array, float]:
     middle = float(np.median(losses))
     span = max(middle - float(losses.min()), 1e-9)
     away = (losses - middle) / span
-    return np.asarray(np.where(away > 1, 1 + np.log(np.maximum(away, 1.0)), away)), span
+    return np.asarray(np.where(away > 1, 1 + np.log(np.clip(away, 1.0, _WORST)), away)), span

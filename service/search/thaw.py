@@ -111,9 +111,9 @@ class Thaw:
     ) -> Stop | None:
         """Where no trial promises what it has to, be it new, waiting, or on its way."""
         whole = [trial.losses[-1] for trial in begun if trial.passed == len(problem.rungs)]
-        if self.stop_gain is None or len(whole) < _ENOUGH:
-            return None
         going = [trial for trial in begun if trial.state in ("running", "paused") and trial.values]
+        if self.stop_gain is None or len(whole) < _ENOUGH or not (going or new):
+            return None
         found = belief.forecast(
             [*(trial.values for trial in going), *new],
             [*(trial.number for trial in going), *(NEW for _ in new)],

@@ -114,6 +114,13 @@ def test_thaw_needs_less_than_random_search():
     assert sorted(costs)[1] < 0.5 * BOWL.random_trials(target) * BOWL.cell_tokens
 
 
+def test_without_pauses_every_trial_is_trained_to_its_end():
+    arm, budget = ARMS["thaw", "none"], 10 * BOWL.cell_tokens
+    found = arm.search(BOWL, seed=0, budget_tokens=budget, workers=2, target=-math.inf)
+    assert found.trials > 9
+    assert found.pruned == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PRIORS)
 def test_a_prior_that_misleads_costs_no_more_than_a_fifth(kind):

@@ -1,6 +1,7 @@
 """What is compared: samplers and pruners as a study has them, and searchers whose trials pause."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -10,7 +11,7 @@ from optuna.trial import TrialState
 
 from service.search.coordinates import Coordinates
 from service.search.halving import Halving
-from service.search.problem import Begun, Problem, Searcher
+from service.search.problem import Advance, Begun, Decision, Problem, Searcher
 from service.search.thaw import Thaw
 from service.study.pruners import PrunerConfig
 from service.study.samplers import GpConfig, SamplerConfig, TpeConfig, build_sampler, sampler_misfit
@@ -98,6 +99,20 @@ class Pausing:
         return replay.run(budget_tokens=budget_tokens, target=target)
 
 
+@dataclass(frozen=True)
+class WholeTrials:
+    """What a search is worth without pauses: every trial is trained to its end before its worker begins another."""
+
+    searcher: Searcher
+
+    def decide(self, problem: Problem, begun: Sequence[Begun], left: float = math.inf) -> Decision | None:
+        """As `Searcher.decide`."""
+        for trial in begun:
+            if trial.state == "paused":
+                return Advance(trial.number)
+        return self.searcher.decide(problem, begun, left)
+
+
 Arm = Stopping | Pausing
 
 ARMS: Mapping[tuple[str, str], Arm] = {
@@ -108,6 +123,7 @@ ARMS: Mapping[tuple[str, str], Arm] = {
     ("random", "halving with promotion"): Pausing(Halving()),
     ("TPE", "halving with promotion"): Pausing(Halving(), drawn_by_tpe),
     ("thaw", "pauses"): Pausing(Thaw()),
+    ("thaw", "none"): Pausing(WholeTrials(Thaw())),
     **{(f"thaw, prior {kind}", "pauses"): Pausing(Thaw(), prior=kind) for kind in PRIORS},
 }
 """By searcher and pruner."""

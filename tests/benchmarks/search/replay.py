@@ -60,7 +60,7 @@ class Replay:
                 Begun(number, t.values, t.curve[: t.seen], t.state)  # type: ignore[arg-type]
                 for number, t in enumerate(self._trials)
             ]
-            decision = self.searcher.decide(problem, begun, budget_tokens - self._claimed())
+            decision = self.searcher.decide(problem, begun, budget_tokens - self.claimed())
             self.decisions += 1
             match decision:
                 case Advance(number):
@@ -82,7 +82,7 @@ class Replay:
         found.pruned = sum(trial.state == "paused" for trial in self._trials)
         return found
 
-    def _claimed(self) -> int:
+    def claimed(self) -> int:
         """Tokens of all trials to the rungs that they wait at, or are on their way to."""
         reached = (trial.seen + (trial.state == "running") for trial in self._trials)
         return sum(self.table.rungs[number - 1] for number in reached if number)

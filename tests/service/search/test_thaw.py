@@ -65,6 +65,13 @@ def test_all_of_a_small_space_is_tried_once_and_then_nothing_is_left():
     assert {t.state for t in study.begun} == {"ended"}
 
 
+def test_a_search_that_may_stop_ends_where_all_has_been_tried_too():
+    study = Study(GRID, lambda v: v["x"] + v["y"])
+    while study.one(Thaw(stop_gain=0.0)) is not None:
+        assert len(study.begun) <= 9
+    assert {t.state for t in study.begun} == {"ended"}
+
+
 def test_even_without_the_model_nothing_is_begun_twice():
     study = Study(GRID, lambda v: 1.0)
     while study.one(Thaw(startup=100)) is not None:
