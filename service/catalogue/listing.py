@@ -106,12 +106,12 @@ def _facts(opened: OpenedStudy) -> Iterator[tuple[str, str]]:
         log = ", log" if getattr(parameter, "log", False) else ""
         when = "".join(f", where {parent} is {shown_value(list(c))}" for parent, c in parameter.when.items())
         yield key, f"{parameter.allowed}{log}{when}; baseline {shown_value(base[key])}"
-    counts = opened.slots.counts()
-    left = counts["open"] + counts["leased"]
-    tally = tally_of(opened)
+    counts, left = opened.slots.counts(), opened.trials_left()
+    # where trials wait, slots come with the trials, and say nothing of what is still to be spent
+    of = "" if opened.budget else f"{counts['closed']} of {sum(counts.values())} slots closed, "
     yield (
         "trials",
-        f"{shown_states(tally)}; {counts['closed']} of {sum(counts.values())} slots closed, {left} left",
+        f"{shown_states(tally_of(opened))}; {of}{opened.shown_left(left) if opened.budget else left} left",
     )
     if spent := opened.shown_spent():
         yield "budget of the study", spent

@@ -59,13 +59,16 @@ class Trained:
     """Evaluations that came after `stop`."""
 
 
-def check(kind: OwnRunKind, base: Document, folders: Sequence[Path]) -> Iterator[Finding]:
+def check(
+    kind: OwnRunKind, base: Document, folders: Sequence[Path], *, say: Callable[[str], None]
+) -> Iterator[Finding]:
     """Train the class in several processes, and say of each part of the contract whether it holds.
 
     Args:
         kind: the class, with a budget of two rungs or more.
         base: the file that it is given.
         folders: where its module is looked for.
+        say: takes a line for the user, before it is waited.
 
     Yields:
         The findings as they come; none after one that leaves nothing to look at.
@@ -76,6 +79,11 @@ def check(kind: OwnRunKind, base: Document, folders: Sequence[Path]) -> Iterator
     cls, kind = imported(kind, folders, base)
     tree = kind.read(base).tree
     exact = getattr(cls, "exact", True)
+    rungs, unit = kind.budget.rungs, kind.budget.unit
+    say(
+        f"training it for {kind.budget.amount} {unit} as a whole twice, then from each rung to the next, then stopped: "
+        f"{rungs + 3} processes, one after another"
+    )
     with tempfile.TemporaryDirectory() as name:
         yield from findings(partial(_apart, Path(name), kind, tree, folders), kind, Path(name), exact=exact)
 
@@ -104,13 +112,17 @@ def _looked_at(run: Callable[..., Trained], kind: OwnRunKind, folder: Path, exac
     at = ", ".join(str(trained) for trained, _ in whole.values)
     first, last = whole.values[0][1], whole.values[-1][1]
     yield Finding(True, f"evaluates at {at} {unit}: {kind.metric} {first:.6g} to {last:.6g}")
-    yield _same("a second run", run("a second run"), whole.values, exact)
+    seeded = "does all that is random follow from the configuration's seed?"
+    yield _same("a second run", run("a second run"), whole.values, exact, seeded)
     values = list(whole.values[:1])
     for rung, state in enumerate(states[:-1], start=1):  # each goes on from what the one before has saved
         what = f"a run restored after {whole.values[rung - 1][0]} {unit}"
         values += run(what, restore=state, evaluations=1, save=[states[rung]]).values
     what = "a run saved and restored in a fresh process after every rung"
-    yield _same(what, Trained(tuple(values)), whole.values, exact)
+    whole_state = (
+        "do save and restore hand on weights, optimizer, how far it has come, and every random generator?"
+    )
+    yield _same(what, Trained(tuple(values)), whole.values, exact, whole_state)
     stopped = run("a run that is stopped", stop=True, save=[states[0]])
     if stopped.after_stop > 1 or len(stopped.values) == len(whole.values):
         yield Finding(False, f"stop() did not end it: it went on to {stopped.values[-1][0]} {unit}")
@@ -120,10 +132,13 @@ def _looked_at(run: Callable[..., Trained], kind: OwnRunKind, folder: Path, exac
         stopped.stop_seconds <= LONGEST_STOP_SECONDS, f"{said}, allowed: {LONGEST_STOP_SECONDS:.0f} s"
     )
     rest = run("a run restored after stop()", restore=states[0])
-    yield _same("a run restored after stop()", Trained(stopped.values + rest.values), whole.values, exact)
+    what = "a run restored after stop()"
+    yield _same(what, Trained(stopped.values + rest.values), whole.values, exact, whole_state)
 
 
-def _same(what: str, found: Trained, wanted: Sequence[tuple[int, float]], exact: bool) -> Finding:
+def _same(
+    what: str, found: Trained, wanted: Sequence[tuple[int, float]], exact: bool, question: str
+) -> Finding:
     """Whether values are those of the whole run; of a class that says it is not exact, that they are as many."""
     budgets = [trained for trained, _ in found.values], [trained for trained, _ in wanted]
     if budgets[0] != budgets[1]:
@@ -135,7 +150,7 @@ def _same(what: str, found: Trained, wanted: Sequence[tuple[int, float]], exact:
     said = f"{what} has {a!r} at {trained}, the first run {b!r}"
     if not exact:
         return Finding(True, f"{said}: not to the bit, as the class says (exact = False)")
-    return Finding(False, f"{said}; where it cannot be exact, let the class say `exact = False`")
+    return Finding(False, f"{said}: {question} Where it cannot be exact, let the class say `exact = False`")
 
 
 def _apart(
@@ -224,7 +239,9 @@ def main(folder: Path) -> None:
     except Diverged as error:
         found = {"fault": f"diverged: {error}", "traceback": ""}
     except UserError as error:
-        found = {"fault": str(error), "traceback": error.shown_above}
+        # the saved state is a file of this check's, and the class is the one that is asked for
+        fault = str(error).removeprefix(f"{job['restore']}: ").removeprefix(f"run: {kind.run}: ")
+        found = {"fault": fault, "traceback": error.shown_above}
     except OSError as error:  # a trial goes on without its saved state, and a check does not
         found = {"fault": told(error), "traceback": own_traceback(error)}
     (folder / _RESULT).write_text(json.dumps(found))

@@ -12,7 +12,7 @@ from model.config.train_config import TrainConfig
 from model.config.yaml_tree import written
 from model.data import corpus as corpora
 from model.data.tokenized_corpus import TokenizedCorpus
-from model.errors import CorpusError
+from model.errors import ConfigError, CorpusError
 from service.dashboard.notes import study_note
 from service.machine import places
 from service.machine.windows import refuse_large_windows
@@ -36,7 +36,8 @@ from service.study import strategy
 from service.study.definition import StudyDefinition
 from service.study.device_proof import prove_device
 from service.study.file import checked_name
-from service.study.spend import refuse_number, unit_of
+from service.study.prices import Prices
+from service.study.spend import refuse_number, shown_cost, unit_of
 from service.text.commands import verb
 
 
@@ -173,6 +174,7 @@ def make_study(
     facts = (
         _own_facts(definition) if corpus is None else _stored(corpus, settings, store, definition, say=say)
     )
+    _refuse_too_little(definition, facts["budget_tokens"])
     return create_study(
         storage,
         definition,
@@ -181,6 +183,22 @@ def make_study(
         note=study_note(definition, facts, command=command),
         attributes={BUDGET: nothing_granted(unit_of(definition.spend))} if definition.pauses else None,
     )
+
+
+def _refuse_too_little(definition: StudyDefinition, budget_tokens: int) -> None:
+    """Raise ConfigError where a study may not even spend what its baseline takes to its first rung."""
+    spend, unit = definition.spend, unit_of(definition.spend)
+    if spend is None or unit == "seconds" or not definition.baseline:
+        return
+    price = Prices(definition.base, definition.space).of_base if unit == "flops" else 1
+    least = definition.base_config.with_tokens(budget_tokens).rungs[0] * price
+    if spend.amount < least:
+        given, needed = (
+            shown_cost(each, unit, budget=definition.words.budget) for each in (spend.amount, least)
+        )
+        raise ConfigError(
+            f"spend: given {given}, must be {needed} at least: what the baseline's first rung takes"
+        )
 
 
 def _own_facts(definition: StudyDefinition) -> dict[str, Any]:

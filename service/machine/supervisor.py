@@ -22,6 +22,9 @@ from service.storage.slots import Slots
 
 RESTARTS = 5
 """Deaths of a worker after which it is started again without having got on, by a rung or by a trial, in between."""
+ECHO_SECONDS = 0.1
+"""Within so short a time a signal has come once: `timeout` sends it to its command and again to the command's group.
+Nobody presses a key twice as fast."""
 LONGEST_BACKOFF_SECONDS = 60.0
 """Between a worker's end and its next start."""
 STOP_SECONDS = 50.0
@@ -62,7 +65,7 @@ class Supervisor:
         self._events: queue.Queue[tuple[int, Event | str]] = queue.Queue()
         self._failed = False
         self._unsaved: list[str] = []
-        self._signals: list[int] = []
+        self._signals: dict[int, float] = {}  # each, and when it came first
         self._stop_at: float | None = None
         self._killed = False
 
@@ -205,9 +208,11 @@ class Supervisor:
             self._view.say(f"worker {index}: {event}")
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        repeated, now = number in self._signals, time.monotonic()
+        if now - self._signals.setdefault(number, now) < ECHO_SECONDS and repeated:
+            return
         # a terminal that closes may say so more than once; only who repeats Ctrl-C or SIGTERM means to kill
-        self._killed = self._killed or (number != signal.SIGHUP and number in self._signals)
-        self._signals.append(number)
+        self._killed = self._killed or (number != signal.SIGHUP and repeated)
         if self._killed:
             self._stop_at = 0.0
         elif self._stop_at is None:

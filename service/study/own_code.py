@@ -119,11 +119,16 @@ def told(error: BaseException) -> str:
 
 
 def own_traceback(error: BaseException) -> str:
-    """The traceback from the first line of the user's on: what called that is ours and says nothing."""
+    """The traceback from the first line of the user's on: what called that is ours and says nothing.
+
+    Of a file that Python cannot read as code, the line where it stopped.
+    """
     shown = traceback.TracebackException.from_exception(error)
     lines = [i for i, frame in enumerate(shown.stack) if not frame.filename.startswith(_OURS)]
     if lines:
         shown.stack = traceback.StackSummary.from_list(shown.stack[lines[0] :])
+    elif isinstance(error, SyntaxError):
+        return "".join(shown.format_exception_only())
     return "".join(shown.format())
 
 

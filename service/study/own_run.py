@@ -6,6 +6,7 @@ and needs neither the class nor its libraries.
 """
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,13 +139,36 @@ def imported(
     ]
     if missing:
         raise OwnCodeError(
-            f"run: {kind.run}: the class has no {' and no '.join(missing)}; check-run tries a class"
+            f"run: {kind.run}: the class has no {' and no '.join(missing)}, must have __iter__, save, restore and stop"
         )
+    _check_calls(kind.run, cls)
     schema = getattr(cls, "Config", None)
     if schema is not None and not (isinstance(schema, type) and issubclass(schema, pydantic.BaseModel)):
         raise OwnCodeError(f"run: {kind.run}: Config must be a pydantic model, where a class has one")
     like = base if schema is None else None
     return cls, dataclasses.replace(kind, schema=schema, like=like, fingerprint=source_hash(cls))
+
+
+def _check_calls(run: str, cls: type[Any]) -> None:
+    """Refuse a class that cannot be called as it will be. Raises OwnCodeError."""
+    calls = {
+        "__init__": "config, rungs, device",
+        "__iter__": "",
+        "save": "folder",
+        "restore": "folder",
+        "stop": "",
+    }
+    for name, taken in calls.items():
+        method = inspect.getattr_static(cls, name)
+        if not inspect.isfunction(method):  # of C, of a decorator: called, it will show itself
+            continue
+        signature = inspect.signature(method)
+        named = dict.fromkeys(("rungs", "device"), None) if name == "__init__" else {}
+        try:
+            signature.bind("self", *(["given"] if taken else []), **named)
+        except TypeError:
+            must = f"({', '.join(['self', *([taken] if taken else [])])})"
+            raise OwnCodeError(f"run: {run}: given {name}{signature}, must be {name}{must}") from None
 
 
 def _check_kinds(document: Document, like: Document) -> None:

@@ -23,7 +23,8 @@ def console() -> Console:
         if not re.fullmatch("[1-9][0-9]{0,4}", os.environ.get(name, "1")):
             del os.environ[name]  # no size: rich would show nothing, or fail
     narrow = shutil.get_terminal_size().columns < NARROWEST
-    return Console(highlight=False, width=NARROWEST if narrow else None)
+    # in a notebook, rich would make a block of HTML of every line
+    return Console(highlight=False, width=NARROWEST if narrow else None, force_jupyter=False)
 
 
 _TO_COPY = re.compile(

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from model.errors import CheckpointError
 from service.storage.artifacts import STATE
-from service.study.own_code import OwnCodeError, OwnCodeFailed, failing, told
+from service.study.own_code import OwnCodeError, OwnCodeFailed, failing, own_traceback, told
 from service.study.own_run import OwnConfig, OwnRunKind, imported
 from service.study.run_config import RunConfig
 from service.trials.contract import OwnCode, Record
@@ -119,7 +119,9 @@ class OwnRun:
             try:
                 self._own.restore(Path(folder))
             except Exception as error:
-                raise CheckpointError(f"{path}: {self._kind.run}.restore: {told(error)}") from None
+                refused = CheckpointError(f"{path}: {self._kind.run}.restore: {told(error)}")
+                refused.shown_above = own_traceback(error)
+                raise refused from None
         return self
 
     def _identity(self) -> dict[str, Any]:

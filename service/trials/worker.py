@@ -76,6 +76,7 @@ class Worker:
         self._parent = parent
         self._stopping = threading.Event()
         self._run: Run | None = None
+        self._failures_in_a_row = 0
         self._last_run: Callable[[], Run | None] = lambda: None
         patience = Patience(settings.patience_seconds, stopping=self._stopping, log=log)
         self._opened = opened = open_study(settings, study_name, patience=patience)
@@ -133,7 +134,6 @@ class Worker:
             self._opened.close()
 
     def _work(self) -> None:
-        failures_in_a_row = 0
         while not self._stopping.is_set():
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 # whether it trains or waits: few leases of a search that pauses last until they would say so
@@ -158,16 +158,18 @@ class Worker:
             self._free_memory()
             if self._promotion is not None:
                 self._end(self._promotion.too_many())
-            if failure is None or failure.next == "close":
-                failures_in_a_row = 0
+            if failure is None:
+                continue
+            if failure.next == "close":
+                self._failures_in_a_row = 0
             elif failure.next == "stop":
                 raise UserError(failure.reason)
             elif failure.next == "restart":
                 raise SystemExit(f"error: {failure.reason}; this process can train nothing more")
             elif failure.next == "retry":
-                failures_in_a_row += 1
-                if failures_in_a_row == MAX_FAILURES_IN_A_ROW:
-                    raise UserError(f"{failures_in_a_row} trials failed in a row: {failure.reason}")
+                self._failures_in_a_row += 1
+                if self._failures_in_a_row == MAX_FAILURES_IN_A_ROW:
+                    raise UserError(f"{MAX_FAILURES_IN_A_ROW} trials failed in a row: {failure.reason}")
 
     def _free_memory(self) -> None:
         """See that nothing of the last trial is there while the next one trains."""
@@ -215,6 +217,9 @@ class Worker:
             goes_on = partial(self._promotion.goes_on, lease) if self._promotion else None
             outcome = runner.train(trial, run, lease, audited=self._is_audited(lease.slot), goes_on=goes_on)
             state, ended, value = outcome.state, outcome.ended, outcome.value
+            self._failures_in_a_row = (
+                0  # here, as what ends without training, such as what is given up, is no success
+            )
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
             raise  # the trial is not this worker's to write to any more, or cannot be
         except Exception as error:

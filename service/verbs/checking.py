@@ -1,6 +1,7 @@
 """The verb that tries training code of the user's, before a study does."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -34,7 +35,7 @@ def check_run(
     file = yaml_tree.read(base).with_overrides(overrides, dict.fromkeys(overrides, "command line"))
     kind = OwnRunKind(run, BudgetConfig(amount=budget, unit=unit, rungs=min(rungs, budget)), metric)
     holds = True
-    for finding in check(kind, file, folders_of(Path(base))):
+    for finding in check(kind, file, folders_of(Path(base)), say=partial(click.echo, err=True)):
         if finding.traceback:
             click.echo(finding.traceback.rstrip("\n"), err=True)
         click.echo(f"{'ok' if finding.holds else 'no'}  {finding.said}")

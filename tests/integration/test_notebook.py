@@ -18,6 +18,7 @@ def test_every_cell_of_the_notebook_runs(tmp_path):
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert len(cells) >= 8
     assert not any(cell.get("outputs") for cell in notebook["cells"])  # those are of one machine and day
+    cells = [cell for cell in cells for _ in range(2)]  # as people do
     script = "\n\n".join([*cells, 'print("the last cell has run")'])
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HPTUNE_", "PYTHON"))}
     done = subprocess.run(

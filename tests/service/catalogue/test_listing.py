@@ -1,6 +1,7 @@
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from tests.conftest import SPACE
 from tests.service.catalogue.asking import fill, invoke, opened, plain_study
 
 
@@ -59,6 +60,20 @@ def test_a_study_is_shown_with_its_space_and_where_it_stands(anywhere):
     assert "trials: 2 complete; 0 of 5 slots closed, 5 left\n" in shown
     assert "best: trial 1, val_loss 1.2500: optimizer.lr 0.002\n" in shown
     assert "budget of a trial: 9,000 tokens, " in shown
+
+
+@pytest.mark.parametrize(
+    ("budget", "left"),
+    [
+        ("trials: 4", "tokens of 4 trials"),
+        ("spend: {tokens: 20000}", "20,000 tokens"),
+        ("spend: {hours: 2}", "2 h 00 min of training"),
+    ],
+)
+def test_of_a_study_whose_trials_wait_what_is_left_to_spend_is_shown(tiny, budget, left):
+    tiny.write(f"{SPACE.replace('random', 'thaw')}{budget}\n")
+    tiny.create(None, total=None)
+    assert f"trials: none; {left} left\n" in invoke(tiny, "show", "tiny").stdout
 
 
 def test_what_is_not_there_is_told(tiny):

@@ -47,12 +47,23 @@ NOT_SEEDED = altered('random.Random(config["seed"])', "random.Random()")
     ("source", "place", "said"),
     [
         (NOT_SEEDED, 1, "a second run has 0."),
+        (
+            NOT_SEEDED,
+            1,
+            ": does all that is random follow from the configuration's seed? Where it cannot be exact",
+        ),
         (altered(TAKEN_UP, ""), 2, "restored in a fresh process after every rung has 0."),
+        (altered(TAKEN_UP, ""), 2, ": do save and restore hand on weights, optimizer, how far it has come, "),
+        (
+            altered('(folder / "state.json").read', '(folder / "stat.json").read'),
+            2,
+            "a run restored after 2 strides: falling:Run.restore: FileNotFoundError: ",
+        ),
         (altered(" and not self.stopped", ""), 3, "stop() did not end it: it went on to 8 strides"),
         (
             altered("self.step in self.rungs", "self.step % 3 == 0"),
             0,
-            "a whole run: run: falling:Run: evaluated at 6 strides, must be at 4 and before 6",
+            "a whole run: evaluated at 6 strides, must be at 4 and before 6",
         ),
         (
             altered("self.value *= ", "self.value /= 0 * self.value; self.value *= "),
@@ -68,7 +79,7 @@ NOT_SEEDED = altered('random.Random(config["seed"])', "random.Random()")
         (
             altered("        self.step, self.value, (", "        self.stop, self.value, ("),
             2,
-            "a run restored after 2 strides: run: falling:Run: evaluated at 2 strides",
+            "a run restored after 2 strides: evaluated at 2 strides",
         ),
     ],
 )
@@ -79,6 +90,22 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, source, place, said):
     assert not holds
     assert said in line
     assert len(line.splitlines()) == 1
+
+
+def test_a_state_that_cannot_be_restored_is_shown_with_their_own_line(tmp_path):
+    base = read(write_own(tmp_path, source=altered("json.loads(", "json.loads(1 + ")).parent / "config.yaml")
+    kind = imported(KIND, [tmp_path], base)[1]
+    tree, state = kind.read(base).tree, tmp_path / "state.zip"
+    check_run.write_job(tmp_path, kind, tree, [tmp_path], evaluations=1, save=[state])
+    check_run.main(tmp_path)
+    check_run.write_job(tmp_path, kind, tree, [tmp_path], restore=state)
+    check_run.main(tmp_path)
+    with pytest.raises(check_run.Broken) as broken:
+        check_run.read_result(tmp_path, "a run")
+    first, line, *_ = broken.value.finding.traceback.splitlines()
+    assert first.startswith("Traceback")
+    assert "falling.py" in line
+    assert str(state) not in broken.value.finding.said
 
 
 def test_a_class_may_say_that_it_is_not_exact(tmp_path):
@@ -92,14 +119,14 @@ def test_a_class_may_say_that_it_is_not_exact(tmp_path):
 def test_runs_in_processes_of_their_own_share_nothing(tmp_path):
     folder = tmp_path / "down"
     base = read(write_own(folder, source=RUN).parent / "config.yaml")
-    assert [each.holds for each in check_run.check(KIND, base, [folder])] == [True] * 5
+    assert [each.holds for each in check_run.check(KIND, base, [folder], say=print)] == [True] * 5
     # what is kept in the module and not in the state is there in one process only
     kept = altered(TAKEN_UP, "        self.random = KEPT.get('random', self.random)\n")
     kept = f"KEPT = {{}}\n{kept}".replace(
         "        self.value *=", "        KEPT['random'] = self.random\n        self.value *="
     )
     write_own(folder, source=kept)
-    lines = [(each.holds, each.said) for each in check_run.check(KIND, base, [folder])]
+    lines = [(each.holds, each.said) for each in check_run.check(KIND, base, [folder], say=print)]
     assert [holds for holds, _ in lines[:3]] == [True, True, False]
     write_own(
         folder,
@@ -107,11 +134,11 @@ def test_runs_in_processes_of_their_own_share_nothing(tmp_path):
             "        self.value *=", "        import os\n        os._exit(7)\n        self.value *="
         ),
     )
-    (only,) = check_run.check(KIND, base, [folder])
+    (only,) = check_run.check(KIND, base, [folder], say=print)
     assert (only.holds, only.said) == (False, "a whole run ended with status 7: no message")
 
 
 def test_a_base_file_that_cannot_be_used_is_the_users_to_mend(tmp_path):
     base = read(write_own(tmp_path, base="rate: 0.1\n").parent / "config.yaml")
     with pytest.raises(ConfigError, match="seed: missing key"):
-        list(check_run.check(KIND, base, [tmp_path]))
+        list(check_run.check(KIND, base, [tmp_path], say=print))

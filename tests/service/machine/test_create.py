@@ -50,6 +50,25 @@ def test_a_sampler_that_learns_nothing_from_pruning_is_said_once(tiny, capsys):
     assert "sampler gp" not in capsys.readouterr().out
 
 
+SPENT = f"""{OTHER_SPACE.replace("random", "thaw")}spend: """
+
+
+def test_what_cannot_pay_the_first_rung_of_the_baseline_is_refused_before_there_is_a_study(tiny):
+    tiny.write(SPENT + "{tokens: 2999}\n")
+    with pytest.raises(
+        ConfigError, match=r"spend: given 2,999 tokens, must be 3,000 tokens at least: what the base"
+    ):
+        tiny.create(None)
+    tiny.write(SPENT + "{flops: 1000}\n")
+    with pytest.raises(
+        ConfigError, match=r"spend: given 1.000e3 FLOPs, must be \d\.\d{3}e\d+ FLOPs at least: "
+    ):
+        tiny.create(None)
+    tiny.write(SPENT + "{tokens: 3000}\n")
+    tiny.create(None)
+    assert tiny.slots()["open"] == 0  # made, and paid rung by rung
+
+
 def test_the_same_definition_goes_on(tiny):
     tiny.create(2)
     before = facts(tiny)

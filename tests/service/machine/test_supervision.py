@@ -179,8 +179,12 @@ def test_a_fault_of_the_supervisor_itself_lets_its_workers_save(supervise, tmp_p
 
 
 @pytest.fixture
-def send(tmp_path):
-    """Sends this process signals: the first when its workers are ready, each further one when all have had the last."""
+def send(tmp_path, monkeypatch):
+    """Sends this process signals: the first when its workers are ready, each further one when all have had the last.
+
+    Each counts, however soon it follows.
+    """
+    monkeypatch.setattr(supervisor, "ECHO_SECONDS", 0.0)
     threads = []
 
     def start(*numbers, ready=1):
@@ -223,6 +227,16 @@ def test_a_second_ctrl_c_kills_and_does_not_say_that_anything_was_saved(supervis
     assert seen.lines[-1] == (
         "stopped: worker 0 ended without saving all; those trials resume from their last saved rung"
     )
+
+
+def test_a_signal_to_it_and_to_its_group_has_come_once(supervise, send, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "ECHO_SECONDS", 600.0)
+    monkeypatch.setattr(supervisor, "STOP_SECONDS", 600.0)
+    seen = Seen()
+    send(signal.SIGTERM, signal.SIGTERM)
+    status, _ = supervise(waits(until="sent"), view=seen)
+    assert (status, files(tmp_path, "saved*"), files(tmp_path, "term*")) == (130, ["saved0"], ["term0.0"])
+    assert seen.lines[-1] == "stopped: every trial's state is saved"
 
 
 def test_a_closing_terminal_may_say_so_twice(supervise, send, tmp_path):

@@ -78,6 +78,15 @@ def test_a_module_that_lacks_another_one_is_its_own_fault(tmp_path):
         load_class("lacking:Run", [tmp_path])
 
 
+def test_of_a_file_that_is_no_python_the_line_is_shown_and_nothing_of_ours(tmp_path):
+    write(tmp_path, "half_written.py", "class Run:\n    def stop(self)\n        pass\n")
+    with pytest.raises(OwnCodeError, match="cannot be imported: SyntaxError: expected ':'") as raised:
+        load_class("half_written:Run", [tmp_path])
+    first, line, *_ = raised.value.shown_above.splitlines()
+    assert first.endswith('half_written.py", line 2')
+    assert line.strip() == "def stop(self)"
+
+
 def test_an_exception_with_no_line_of_theirs_is_shown_whole():
     with pytest.raises(ValueError, match="invalid literal") as raised:
         int("x")

@@ -139,6 +139,32 @@ def test_a_class_that_lacks_a_part_is_told_which(tmp_path):
         definition.load(write_own(tmp_path / "down", source=source))
 
 
+@pytest.mark.parametrize(
+    ("taken", "has", "must"),
+    [
+        (
+            "__init__(self, config, rungs, device)",
+            "__init__(self, config)",
+            "__init__(self, config, rungs, device)",
+        ),
+        ("save(self, folder)", "save(self)", "save(self, folder)"),
+        ("restore(self, folder)", "restore(self, folder, at)", "restore(self, folder)"),
+        ("stop(self)", "stop(self, now)", "stop(self)"),
+        ("__iter__(self)", "__iter__()", "__iter__(self)"),
+    ],
+)
+def test_a_part_that_cannot_be_called_is_told_before_any_trial(tmp_path, taken, has, must):
+    with pytest.raises(OwnCodeError) as raised:
+        definition.load(write_own(tmp_path / "down", source=altered(taken, has)))
+    assert str(raised.value) == f"run: falling:Run: given {has}, must be {must}"
+
+
+def test_a_part_that_takes_more_than_it_has_to_is_taken(tmp_path):
+    source = altered("(self, config, rungs, device)", "(self, config, *, device, rungs, **more)")
+    source = source.replace("def stop(self)", "def stop(self, *_)")
+    definition.load(write_own(tmp_path / "down", source=source))
+
+
 def test_a_model_that_is_none_is_refused(tmp_path):
     source = altered("class Run:\n", "class Run:\n    Config = dict\n")
     with pytest.raises(OwnCodeError, match="Config must be a pydantic model"):

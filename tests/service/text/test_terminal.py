@@ -1,3 +1,4 @@
+import builtins
 import io
 import os
 import re
@@ -11,6 +12,14 @@ from service.text.terminal import FittingTable
 
 HEADINGS = ("trial", "val_loss", "FLOPs", "tokens/s")
 ROWS = (("12", "3.1234", "1.2e12", "123,456"), ("7", "3.2345", "3.4e12", "98,765"))
+
+
+def test_in_a_notebook_lines_are_text(monkeypatch, capsys):
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    assert Console().is_jupyter  # so rich takes it
+    terminal.console().print("a line")
+    assert capsys.readouterr().out == "a line\n"
 
 
 def printed(renderable, width):

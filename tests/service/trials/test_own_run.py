@@ -227,6 +227,16 @@ def test_a_trial_whose_code_fails_is_tried_again_and_then_given_up(tmp_path, cap
     assert "objective.py" not in shown  # of the traceback theirs alone
 
 
+@pytest.mark.parametrize("body", ["", "design: {grid: {rate: [0.1, 0.2, 0.3, 0.4, 0.5]}}\n"])
+def test_code_that_always_fails_ends_the_worker_after_five_trials(tmp_path, body):
+    source = altered("        self.value *=", "        raise KeyError('lost')\n        self.value *=")
+    study = own_study(tmp_path, source=source, **({"body": body} if body else {}))
+    study.create(5)
+    with pytest.raises(UserError, match="5 trials failed in a row: own training code: KeyError: 'lost'"):
+        study.worker().work()
+    assert len(study.trials()) == 5  # also where one of them was given up, and a slot closed without a trial
+
+
 def test_a_diverging_value_and_exhausted_memory_end_the_trial_and_count(tmp_path):
     for name, raised, ended in (
         ("nan", "self.value = float('nan')", "diverged: height nan at 3 strides"),
