@@ -57,6 +57,11 @@ class Belief:
         process = _fitted(self._shape, points, losses, counts, rng)
         self._measured, self._whole = process, ends
         self._seed = problem.seed
+        # before any trial is whole, what has only begun is expected to improve on one that is neither good nor bad:
+        # finishing it would otherwise promise nothing that is not believed already
+        if not len(ends):
+            expected, _ = process.predicted(self._ends([t.values for t in seen], [t.number for t in seen]))
+            ends = np.atleast_1d(np.median(expected))
         # of one that its sampler has still to draw nothing is known
         running = [trial for trial in begun if trial.state == "running" and trial.values]
         if running:
@@ -64,8 +69,6 @@ class Belief:
             means, _ = process.predicted(at)
             process = process.believing(at, means)
             ends = np.concatenate([ends, means])
-        if not len(ends):
-            ends, _ = process.predicted(self._ends([t.values for t in seen], [t.number for t in seen]))
         self._process = process
         self._best = float(ends.min())
         self._failures = self._failing(begun)
@@ -83,12 +86,15 @@ class Belief:
             raise FloatingPointError("a promise is no number")
         return found
 
-    def forecast(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Forecast | None:
+    def forecast(
+        self, configurations: Sequence[Values], numbers: Sequence[int], *, below: float = math.inf
+    ) -> Forecast | None:
         """What the promising ones of these would bring, by losses that have been measured; None before any is whole.
 
         Args:
             configurations: of trials or of none, the running ones among them.
             numbers: of the trials; `NEW` of none.
+            below: nats; None too where the most promising would bring as much.
         """
         if not len(self._whole):
             return None
@@ -97,6 +103,8 @@ class Belief:
         ends = self._ends(configurations, apart)
         best, chances = float(self._whole.min()), np.exp(self._log_chances(ends))
         gains = log_expected_improvement(best, *self._measured.predicted(ends)) + np.log(chances)
+        if math.exp(gains.max()) * self._unit >= below:
+            return None
         top = np.argsort(-gains)[:_PROMISING]
         of_top = ends.chosen(top), chances[top], np.exp(gains[top])
         return forecast(self._measured, *of_top, best=best, unit=self._unit, seed=self._seed)

@@ -33,6 +33,8 @@ class Problem:
     """What a token costs at a configuration, in any unit: FLOPs or seconds where these are what is to be saved."""
     earlier: "tuple[Earlier, ...]" = ()
     """What other studies make one expect."""
+    cells: tuple[Values, ...] = ()
+    """The only configurations that can be had, where not every point of the space can."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ _FORECAST = 64
 """New ones by which is told what further trials would bring."""
 _ENOUGH = 5
 """Whole trials before a search may stop by itself: fewer say too little of what another would bring."""
+_SPREAD_OUT = 8
+"""Of how many trials one is begun where the space has not been looked at, whatever the model says: it may have given a
+category up on one bad trial. To its first rung that costs little."""
 _SPREAD, _BEST, _MOVES, _ROUNDS = 512, 8, 16, 2
 """In a larger one: places all over it, best ones that are looked around, moves from each, and how often."""
 
@@ -104,7 +107,11 @@ class Thaw:
             return stop
         if best:
             choices.append((float(of_new[best[0]]), Begin(new[best[0]])))
-        return max(choices, key=lambda choice: choice[0])[1] if choices else None
+        decision = max(choices, key=lambda choice: choice[0])[1] if choices else None
+        if isinstance(decision, Begin) and len(begun) % _SPREAD_OUT == 0:
+            point = _spread_out(problem, len(begun), taken)
+            return decision if point is None else Begin(point)
+        return decision
 
     def _stop(
         self, problem: Problem, belief: Belief, begun: Sequence[Begun], new: Sequence[Values]
@@ -117,8 +124,9 @@ class Thaw:
         found = belief.forecast(
             [*(trial.values for trial in going), *new],
             [*(trial.number for trial in going), *(NEW for _ in new)],
+            below=self.stop_gain,
         )
-        if found is None or found.gain >= self.stop_gain:
+        if found is None:
             return None
         return Stop(
             f"best {min(whole):.4f}; {found.shown}; {self.stop_by} is {self.stop_gain:.3g}", forecast=found
@@ -132,8 +140,8 @@ def _candidates(
     rng: np.random.Generator,
 ) -> tuple[list[Values], Array]:
     """Configurations that may be begun, and their scores: all of a small space, the promising ones of a larger."""
-    if _is_small(problem.space):
-        cells = list(problem.space.cells())
+    if problem.cells or _is_small(problem.space):
+        cells = list(problem.cells or problem.space.cells())
         return cells, scores(cells)
     coordinates = Coordinates(problem.space)
     leaders = sorted((t for t in begun if t.losses), key=lambda t: (-t.passed, t.losses[-1]))[:_BEST]
@@ -168,7 +176,11 @@ def _first_point(problem: Problem, number: int, taken: set[str]) -> Values | Non
 def _spread_out(problem: Problem, number: int, taken: set[str]) -> Values | None:
     """The next point of a sequence that covers the space and is not begun yet; None where there is none in sight."""
     coordinates = Coordinates(problem.space)
-    points = coordinates.values(coordinates.spread(problem.seed, 64, skip=number))
+    if problem.cells:
+        order = np.random.default_rng([problem.seed, number]).permutation(len(problem.cells))
+        points = [problem.cells[i] for i in order]
+    else:
+        points = coordinates.values(coordinates.spread(problem.seed, 64, skip=number))
     return next((values for values in points if key_of(values) not in taken), None)
 
 

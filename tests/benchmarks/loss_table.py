@@ -53,6 +53,11 @@ class Table(ABC):
         return values
 
     @property
+    def pool(self) -> tuple[Values, ...]:
+        """The configurations that can be had, where not every point of the space can."""
+        return ()
+
+    @property
     def cell_tokens(self) -> int:
         """What one configuration costs that runs to its end."""
         return self.rungs[-1]

@@ -44,6 +44,11 @@ class Pool(Table):
         """That in which all of them lie."""
         return self.space
 
+    @property
+    def pool(self) -> tuple[Values, ...]:
+        """All of them."""
+        return self.values
+
     @cached_property
     def _places(self) -> Array:
         return Coordinates(self.space).rows(self.values)

@@ -42,7 +42,7 @@ class Replay:
     def run(self, *, budget_tokens: int, target: float = float("-inf")) -> Search:
         """Until the budget is spent, or a whole trial has a loss of at most `target`."""
         table, found = self.table, Search()
-        problem = Problem(table.search_space, table.rungs, self.seed)
+        problem = Problem(table.search_space, table.rungs, self.seed, cells=table.pool)
         if self.prior is not None:
             assert isinstance(table, LossTable)
             problem = replace(problem, earlier=(earlier(table, problem, self.prior, self.seed),))

@@ -43,6 +43,14 @@ def test_more_is_expected_where_losses_point_to():
     assert between > beyond + 1
 
 
+def test_before_a_trial_is_whole_the_best_has_its_lead_to_gain_by_being_finished():
+    waiting = [Begun(i, one.values, one.losses[:2], "paused") for i, one in enumerate(SEEN)]
+    found = Belief(LINE, waiting).log_gain([one.values for one in waiting], [one.number for one in waiting])
+    assert int(found.argmax()) == 1  # the lowest
+    assert found[1] > math.log(0.5)  # of a deviation, by which it is ahead of the median
+    assert found[1] > found[4] + 2
+
+
 def test_a_place_where_a_worker_is_promises_less():
     running = [*SEEN, Begun(5, {"x": 0.3}, (2.0,), "running")]
     alone, beside = gains(SEEN, 0.31), gains(running, 0.31)

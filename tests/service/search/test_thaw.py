@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 
+from service.search.coordinates import Coordinates
 from service.search.problem import Advance, Begin, Begun, Problem, Stop
 from service.search.thaw import Thaw
 from service.study.parameters import CategoricalParameter, FloatParameter, IntParameter
@@ -85,6 +86,23 @@ def bowl(values):
         + (0.1 * abs(math.log10(values["rho"])) if values["method"] == "sam" else 0.3)
         + 0.02 * values["layers"]
     )
+
+
+def test_every_eighth_trial_is_spread_out_whatever_the_model_says():
+    study = Study(WIDE, lambda values: bowl(values) if values["method"] == "none" else 10.0)
+    while len(study.begun) < 17:
+        study.one(Thaw())
+    coordinates = Coordinates(WIDE)
+    spread_out = [coordinates.values(coordinates.spread(0, 64, skip=number))[0] for number in (8, 16)]
+    assert [study.begun[number].values for number in (8, 16)] == spread_out
+
+
+def test_of_a_pool_only_its_members_are_begun():
+    members = tuple({"lr": lr, "method": "none", "layers": 2} for lr in (1e-4, 1e-3, 3e-3, 1e-2, 3e-2))
+    study = Study(WIDE, bowl, cells=members)
+    while study.one(Thaw()) is not None:
+        assert len(study.begun) <= len(members)
+    assert all(trial.values in members for trial in study.begun)
 
 
 @pytest.mark.slow
