@@ -17,7 +17,8 @@ complete, or not to be advanced for a reason of its own. `failed`: the configura
 does not fit the memory); it is known by that, never by a loss made up for it."""
 
 
-def _same_price(_: Values) -> float:
+def same_price(_: Values) -> float:
+    """Every token costs as much as another."""
     return 1.0
 
 
@@ -29,7 +30,7 @@ class Problem:
     rungs: tuple[int, ...]
     """Training tokens at which every trial is evaluated, rising; the last is the budget of a whole trial."""
     seed: int
-    price: Callable[[Values], float] = _same_price
+    price: Callable[[Values], float] = same_price
     """What a token costs at a configuration, in any unit: FLOPs or seconds where these are what is to be saved."""
     earlier: "tuple[Earlier, ...]" = ()
     """What other studies make one expect."""

@@ -15,7 +15,7 @@ import structlog
 from optuna.trial import FrozenTrial, TrialState
 
 from service.search.halving import Halving
-from service.search.problem import Advance, Begin, Decision, Problem, Searcher, Stop
+from service.search.problem import Advance, Begin, Decision, Problem, Searcher, Stop, same_price
 from service.storage.budget import Reading
 from service.storage.claims import Slot
 from service.storage.opened_study import OpenedStudy
@@ -76,7 +76,7 @@ class Promotion:
             opened.definition.space,
             self._rungs,
             opened.definition.seed,
-            **({} if self._prices is None else {"price": self._relative_price}),
+            price=same_price if self._prices is None else self._relative_price,
             earlier=earlier,
         )
         self._knowledge = Knowledge(opened.definition, pauses.budget, self._rungs)
