@@ -6,7 +6,7 @@ from service.study.file import StudyConfig
 from service.study.pruners import PrunerConfig, pair_misfit
 from service.study.samplers import SamplerConfig, ThawConfig, TpeConfig
 
-SHARES = {"thaw": 0.061, "tpe": 0.250}
+SHARES = {"thaw": 0.064, "tpe": 0.250}
 """Training tokens to the loss of a hundred random runs, as a share of random search's, with one worker and no pruner
 (`studies/samplers`, `tests/benchmarks/results/search.json`)."""
 
