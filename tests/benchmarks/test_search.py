@@ -115,7 +115,7 @@ def test_thaw_needs_less_than_random_search():
 
 
 def test_without_pauses_every_trial_is_trained_to_its_end():
-    arm, budget = ARMS["thaw", "none"], 10 * BOWL.cell_tokens
+    arm, budget = ARMS["thaw, no pauses", "none"], 10 * BOWL.cell_tokens
     found = arm.search(BOWL, seed=0, budget_tokens=budget, workers=2, target=-math.inf)
     assert found.trials > 9
     assert found.pruned == 0

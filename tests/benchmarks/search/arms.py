@@ -123,7 +123,7 @@ ARMS: Mapping[tuple[str, str], Arm] = {
     ("random", "halving with promotion"): Pausing(Halving()),
     ("TPE", "halving with promotion"): Pausing(Halving(), drawn_by_tpe),
     ("thaw", "pauses"): Pausing(Thaw()),
-    ("thaw", "none"): Pausing(WholeTrials(Thaw())),
+    ("thaw, no pauses", "none"): Pausing(WholeTrials(Thaw())),
     **{(f"thaw, prior {kind}", "pauses"): Pausing(Thaw(), prior=kind) for kind in PRIORS},
 }
 """By searcher and pruner."""
