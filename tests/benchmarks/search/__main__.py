@@ -48,8 +48,8 @@ knows no conditions; there it searches a space in which every parameter always e
     "samplers-hard, forest": "The same runs, by a forest: what is found does not rest on the kind of model.\n",
     LM_RUNS: """\
 252 runs by others (30 to 120 million parameters, eleven hyperparameters, an evaluation at half of the budget and one at
-its end), as a pool: a search gets the nearest run that it has not had, `thaw` chooses among the runs themselves. Sought is
-the best for its compute.
+its end), as a pool: a search gets the nearest run that it has not had, `thaw` chooses among the runs themselves.
+Sought is the best for its compute.
 """,
 }
 

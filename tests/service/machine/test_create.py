@@ -313,7 +313,7 @@ def test_a_study_whose_file_names_no_strategy_is_told_the_default_and_keeps_what
             opened.budget is not None,
         )
         opened.close()
-    assert stored == {"tiny": ("tpe", "median", False), "new": ("thaw, no pauses", "none", True)}
+    assert stored == {"tiny": ("tpe", "median", False), "new": ("thaw", "none", True)}
     tiny.write(searched + "sampler: {name: random}\n")
     with pytest.raises(StudyError, match="made with another strategy"):
         tiny.create(1, name="new")
