@@ -96,12 +96,7 @@ def test_a_search_has_what_its_file_says(root):
 
 def test_defaults_are_thaw_without_pruner_and_the_repositorys_base_file(root):
     study = define(root, "question: q\nspace:\n  optimizer.lr: {type: float, low: 1e-4, high: 1e-2}\n")
-    assert (study.sampler.name, study.pruner.name, study.trials, study.seed) == (
-        "thaw, no pauses",
-        "none",
-        50,
-        1337,
-    )
+    assert (study.sampler.name, study.pruner.name, study.trials, study.seed) == ("thaw", "none", 50, 1337)
     assert (study.keep_checkpoints, study.baseline) == (3, True)
     assert study.base_config == validate(read(root / "train_config.yaml"), TrainConfig)
 
