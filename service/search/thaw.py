@@ -175,11 +175,11 @@ def _first_point(problem: Problem, number: int, taken: set[str]) -> Values | Non
 
 def _spread_out(problem: Problem, number: int, taken: set[str]) -> Values | None:
     """The next point of a sequence that covers the space and is not begun yet; None where there is none in sight."""
-    coordinates = Coordinates(problem.space)
     if problem.cells:
         order = np.random.default_rng([problem.seed, number]).permutation(len(problem.cells))
         points = [problem.cells[i] for i in order]
     else:
+        coordinates = Coordinates(problem.space)
         points = coordinates.values(coordinates.spread(problem.seed, 64, skip=number))
     return next((values for values in points if key_of(values) not in taken), None)
 

@@ -8,7 +8,7 @@ and needs neither the class nor its libraries.
 import dataclasses
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -134,9 +134,7 @@ def imported(
 ) -> tuple[type[Any], OwnRunKind]:
     """The class of a kind, and the kind with what it allows in a file such as `base`. Raises OwnCodeError."""
     cls = load_class(kind.run, folders)
-    missing = [
-        name for name in ("__iter__", "save", "restore", "stop") if not callable(getattr(cls, name, None))
-    ]
+    missing = [name for name in _CALLS if not callable(getattr(cls, name, None))]
     if missing:
         raise OwnCodeError(
             f"run: {kind.run}: the class has no {' and no '.join(missing)}, must have __iter__, save, restore and stop"
@@ -149,25 +147,27 @@ def imported(
     return cls, dataclasses.replace(kind, schema=schema, like=like, fingerprint=source_hash(cls))
 
 
+_CALLS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "__init__": (("config",), ("rungs", "device")),
+    "__iter__": ((), ()),
+    "save": (("folder",), ()),
+    "restore": (("folder",), ()),
+    "stop": ((), ()),
+}
+"""What a class must have, and what each is given: by position, and by name."""
+
+
 def _check_calls(run: str, cls: type[Any]) -> None:
     """Refuse a class that cannot be called as it will be. Raises OwnCodeError."""
-    calls = {
-        "__init__": "config, rungs, device",
-        "__iter__": "",
-        "save": "folder",
-        "restore": "folder",
-        "stop": "",
-    }
-    for name, taken in calls.items():
+    for name, (given, named) in _CALLS.items():
         method = inspect.getattr_static(cls, name)
         if not inspect.isfunction(method):  # of C, of a decorator: called, it will show itself
             continue
         signature = inspect.signature(method)
-        named = dict.fromkeys(("rungs", "device"), None) if name == "__init__" else {}
         try:
-            signature.bind("self", *(["given"] if taken else []), **named)
+            signature.bind("self", *given, **dict.fromkeys(named))
         except TypeError:
-            must = f"({', '.join(['self', *([taken] if taken else [])])})"
+            must = f"({', '.join(('self', *given, *named))})"
             raise OwnCodeError(f"run: {run}: given {name}{signature}, must be {name}{must}") from None
 
 

@@ -73,8 +73,8 @@ def _axis(axis: Axis, values: Sequence[float] = (), *, downward: bool = False) -
     }
     if axis.log:
         drawn |= {"exponentformat": "power"} | _decades(values)
-    if axis.ends:
-        drawn["range"] = _with_margin(*axis.ends)
+    if axis.drawn_ends:
+        drawn["range"] = list(axis.drawn_ends)
     if axis.categories:
         names = [_wrapped(name, _WRAP) for name in axis.categories]
         ends = [-0.6, len(names) - 0.4]
@@ -84,11 +84,6 @@ def _axis(axis: Axis, values: Sequence[float] = (), *, downward: bool = False) -
             "range": ends[::-1] if downward else ends,
         }
     return drawn
-
-
-def _with_margin(low: float, high: float) -> list[float]:
-    """So that a mark at an end is whole."""
-    return [low - 0.03 * (high - low), high + 0.03 * (high - low)]
 
 
 def _decades(values: Sequence[float]) -> dict[str, Any]:

@@ -38,6 +38,14 @@ class Axis:
     ends: tuple[float, float] | None = None
     """Where it begins and ends, whatever is drawn; None: as far as that reaches."""
 
+    @property
+    def drawn_ends(self) -> tuple[float, float] | None:
+        """These with a margin, so that a mark at an end is whole."""
+        if self.ends is None:
+            return None
+        low, high = self.ends
+        return low - 0.03 * (high - low), high + 0.03 * (high - low)
+
 
 @dataclass(frozen=True)
 class Series:

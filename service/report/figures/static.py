@@ -135,9 +135,8 @@ def _chart(axes: Axes, chart: Chart) -> None:
             )
             if series.low:
                 axes.fill_between(series.x, series.low, series.high, color=series.colour, alpha=0.16, lw=0)
-    if chart.x.ends:
-        low, high = chart.x.ends
-        axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    if chart.x.drawn_ends:
+        axes.set_xlim(*chart.x.drawn_ends)
     if horizontal:
         axes.set_ylim(len(chart.y.categories) - 0.4, -0.6)  # the first name on top, as in a table
         axes.grid(visible=True, axis="x")
