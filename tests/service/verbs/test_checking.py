@@ -45,4 +45,9 @@ def test_the_findings_are_lines_and_the_status_says_whether_all_hold(tmp_path):
     done = asked("falling:Run", *words)
     assert done.exit_code == 1
     assert done.stdout.startswith("no  a whole run: ZeroDivisionError: float division by zero (falling.py:")
-    assert done.stderr.startswith("Traceback")
+    announced, above = done.stderr.split("\n", 1)
+    assert announced == (
+        "training it for 4 steps as a whole twice, then from each rung to the next, then stopped: "
+        "5 processes, one after another"
+    )
+    assert above.startswith("Traceback")
