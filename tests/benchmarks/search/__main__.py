@@ -2,8 +2,8 @@
 
     .venv/bin/python -m tests.benchmarks.search [--tables samplers-hard] [--seeds 40] [--only thaw] [--workers 1]
 
-Writes tests/benchmarks/results/search.json, a row for each way and table, and search.md. Rows that are not measured
-now stay as they are there. The runs of others are read where --lm-runs names their file.
+Writes tests/benchmarks/results/search.json, a row for each way and table as soon as it is found, and search.md. Rows
+that are not measured now stay as they are there. The runs of others are read where --lm-runs names their file.
 
     .venv/bin/python -m tests.benchmarks.search --record samplers-hard samplers-hard-2
 
@@ -13,7 +13,7 @@ writes the runs of these studies to studies/samplers-hard/runs.json, from the st
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -99,20 +99,17 @@ def measure(
     seeds: int,
     processes: int,
     workers: Sequence[int] = WORKERS,
-) -> list[Row]:
+) -> Iterator[Row]:
     """A row for each arm that can search the table and number of workers, from the seeds 0, 1, 2, ..."""
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the searches are many
     table.random_best(RUNS)  # before the processes part: a model is asked once
-    rows = []
     with ProcessPoolExecutor(processes, initializer=_search_on, initargs=(table,)) as workers_of:
         for arm in arms:
             if not ARMS[arm].fits(table):
                 continue
             for number in workers:
                 ratios = list(workers_of.map(ratio, [(arm, number, seed) for seed in range(seeds)]))
-                rows.append(row(name, *arm, number, ratios, default=arm == DEFAULT))
-                print(rows[-1].shown(), end="", flush=True)
-    return rows
+                yield row(name, *arm, number, ratios, default=arm == DEFAULT)
 
 
 def page(rows: list[Row]) -> str:
@@ -145,6 +142,17 @@ worst cells the best (reversed), or with losses drawn at random (chance). Search
 """
 
 
+def write(results: Path, found: Row) -> None:
+    """Put a row in its place among those that are known, and the page anew."""
+    path = results / "search.json"
+    known = json.loads(path.read_text()) if path.exists() else []
+    rows = [Row(**one | {"default": (one["searcher"], one["pruner"]) == DEFAULT}) for one in known]
+    rows = [one for one in rows if one.key != found.key] + [found]
+    lines = ",\n".join(json.dumps(one.as_dict()) for one in rows)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    (results / "search.md").write_text(page(rows), encoding="utf-8")
+
+
 def main() -> None:
     """Replay, print and write."""
     parser = argparse.ArgumentParser(
@@ -165,29 +173,17 @@ def main() -> None:
     only = arguments.only
     arms = [arm for arm in ARMS if not only or arm[0] in only or ":".join(arm) in only]
     made = tables(arguments.lm_runs)
-    rows = [
-        one
-        for name in arguments.tables or made
-        for one in measure(
+    for name in arguments.tables or made:
+        for found in measure(
             name,
             made[name](),
             arms,
             seeds=arguments.seeds,
             processes=arguments.processes,
             workers=arguments.workers,
-        )
-    ]
-    path = arguments.out / "search.json"
-    if path.exists():
-        known = [
-            Row(**one | {"default": (one["searcher"], one["pruner"]) == DEFAULT})
-            for one in json.loads(path.read_text())
-        ]
-        new = {one.key for one in rows}
-        rows = [one for one in known if one.key not in new] + rows
-    lines = ",\n".join(json.dumps(one.as_dict()) for one in rows)
-    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    (arguments.out / "search.md").write_text(page(rows), encoding="utf-8")
+        ):
+            print(found.shown(), end="", flush=True)
+            write(arguments.out, found)  # at once: the next may take an hour
 
 
 if __name__ == "__main__":
