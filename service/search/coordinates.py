@@ -18,6 +18,8 @@ from service.study.parameters import CategoricalParameter, FloatParameter, IntPa
 from service.study.search_space import SearchSpace, Values
 
 Array = NDArray[np.float64]
+_ABSENT = object()
+"""In place of the value of a parameter that does not exist."""
 _ACROSS = math.sqrt(2.0)
 """Distance of two choices: as far from one another as the ends of a range, 2, divided by the root of two columns."""
 
@@ -48,11 +50,25 @@ class Coordinates:
 
     def rows(self, configurations: Sequence[Values]) -> Array:
         """(configurations, columns)."""
-        return np.array([self._row(values) for values in configurations]).reshape(-1, len(self.owner))
+        found = [
+            _columns(parameter, [values.get(key, _ABSENT) for values in configurations])
+            for key, parameter in self.space.parameters.items()
+        ]
+        return np.concatenate(found, axis=1)
 
     def values(self, places: Array) -> list[Values]:
         """The configuration at each place, in the space's own values."""
-        return [self._values(place) for place in places]
+        found: dict[str, Sequence[object]] = {}
+        for (key, parameter), at in zip(self.space.parameters.items(), places.T, strict=True):
+            found[key] = _values(parameter, np.clip(at, 0.0, 1.0))
+            for parent, allowed in parameter.when.items():
+                # one that does not exist is like no choice: neither does what depends on it
+                exists = [any(same(value, choice) for choice in allowed) for value in found[parent]]
+                found[key] = [v if there else _ABSENT for v, there in zip(found[key], exists, strict=True)]
+        return [
+            {key: value for key, value in zip(found, one, strict=True) if value is not _ABSENT}
+            for one in zip(*found.values(), strict=True)
+        ]
 
     def places(self, configurations: Sequence[Values]) -> Array:
         """A place of each configuration, one half where a parameter does not exist."""
@@ -71,35 +87,27 @@ class Coordinates:
         # in powers of two, without which the sequence warns
         return np.asarray(sequence.random(2 ** math.ceil(math.log2(max(2, number))))[:number])
 
-    def _row(self, values: Values) -> list[float]:
-        row: list[float] = []
-        for key, parameter in self.space.parameters.items():
-            if _is_ordered(parameter):
-                row.append(2 * _unit(parameter, values[key]) - 1 if key in values else 0.0)
-            else:
-                assert isinstance(parameter, CategoricalParameter)
-                row.extend(
-                    _ACROSS if key in values and same(values[key], choice) else 0.0
-                    for choice in parameter.choices
-                )
-        return row
 
-    def _values(self, place: Array) -> Values:
-        values: Values = {}
-        for (key, parameter), at in zip(self.space.parameters.items(), place, strict=True):
-            if self.space.is_active(key, values):
-                values[key] = _value(parameter, float(at))
-        return values
+def _columns(parameter: Parameter, values: Sequence[object]) -> Array:
+    """(values, columns of the parameter): of each value, or of `_ABSENT`."""
+    if _is_ordered(parameter):
+        numbers = np.array([math.nan if value is _ABSENT else value for value in values], dtype=float)
+        return np.nan_to_num(2 * _units(parameter, numbers) - 1)[:, None]
+    assert isinstance(parameter, CategoricalParameter)
+    chosen = [
+        [value is not _ABSENT and same(value, choice) for choice in parameter.choices] for value in values
+    ]
+    return _ACROSS * np.array(chosen, dtype=float).reshape(-1, len(parameter.choices))
 
 
-def _unit(parameter: Parameter, value: float) -> float:
-    """Where a value lies between the lowest, 0, and the highest, 1."""
+def _units(parameter: Parameter, values: Array) -> Array:
+    """Where values lie between the lowest, 0, and the highest, 1."""
     if isinstance(parameter, CategoricalParameter):
-        return parameter.in_order.index(value) / (len(parameter.choices) - 1)
+        return np.interp(values, parameter.in_order, np.linspace(0, 1, len(parameter.choices)))
     low, high = float(parameter.low), float(parameter.high)
     if parameter.log:
-        return math.log(value / low) / math.log(high / low)
-    return (value - low) / (high - low)
+        return np.asarray(np.log(values / low) / math.log(high / low))
+    return (values - low) / (high - low)
 
 
 def _place(parameter: Parameter, value: object) -> float:
@@ -109,7 +117,7 @@ def _place(parameter: Parameter, value: object) -> float:
         return (index + 0.5) / len(parameter.choices)
     assert isinstance(value, int | float)
     if isinstance(parameter, FloatParameter) and parameter.step is None:
-        return _unit(parameter, value)
+        return float(_units(parameter, np.array(value)))
     if isinstance(parameter, IntParameter) and parameter.log:
         edges = math.log(parameter.low - 0.5), math.log(parameter.high + 0.5)
         return (math.log(value) - edges[0]) / (edges[1] - edges[0])
@@ -117,24 +125,22 @@ def _place(parameter: Parameter, value: object) -> float:
     return (round((value - parameter.low) / parameter.step) + 0.5) / parameter.count()
 
 
-def _value(parameter: Parameter, at: float) -> object:
-    """The value at a place from 0 to 1: every one of a finite number of values has an equal share of it."""
-    at = min(max(at, 0.0), 1.0)
-    if isinstance(parameter, CategoricalParameter):
-        choices = parameter.in_order
-        return choices[min(int(at * len(choices)), len(choices) - 1)]
+def _values(parameter: Parameter, at: Array) -> Sequence[object]:
+    """The value at each place from 0 to 1: every one of a finite number of values has an equal share of it."""
     if isinstance(parameter, FloatParameter) and parameter.step is None:
         low, high = parameter.low, parameter.high
-        value = low * (high / low) ** at if parameter.log else low + at * (high - low)
-        return min(max(value, low), high)
+        exact = low * (high / low) ** at if parameter.log else low + at * (high - low)
+        return list(np.clip(exact, low, high).tolist())
     if isinstance(parameter, IntParameter) and parameter.log:
         edges = math.log(parameter.low - 0.5), math.log(parameter.high + 0.5)
-        value = round(math.exp(edges[0] + at * (edges[1] - edges[0])))
-        return min(max(value, parameter.low), parameter.high)
-    assert parameter.step is not None
+        rounded = np.rint(np.exp(edges[0] + at * (edges[1] - edges[0])))
+        return list(np.clip(rounded, parameter.low, parameter.high).astype(int).tolist())
     count = parameter.count()
-    index = min(int(at * count), count - 1)
-    # as `values()` has it, without making all of them
+    indices = np.minimum((at * count).astype(int), count - 1).tolist()
+    if isinstance(parameter, CategoricalParameter):
+        return [parameter.in_order[i] for i in indices]
     if isinstance(parameter, IntParameter):
-        return parameter.low + parameter.step * index
-    return parameter.at(index)
+        return [parameter.low + parameter.step * i for i in indices]
+    # as `FloatParameter.values` has it, without making all of them
+    made = {i: parameter.at(i) for i in set(indices)}
+    return [made[i] for i in indices]
