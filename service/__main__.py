@@ -57,7 +57,23 @@ class _Verbs(click.Group):
             ctx.exit(os.EX_TEMPFAIL if outages.is_outage(error) else 2)
 
 
+def _show_versions(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from service.trials import provenance  # asks git
+
+        click.echo(provenance.shown())
+        context.exit()
+
+
 @click.group(cls=_Verbs)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_versions,
+    help="Show the versions of this and of what it stands on, and exit.",
+)
 def cli() -> None:
     """Hyperparameter optimization for small language models."""
 

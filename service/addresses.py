@@ -60,7 +60,9 @@ def _refused(why: str) -> ConfigError:
 
 
 def shown(url: sa.URL) -> str:
-    """The URL for messages: its password and all of its options masked."""
+    """The URL for messages: its password and all of its options masked, letters of any language as they are."""
+    if url.get_backend_name() == "sqlite" and url.database:
+        return f"{url.drivername}:///" + re.sub("[%?#]", lambda sign: f"%{ord(sign[0]):02X}", url.database)
     return url.set(query={}).render_as_string(hide_password=True) + ("?***" if url.query else "")
 
 

@@ -62,6 +62,9 @@ def _describe(fault: Any, document: Document, schema: type[pydantic.BaseModel]) 
         what = f"missing key {context['discriminator']}, given {given}"
     elif kind == "value_error":
         what = str(context["error"])
+    elif kind == "model_type":
+        keys = ", ".join(sorted(_keys_at(schema, path, document.tree)))
+        what = f"must be a section with keys of its own ({keys}), given {given}"
     else:
         message = (
             fault["msg"].replace("Input should be", "must be").replace("a valid array", "a list in brackets")
@@ -69,6 +72,8 @@ def _describe(fault: Any, document: Document, schema: type[pydantic.BaseModel]) 
         message = message.replace("a valid ", "a ")
         message = re.sub(r"\ba (?=[aeio])", "an ", message)
         what = f"{message}, given {given}"
+        if kind == "int_type" and isinstance(fault["input"], float) and fault["input"].is_integer():
+            what += f": write {int(fault['input'])}"
     place = document.place(path)
     if kind == "value_error" and isinstance(fault["input"], dict):
         place = _place_of_named(document, path, fault["input"], what) or place
@@ -117,7 +122,9 @@ def _keys_at(schema: Any, path: KeyPath, tree: Any) -> set[str]:
     for part in path:
         annotations = [found for each in annotations for found in _below(each, part, tree)]
         tree = tree[part]
-    models = [model for each in annotations for model in _models(each, tree)]
+    # of what is no section where one should be, all
+    section = tree if isinstance(tree, dict) else {}
+    models = [model for each in annotations for model in _models(each, section)]
     return {info.alias or key for model in models for key, info in model.model_fields.items()}
 
 

@@ -61,6 +61,7 @@ def test_what_is_escaped_is_understood():
         (f"postgresql+psycopg://u@h/db?password={SECRET}", "postgresql+psycopg://u@h/db?***"),
         (f"postgresql://h/db?sslmode=require&sslpassword={SECRET}", "postgresql://h/db?***"),
         ("sqlite:///a/b.db", "sqlite:///a/b.db"),
+        ("sqlite:////größe a/50%25%3F.db", "sqlite:////größe a/50%25%3F.db"),
     ],
 )
 def test_an_address_is_shown_without_password_and_options(address, shown):

@@ -3,6 +3,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,15 @@ def test_help_has_every_verb_with_a_whole_sentence(columns):
     assert "..." not in words.partition("Commands:")[2]
     for name, command in cli.commands.items():
         assert f"{name} {command.get_short_help_str(limit=1000)}" in words
+
+
+def test_the_version_names_what_a_fault_is_reported_with():
+    said = CliRunner().invoke(cli, ["--version"])
+    own, *others = said.stdout.splitlines()
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert own.startswith(f"hptune {stated}, commit ")
+    assert f"optuna {version('optuna')}" in others
+    assert f"torch {version('torch')}" in others
 
 
 def test_a_users_mistake_is_one_line_and_status_2(tiny):
