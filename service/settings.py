@@ -134,6 +134,12 @@ def _with_password(given: str, environment: Mapping[str, str]) -> str:
         url = addresses.parse(given)
     except ConfigError:
         return given  # `Settings.url` says so
+    if url.get_backend_name() == "sqlite" and environment.get("HPTUNE_STORAGE_URL"):
+        # in containers, whose password file is set: each would wait for a file that no other one sees
+        raise ConfigError(
+            "HPTUNE_STORAGE_URL: a SQLite file has no password, and HPTUNE_STORAGE_PASSWORD_FILE names one; for "
+            "containers, which share a PostgreSQL: unset HPTUNE_STORAGE_URL"
+        )
     if url.host is None or url.password is not None:
         return given
     password = read_secret("HPTUNE_STORAGE_PASSWORD_FILE", file)

@@ -110,6 +110,8 @@ def test_the_storages_password_may_come_from_a_file(tmp_path):
     own = environment | {"HPTUNE_STORAGE_URL": "postgresql+psycopg://hptune:own@db/hptune"}
     assert Settings.from_environment(own).url.password == "own"
     assert Settings.from_environment({name: str(file)}) == Settings.from_environment({})  # SQLite has none
+    with pytest.raises(ConfigError, match=r"^HPTUNE_STORAGE_URL: a SQLite .*: unset HPTUNE_STORAGE_URL$"):
+        Settings.from_environment({name: str(file), "HPTUNE_STORAGE_URL": "sqlite:///mine.db"})
     for content, says in ((b"\n", "is empty"), (b"\xff", "not text in UTF-8")):
         file.write_bytes(content)
         with pytest.raises(ConfigError, match=f"^{name}: .*{says}"):
