@@ -86,6 +86,10 @@ class Belief:
             raise FloatingPointError("a promise is no number")
         return found
 
+    def expected_ends(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Array:
+        """Levelled losses at the whole budget, by those that have been measured. The arguments are `log_gain`'s."""
+        return self._measured.predicted(self._ends(configurations, numbers))[0]
+
     def forecast(
         self, configurations: Sequence[Values], numbers: Sequence[int], *, below: float = math.inf
     ) -> Forecast | None:

@@ -25,12 +25,21 @@ class Importances:
     """How much each parameter mattered, by two methods, each normalised to a sum of 1."""
 
     trials: int
-    """Complete ones, on which both rest."""
+    """On which both rest."""
     fanova: Mapping[str, float]
     """Share of the variance of a random forest over the whole space (Hutter et al. 2014). Only parameters that all
     complete trials have, with one range each."""
     ped_anova: Mapping[str, float]
     """How differently the best trials are distributed from all (Watanabe et al. 2023). All parameters."""
+    forecast: bool = False
+    """The losses are those that are expected at the end (`service.report.figures.expected`)."""
+
+    @property
+    def rest_on(self) -> str:
+        """For people, after a number of trials: which ones."""
+        if self.forecast:
+            return "trials; of one that was not trained to its end, the loss there is forecast by the model of `thaw`"
+        return "complete trials"
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -46,18 +55,23 @@ class Importances:
                 f"fANOVA leaves out {', '.join(self.dropped)}: it knows only parameters that all trials have with one "
                 "range. What they cause is credited to the others."
             )
-        here = _ranking(self.fanova)
-        there = [name for name in _ranking(self.ped_anova) if name in self.fanova]
+        here = _ranking(self.fanova)[:1]
+        there = [name for name in _ranking(self.ped_anova) if name in self.fanova][:1]
         if here != there:
             found.append(
-                f"The two methods rank the parameters differently ({' > '.join(here)} by fANOVA, {' > '.join(there)} "
-                f"by PED-ANOVA, on {self.trials} complete trials): neither order is to be relied on."
+                f"The two methods disagree on what matters most ({here[0]} by fANOVA, {there[0]} by PED-ANOVA, on "
+                f"{self.trials} trials): neither order is to be relied on."
             )
         return tuple(found)
 
 
-def importances(study: optuna.Study) -> Importances | None:
-    """Importances by both methods; None with fewer than five complete trials, or without two different losses."""
+def importances(study: optuna.Study, *, forecast: bool = False) -> Importances | None:
+    """Importances by both methods; None with fewer than five complete trials, or without two different losses.
+
+    Args:
+        study: whose complete trials count.
+        forecast: their losses are expected ones.
+    """
     losses = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
     n = len(losses)
     if n < FEWEST or len(set(losses)) == 1:
@@ -66,9 +80,10 @@ def importances(study: optuna.Study) -> Importances | None:
     best = min(0.5, max(0.1, FEWEST / n))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Some regimes")  # of few trials, whose number stands beside
         fanova = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
         ped_anova = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=best))
-    return Importances(n, fanova, ped_anova)
+    return Importances(n, fanova, ped_anova, forecast)
 
 
 def plots(record: StudyRecord, study: optuna.Study, found: Importances | None) -> tuple[Plot, ...]:
@@ -135,7 +150,7 @@ def _importance_plot(found: Importances) -> Plot:
         if values
     )
     caption = (
-        f"On {found.trials} complete trials, each method normalised to a sum of 1. PED-ANOVA: what sets the best "
+        f"On {found.trials} {found.rest_on}. Each method is normalised to a sum of 1. PED-ANOVA: what sets the best "
         "trials apart. fANOVA: what explains the variance over the whole space."
     )
     chart = Chart(Axis("importance"), Axis("", categories=tuple(names)), series)

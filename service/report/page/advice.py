@@ -36,10 +36,11 @@ def advice(record: StudyRecord, importances: Importances | None, noise: Noise | 
         noise: where it has been confirmed.
     """
     best = [run for arm in record.best_arms for run in arm.complete]
+    of_values = (*_ends(record, best), *_choices(record, best))
+    advised = {said.partition(":")[0] for said in of_values}
     return (
-        *_ends(record, best),
-        *_choices(record, best),
-        *_unimportant(importances, best),
+        *of_values,
+        *(said for said in _unimportant(importances, best) if said.partition(":")[0] not in advised),
         *_longer(best[0], noise, record.words),
         *_more_trials(record),
     )

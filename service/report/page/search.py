@@ -1,5 +1,6 @@
 """What a tuner wants of a search: the best configuration, what to try next, what mattered, all trials."""
 
+import math
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import optuna
 import yaml
 
 from service.report.figures import tuned
+from service.report.figures.expected import at_the_end
 from service.report.figures.plots import Plot
 from service.report.page.advice import advice
 from service.report.page.html_page import Section
@@ -59,7 +61,10 @@ def sections(
         folder: of the page, as people name it in a command.
     """
     space, generation = record.definition.space, generation_of(study)
-    found = tuned.importances(only_in_space(study, space, generation))
+    expected = at_the_end(record)
+    found = tuned.importances(
+        expected or only_in_space(study, space, generation), forecast=expected is not None
+    )
     curves = tuple(plot for plot in plots if plot.id == CURVES)
     few = f"No importances: they need {tuned.FEWEST} complete trials with different losses."
     suggested = advice(record, found, noise)
@@ -106,22 +111,28 @@ def trials_table(record: StudyRecord) -> Table:
     keys = list(record.definition.space.parameters)
     shorts = [short_key(key) for key in keys]
     names = [key if shorts.count(short) > 1 else short for key, short in zip(keys, shorts, strict=True)]
+    beside = record.baseline is not None
     baseline = _loss(record.arm(record.baseline or ""))
     rows = []
-    for run in sorted(record.runs, key=lambda run: (not run.complete, _order(run), run.trial)):
+    for run in sorted(record.runs, key=_order):
         loss = run.metrics.get(LOSS)
         gap = loss - baseline if run.complete and loss is not None and baseline is not None else None
         rows.append(
             (
                 str(run.trial),
-                run.ended,
+                _ended(run),
                 numbers.number(loss, decimals=numbers.LOSS),
-                numbers.NONE if record.baseline == run.arm else numbers.difference(gap),
+                *(
+                    [numbers.NONE if record.baseline == run.arm else numbers.difference(gap)]
+                    if beside
+                    else []
+                ),
                 *(shown_number(run.values[key]) if key in run.values else numbers.NONE for key in keys),
                 numbers.number(run.metrics.get("seconds"), decimals=1),
             )
         )
-    headings = ("trial", "ended", record.words.metric, "minus baseline", *names, "seconds")
+    compared = ["minus baseline"] if beside else []
+    headings = ("trial", "ended", record.words.metric, *compared, *names, "seconds")
     notes = (
         f"{'As the training code yields it' if record.own_code else _MEASURED}; of a trial that did not finish at its "
         f"last rung, so after a shorter training. {numbers.NONE}: none, or not a parameter of that trial. "
@@ -130,9 +141,18 @@ def trials_table(record: StudyRecord) -> Table:
     return Table(_TRIALS, "All trials, best first", headings, tuple(rows), notes)
 
 
-def _order(run: Run) -> float:
+def _order(run: Run) -> tuple[float, ...]:
+    """The complete ones, and then those that came farther; the best of these first."""
     loss = run.metrics.get(LOSS)
-    return loss if run.complete and loss is not None else 0.0
+    passed = 0 if run.complete else -len(run.curve)
+    return not run.complete, passed, math.inf if loss is None else loss, run.trial
+
+
+def _ended(run: Run) -> str:
+    """Without a reason, which may be a long one: those of what failed stand in a section of their own."""
+    if run.complete or run.added:
+        return run.ended
+    return run.ended.partition(", ")[0] if run.state == "pruned" else run.state
 
 
 def _best(record: StudyRecord, noise: Noise | None, folder: str) -> Section:

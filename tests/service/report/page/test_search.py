@@ -9,7 +9,7 @@ from service.report.record.noise import Noise
 from service.report.record.study_record import Arm
 from service.study.parameters import CategoricalParameter, FloatParameter
 from service.study.search_space import SearchSpace
-from tests.service.report.conftest import run_of
+from tests.service.report.conftest import evaluation, run_of
 
 SPACE = SearchSpace(
     {
@@ -77,6 +77,25 @@ def test_a_baseline_that_was_not_trained_to_its_end_is_there_and_cannot_be_compa
             "not promoted."
         )
     )
+
+
+def test_those_that_came_farther_come_first_and_reasons_are_left_to_their_section(searched):
+    waited = [
+        run_of(
+            f"trial {n}", 0, {"val_loss": loss}, trial=n, state="pruned",
+            ended=f"paused at rung {rungs} of 3, not promoted",
+            curve=tuple(evaluation(1000 * i, loss) for i in range(1, rungs + 1)),
+        )
+        for n, rungs, loss in ((3, 1, 2.4), (4, 2, 2.9), (5, 2, 2.8))
+    ]  # fmt: skip
+    failed = run_of("trial 6", 0, {}, trial=6, state="diverged", ended="diverged: the loss of step 3 is nan")
+    arms = (*searched.arms, *(Arm(run.arm, (run,)) for run in (*waited, failed)))
+    table = search.trials_table(replace(searched, arms=arms, baseline=None))
+    assert "minus baseline" not in table.headings
+    assert [row[:2] for row in table.rows] == [
+        ("1", "complete"), ("0", "complete"), ("5", "paused at rung 2 of 3"), ("4", "paused at rung 2 of 3"),
+        ("3", "paused at rung 1 of 3"), ("2", "pruned at rung 1 of 3"), ("6", "diverged"),
+    ]  # fmt: skip
 
 
 def test_all_trials_have_their_values_best_first(searched):

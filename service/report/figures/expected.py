@@ -1,0 +1,59 @@
+"""Of a search whose trials wait, every trial as if it had been trained to its end: few are, and those are the best."""
+
+import math
+
+import numpy as np
+import optuna
+from optuna.trial import create_trial
+
+from model.errors import ConfigError
+from service.report.record.study_record import Run, StudyRecord
+from service.search.belief import Belief
+from service.search.problem import Begun, Problem
+from service.study.search_space import SearchSpace, Values
+
+FEWEST_WHOLE = 2
+"""Below which nothing tells how a loss goes on."""
+
+
+def at_the_end(record: StudyRecord) -> optuna.Study | None:
+    """All trials, complete, each with the loss that the model of `thaw` expects at the whole budget.
+
+    The losses are those of `service.search.levels`, which keep the order. None where trials do not wait, where too few
+    are whole, and where the model fails on them.
+    """
+    space, whole = record.definition.space, [run for run in record.runs if run.complete and run.has_curve]
+    if not record.definition.pauses or len(whole) < FEWEST_WHOLE:
+        return None
+    rungs = tuple(int(row["rung_tokens"]) for row in whole[0].curve)
+    found = [begun for run in record.runs if (begun := _begun(run, space, rungs))]
+    try:
+        belief = Belief(Problem(space, rungs, seed=0), found)
+        ends = belief.expected_ends([trial.values for trial in found], [trial.number for trial in found])
+    except (np.linalg.LinAlgError, FloatingPointError):
+        return None
+    study = optuna.create_study(direction="minimize", study_name=record.name)
+    study.add_trials(
+        [
+            create_trial(
+                value=float(end),
+                params=space.encode(trial.values),
+                distributions={key: space.distributions[key] for key in trial.values},
+            )
+            for trial, end in zip(found, ends, strict=True)
+        ]
+    )
+    return study
+
+
+def _begun(run: Run, space: SearchSpace, rungs: tuple[int, ...]) -> Begun | None:
+    """As a searcher is told of it; None of one that has no loss, or does not lie in the space."""
+    try:
+        values: Values = space.point(space.encode(run.values), whole=True)
+    except (ConfigError, KeyError):
+        return None
+    losses = tuple(float(row["val_loss"]) for row in run.curve)
+    passed = tuple(int(row["rung_tokens"]) for row in run.curve)
+    if not losses or passed != rungs[: len(losses)] or not all(map(math.isfinite, losses)):
+        return None
+    return Begun(run.trial, values, losses, "ended")
