@@ -64,13 +64,20 @@ class Belief:
             ends = np.atleast_1d(np.median(expected))
         # of one that its sampler has still to draw nothing is known
         running = [trial for trial in begun if trial.state == "running" and trial.values]
+        on_the_way: list[tuple[int, float]] = []
         if running:
             at = self._ends([trial.values for trial in running], [trial.number for trial in running])
             means, _ = process.predicted(at)
             process = process.believing(at, means)
-            ends = np.concatenate([ends, means])
+            on_the_way = [(trial.passed, float(mean)) for trial, mean in zip(running, means, strict=True)]
         self._process = process
-        self._best = float(ends.min())
+
+        # a new trial has to be better than all that is on its way; one that waits, than what has come as far. Had it to
+        # be better than what has only begun, many workers would begin trials without end, and finish none
+        def to_beat(passed: int) -> float:
+            return min([float(ends.min()), *(mean for other, mean in on_the_way if other >= passed)])
+
+        self._to_beat = {trial.number: to_beat(trial.passed) for trial in begun} | {NEW: to_beat(0)}
         self._failures = self._failing(begun)
 
     def log_gain(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Array:
@@ -81,7 +88,8 @@ class Belief:
             numbers: of the trials; `NEW` of none.
         """
         ends = self._ends(configurations, numbers)
-        found = log_expected_improvement(self._best, *self._process.predicted(ends)) + self._log_chances(ends)
+        best = np.array([self._to_beat[number] for number in numbers])
+        found = log_expected_improvement(best, *self._process.predicted(ends)) + self._log_chances(ends)
         if not np.isfinite(found).all():
             raise FloatingPointError("a promise is no number")
         return found
@@ -140,7 +148,7 @@ class Belief:
         return _fitted(self._shape, points, labels, [1] * len(told), np.random.default_rng(len(told)))
 
 
-def log_expected_improvement(best: float, mean: Array, variance: Array) -> Array:
+def log_expected_improvement(best: Array | float, mean: Array, variance: Array) -> Array:
     """Logarithm of E[max(0, best − y)] of a normal y, to a hundredth where it is tiny (arXiv 2310.20708)."""
     deviation = np.sqrt(variance)
     z = (best - mean) / deviation

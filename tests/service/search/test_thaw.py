@@ -138,12 +138,10 @@ def test_the_same_knowledge_gives_the_same_decision():
     assert Thaw().decide(study.problem, study.begun) == Thaw().decide(study.problem, list(study.begun))
 
 
-def test_workers_side_by_side_do_different_things():
-    study = Study(WIDE, bowl)
-    for _ in range(6):
-        study.one(Thaw())
+def side_by_side(study, workers):
+    """The numbers of what so many workers are at, each having decided after the others."""
     busy = []
-    for _ in range(8):
+    for _ in range(workers):
         decision = Thaw().decide(study.problem, study.begun)
         if isinstance(decision, Begin):
             number = len(study.begun)
@@ -154,6 +152,24 @@ def test_workers_side_by_side_do_different_things():
             assert before.state == "paused"
             study.begun[number] = Begun(number, before.values, before.losses, "running")
         busy.append(number)
+    return busy
+
+
+def test_many_workers_finish_trials_in_a_space_that_is_too_large_to_know():
+    space = SearchSpace({f"x{i}": FloatParameter(type="float", low=0.0, high=1.0) for i in range(10)})
+    study = Study(space, lambda v: sum((x - 0.1 * i) ** 2 for i, x in enumerate(v.values())))
+    for _ in range(12):
+        for number in side_by_side(study, 8):
+            study.end_rung(number)
+    # 96 rungs of a third of a trial each: where what waits had to beat what has only begun, three trials were finished
+    assert sum(trial.state == "ended" for trial in study.begun) >= 6
+
+
+def test_workers_side_by_side_do_different_things():
+    study = Study(WIDE, bowl)
+    for _ in range(6):
+        study.one(Thaw())
+    busy = side_by_side(study, 8)
     assert len(set(busy)) == 8
     assert len({repr(study.begun[number].values) for number in busy}) == 8
 
