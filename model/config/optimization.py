@@ -43,12 +43,13 @@ class OptimizerConfig(Section):
     """Of the same: added to the root of the second average."""
     momentum: float = Field(0.95, ge=0, lt=1)
     """Of sgd and muon."""
-    orthogonalization: Orthogonalization = "newton_schulz"
+    orthogonalization: Orthogonalization = "polar_express_4"
     """How muon makes an update orthogonal (`model/optimization/muon.py`): by the five polynomials it was published
-    with, or by four or three better ones, which cost less."""
-    split_qkv: bool = False
-    """Muon makes the updates of query, key and value orthogonal each by itself; otherwise as one matrix, in which
-    the largest of the three hides the others, at sqrt(3) times the rate."""
+    with, or by four or three better ones, which cost less and end alike (`studies/muon`)."""
+    split_qkv: bool = True
+    """Muon makes the updates of query, key and value orthogonal each by itself, which ends lower (`studies/muon`);
+    otherwise as one matrix, as published, in which the largest of the three hides the others, at sqrt(3) times the
+    rate."""
     clip_norm: float | None = Field(1.0, gt=0)
     """Largest global L2 norm of a gradient; null for no clipping."""
     sharpness: SharpnessConfig = SharpnessConfig()

@@ -71,9 +71,9 @@ def _describe(fault: Any, document: Document, schema: type[pydantic.BaseModel]) 
         )
         message = message.replace("a valid ", "a ")
         message = re.sub(r"\ba (?=[aeio])", "an ", message)
-        what = f"{message}, given {given}"
         if kind == "int_type" and isinstance(fault["input"], float) and fault["input"].is_integer():
-            what += f": write {int(fault['input'])}"
+            message += " written without a point or an exponent"
+        what = f"{message}, given {given}"
     place = document.place(path)
     if kind == "value_error" and isinstance(fault["input"], dict):
         place = _place_of_named(document, path, fault["input"], what) or place

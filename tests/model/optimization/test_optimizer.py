@@ -323,8 +323,9 @@ def test_sgd_is_heavy_ball_with_l2_on_matrices():
 def test_muon_moves_matrices_as_torchs_muon_and_the_rest_as_torchs_adamw():
     model, reference = TinyGPT(), TinyGPT()
     config = OptimizerConfig(
-        name="muon", lr=0.02, auxiliary_lr=0.003, momentum=0.9, weight_decay=0.1, betas=(0.8, 0.9), eps=1e-6
-    )
+        name="muon", lr=0.02, auxiliary_lr=0.003, momentum=0.9, weight_decay=0.1, betas=(0.8, 0.9), eps=1e-6,
+        orthogonalization="newton_schulz",
+    )  # fmt: skip
     optimizers = build(model, config, device=CPU)
     linear = [m.weight for m in reference.modules() if isinstance(m, nn.Linear)]
     rest = [p for p in reference.parameters() if not any(p is w for w in linear)]
@@ -346,7 +347,8 @@ def test_muon_moves_matrices_as_torchs_muon_and_the_rest_as_torchs_adamw():
 
 def test_muons_first_update_is_the_nearest_orthogonal_matrix_roughly():
     model = nn.Sequential(nn.Linear(6, 6, bias=False))
-    optimizers = build(model, OptimizerConfig(name="muon", lr=1.0, weight_decay=0.0), device=CPU)
+    config = OptimizerConfig(name="muon", lr=1.0, weight_decay=0.0, orthogonalization="newton_schulz")
+    optimizers = build(model, config, device=CPU)
     before = model[0].weight.detach().clone()
     torch.manual_seed(0)
     gradient = model[0].weight.grad = torch.randn(6, 6)

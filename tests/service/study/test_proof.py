@@ -82,7 +82,8 @@ FAULTS = [
     ),
     (
         {"model.n_layer": real(1, 2)},
-        "study.yaml:1: at model.n_layer 1.0: model.n_layer: must be an integer, given 1.0",
+        "study.yaml:1: at model.n_layer 1.0: model.n_layer: must be an integer written without a point or an exponent, "
+        "given 1.0",
     ),
     (
         {"schedule.decay": choice("cosine", "wsd"), "schedule.warmup_fraction": real(0.0, 0.9)},
