@@ -45,6 +45,12 @@ class _Verbs(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
+        except click.NoSuchOption as error:
+            if error.option_name != "--study" or error.ctx is None:
+                raise
+            # `run` and evaluate.py have that option
+            said = f"The study stands without an option: {error.ctx.command_path} STUDY"
+            raise click.UsageError(said, error.ctx) from None
         except (click.ClickException, click.exceptions.Exit):
             raise  # `--help` and a wrong option need no storage to be told apart from its errors
         except Exception as error:

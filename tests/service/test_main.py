@@ -59,6 +59,12 @@ def test_help_has_every_verb_with_a_whole_sentence(columns):
         assert f"{name} {command.get_short_help_str(limit=1000)}" in words
 
 
+def test_a_study_that_is_given_as_an_option_is_told_where_it_stands():
+    said = CliRunner().invoke(cli, ["report", "--study", "hn"], prog_name="python -m service")
+    assert said.exit_code == 2
+    assert "Error: The study stands without an option: python -m service report STUDY\n" in said.stderr
+
+
 def test_the_version_names_what_a_fault_is_reported_with():
     said = CliRunner().invoke(cli, ["--version"])
     own, *others = said.stdout.splitlines()
