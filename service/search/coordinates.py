@@ -94,9 +94,7 @@ def _columns(parameter: Parameter, values: Sequence[object]) -> Array:
         numbers = np.array([math.nan if value is _ABSENT else value for value in values], dtype=float)
         return np.nan_to_num(2 * _units(parameter, numbers) - 1)[:, None]
     assert isinstance(parameter, CategoricalParameter)
-    chosen = [
-        [value is not _ABSENT and same(value, choice) for choice in parameter.choices] for value in values
-    ]
+    chosen = [[same(value, choice) for choice in parameter.choices] for value in values]
     return _ACROSS * np.array(chosen, dtype=float).reshape(-1, len(parameter.choices))
 
 

@@ -7,10 +7,10 @@ import optuna
 from optuna.trial import create_trial
 
 from model.errors import ConfigError
-from service.report.record.study_record import Run, StudyRecord
+from service.report.record.study_record import COMPLETE, Run, StudyRecord
 from service.search.belief import Belief
 from service.search.problem import Begun, Problem
-from service.study.search_space import SearchSpace, Values
+from service.study.search_space import SearchSpace
 
 FEWEST_WHOLE = 2
 """Below which nothing tells how a loss goes on."""
@@ -47,13 +47,18 @@ def at_the_end(record: StudyRecord) -> optuna.Study | None:
 
 
 def _begun(run: Run, space: SearchSpace, rungs: tuple[int, ...]) -> Begun | None:
-    """As a searcher is told of it; None of one that has no loss, or does not lie in the space."""
+    """As a searcher is told of it; None where that is no loss, or does not lie in the space."""
+    if run.state not in (COMPLETE, "pruned", "running"):
+        return None  # for what diverged no loss is made up; what was interrupted goes on as another trial
     try:
-        values: Values = space.point(space.encode(run.values), whole=True)
-    except (ConfigError, KeyError):
+        values = space.point(run.values, whole=True)
+    except ConfigError:
         return None
     losses = tuple(float(row["val_loss"]) for row in run.curve)
     passed = tuple(int(row["rung_tokens"]) for row in run.curve)
-    if not losses or passed != rungs[: len(losses)] or not all(map(math.isfinite, losses)):
-        return None
-    return Begun(run.trial, values, losses, "ended")
+    if losses and passed == rungs[: len(losses)] and all(map(math.isfinite, losses)):
+        return Begun(run.trial, values, losses, "ended")
+    end = run.metrics.get("val_loss")
+    if run.complete and end is not None:  # put into the study from elsewhere
+        return Begun(run.trial, values, (end,), "ended", skipped=len(rungs) - 1)
+    return None

@@ -36,17 +36,18 @@ def advice(record: StudyRecord, importances: Importances | None, noise: Noise | 
         noise: where it has been confirmed.
     """
     best = [run for arm in record.best_arms for run in arm.complete]
-    of_values = (*_ends(record, best), *_choices(record, best))
-    advised = {said.partition(":")[0] for said in of_values}
+    of_keys = [*_ends(record, best), *_choices(record, best)]
+    advised = {key for key, _ in of_keys}
+    of_keys += [(key, said) for key, said in _unimportant(importances, best) if key not in advised]
     return (
-        *of_values,
-        *(said for said in _unimportant(importances, best) if said.partition(":")[0] not in advised),
+        *(f"{key}: {said}" for key, said in of_keys),
         *_longer(best[0], noise, record.words),
         *_more_trials(record),
     )
 
 
-def _ends(record: StudyRecord, best: Sequence[Run]) -> Iterator[str]:
+def _ends(record: StudyRecord, best: Sequence[Run]) -> Iterator[tuple[str, str]]:
+    """By key, as the two below."""
     for key, range_ in record.definition.space.distributions.items():
         if key not in best[0].values or isinstance(range_, CategoricalDistribution):
             continue
@@ -56,11 +57,11 @@ def _ends(record: StudyRecord, best: Sequence[Run]) -> Iterator[str]:
         assert isinstance(range_, FloatDistribution | IntDistribution)
         value, end = best[0].values[key], range_.low if place <= _EDGE else range_.high
         side = "low" if place <= _EDGE else "high"
-        at = f"{key}: the best trial has {shown_number(value)}, at the {side} end of the range ({shown_number(end)})"
+        at = f"the best trial has {shown_number(value)}, at the {side} end of the range ({shown_number(end)})"
         if end == 0:
-            yield f"{at}, which nothing lies beyond: fix it at 0."
+            yield key, f"{at}, which nothing lies beyond: fix it at 0."
         else:
-            yield f"{at}: a better value may lie beyond; widen the range there."
+            yield key, f"{at}: a better value may lie beyond; widen the range there."
 
 
 def place_in(range_: BaseDistribution, value: Any) -> float | None:
@@ -73,7 +74,7 @@ def place_in(range_: BaseDistribution, value: Any) -> float | None:
     return (at - low) / (high - low)
 
 
-def _choices(record: StudyRecord, best: Sequence[Run]) -> Iterator[str]:
+def _choices(record: StudyRecord, best: Sequence[Run]) -> Iterator[tuple[str, str]]:
     count = max(_FEWEST_BEST, round(_BEST_SHARE * len(best)))
     if len(best) <= count:
         return
@@ -83,13 +84,12 @@ def _choices(record: StudyRecord, best: Sequence[Run]) -> Iterator[str]:
         others = sum(not same(value, values[0]) for value in tried)
         if isinstance(range_, CategoricalDistribution) and others and all(same(v, values[0]) for v in values):
             said = (
-                f"{key}: the best {count} trials all have {shown_number(values[0])}, {others} of {len(tried)} had "
+                f"the best {count} trials all have {shown_number(values[0])}, {others} of {len(tried)} had "
                 "another value"
             )
             end = _end_of_choices(record.definition.space.parameters[key].corners(), values[0])
-            yield f"{said}: " + (
-                f"{end} may be better still." if end else "fix it, and search the rest more finely."
-            )
+            more = f"{end} may be better still" if end else "fix it, and search the rest more finely"
+            yield key, f"{said}: {more}."
 
 
 def _end_of_choices(choices: Sequence[Any], value: Any) -> str:
@@ -99,7 +99,7 @@ def _end_of_choices(choices: Sequence[Any], value: Any) -> str:
     return "a smaller one" if value == min(choices) else "a larger one" if value == max(choices) else ""
 
 
-def _unimportant(found: Importances | None, best: Sequence[Run]) -> Iterator[str]:
+def _unimportant(found: Importances | None, best: Sequence[Run]) -> Iterator[tuple[str, str]]:
     if found is None:
         return
     for key, share in found.fanova.items():
@@ -107,8 +107,9 @@ def _unimportant(found: Importances | None, best: Sequence[Run]) -> Iterator[str
             continue  # what was never varied among complete trials has no importance that could be known
         if share < _LITTLE and found.ped_anova.get(key, 1.0) < _LITTLE:
             yield (
-                f"{key}: mattered little over its whole range ({share:.0%} by fANOVA, {found.ped_anova[key]:.0%} by "
-                "PED-ANOVA): fix it."
+                key,
+                f"mattered little over its whole range ({share:.0%} by fANOVA, {found.ped_anova[key]:.0%} by "
+                "PED-ANOVA): fix it.",
             )
 
 

@@ -25,7 +25,7 @@ SPACE = SearchSpace(
 
 
 def end(values):
-    """The rate matters and the rest nearly not; sgd diverges."""
+    """The rate matters and the rest nearly not."""
     return 2.0 + 0.5 * (math.log10(values["optimizer.lr"]) + 2.5) ** 2 + 0.01 * values["model.dropout"]
 
 
@@ -76,6 +76,18 @@ def test_what_has_no_loss_or_is_none_of_the_space_is_left_out(searched):
     empty = replace(runs[0], trial=5, curve=(), state="failed")
     wild = replace(runs[0], trial=6, curve=(evaluation(1000, math.nan),), state="diverged")
     assert len(at_the_end(searched(*runs, outside, unknown, empty, wild)).trials) == 3
+    diverged = replace(trained(7, 2), state="diverged")
+    interrupted = replace(trained(8, 2), state="failed")
+    assert len(at_the_end(searched(*runs, diverged, interrupted)).trials) == 3
+
+
+def test_a_result_from_elsewhere_counts_by_its_end_alone(searched):
+    runs = [trained(n, 4) for n in range(4)]
+    added = replace(trained(4, 4), curve=(), added=True)
+    study = at_the_end(searched(*runs, added))
+    assert len(study.trials) == 5
+    ends = [run.metrics["val_loss"] for run in (*runs, added)]
+    assert np.argsort([trial.value for trial in study.trials]).tolist() == np.argsort(ends).tolist()
 
 
 def test_it_is_asked_of_searches_alone_whose_trials_wait_and_of_which_some_are_whole(searched):

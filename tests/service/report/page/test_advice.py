@@ -78,6 +78,13 @@ def test_what_mattered_little_is_fixed_unless_it_was_never_varied(searched):
     assert about(found, "optimizer.lr") == []
 
 
+def test_what_is_advised_of_a_value_is_not_contradicted_by_how_little_it_mattered(searched):
+    importances = Importances(9, {"model.dropout": 0.01}, {"model.dropout": 0.03})
+    at_the_end = searched((1.0, {"model.dropout": 0.001}), (1.1, {}))
+    (said,) = about(advice(at_the_end, importances, None), "model.dropout")
+    assert "fix it at 0" in said
+
+
 def test_a_loss_that_still_falls_by_more_than_the_noise_asks_for_a_larger_budget(searched):
     falling = searched((1.0, {}), curve=(evaluation(1000, 1.1), evaluation(2000, 1.0)))
     assert (
