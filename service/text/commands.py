@@ -25,6 +25,8 @@ def verb(*words: str, containers: bool | None = None) -> str:
         return shlex.join(["./hptune.sh", *words[1:]])
     if CONTAINER in os.environ if containers is None else containers:
         start = ["docker", "compose", "run", "--rm"]
+        if words[0] == "workers":
+            return shlex.join([*start, *words])  # a service of that name
         if words[0] == "evaluate":
             return shlex.join([*start, "evaluator", *words[1:]])
         return shlex.join([*start, "--entrypoint", "python -m service", "evaluator", *words])

@@ -17,6 +17,7 @@ from service import logs
 from service.machine import allocation
 from service.settings import MOST_TRIALS, Settings
 from service.text import terminal
+from service.text.commands import verb
 from service.verbs.options import OVERRIDE, SCALE, number_of_trials, reports_folder
 
 
@@ -31,10 +32,12 @@ def create(
 ) -> None:
     """Make the storage's tables, the study and its slots; nothing is done twice."""
     from service.machine.create import create as create_study
+    from service.storage.opened_study import open_study
 
+    settings = Settings.from_environment()
     count, more = number_of_trials(trials)
-    create_study(
-        Settings.from_environment(),
+    made, _ = create_study(
+        settings,
         study,
         name=name,
         overrides=yaml_tree.parse_overrides(settings_),
@@ -43,6 +46,10 @@ def create(
         total=None if more else count,
         say=click.echo,
     )
+    opened = open_study(settings, made)
+    left = opened.trials_left()
+    here = f"; workers of this machine: {verb('workers', made)}" if left else ""
+    click.echo(f"study {made} has {opened.shown_left(left)} left{here}")
 
 
 @click.command()

@@ -82,6 +82,17 @@ def test_a_users_mistake_is_one_line_and_status_2(tiny):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_made_study_says_what_is_left_and_who_runs_it(tiny):
+    first = in_process(tiny, "create", str(tiny.file), "--trials", "2")
+    again = in_process(tiny, "create", str(tiny.file), "--trials", "2")
+    line = "study tiny has 2 trials left; workers of this machine: .venv/bin/python -m service workers tiny\n"
+    assert first.stdout.endswith(line)
+    assert again.stdout == line
+    tiny.worker().work()
+    after = in_process(tiny, "create", str(tiny.file), "--trials", "2")
+    assert after.stdout == "study tiny has 0 trials left\n"
+
+
 def test_a_device_that_fails_is_one_line(tiny, monkeypatch):
     monkeypatch.setattr("service.settings.Settings.from_environment", Path("/proc/self/mem/x").read_text)
     result = in_process(tiny, "status", "tiny")

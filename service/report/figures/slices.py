@@ -11,12 +11,13 @@ from service.report.record.study_record import Run, StudyRecord
 from service.study.parameters import same
 from service.text.quantities import shown_number
 
-_STYLES = {"complete": 0, "pruned": 1}
+SHORT, SHORT_NAME = ("pruned", "running"), "not trained to the end"
+"""States of trials whose loss is that of a part of their training (those that wait are running), and their name."""
 
 
 def plot(record: StudyRecord) -> Plot | None:
     """A panel for each parameter, a point for each trial that has it; None without a point."""
-    runs = [run for run in record.runs if run.state in _STYLES and _loss(run) is not None]
+    runs = [run for run in record.runs if run.state in ("complete", *SHORT) and _loss(run) is not None]
     limit = highest_shown([loss for run in runs if (loss := _loss(run)) is not None])
     charts = (
         _chart(key, range_, runs, record, limit)
@@ -24,7 +25,7 @@ def plot(record: StudyRecord) -> Plot | None:
     )
     caption = (
         "Each trial's loss against each value that it was given; where the trials with low losses lie at an end of the "
-        "range, the best value may lie beyond it. A pruned trial (hollow) has the loss of a shorter training."
+        f"range, the best value may lie beyond it. A trial {SHORT_NAME} (hollow) has the loss of a shorter training."
     )
     return plot_of("slices", "Each hyperparameter against loss", caption, charts, small=True)
 
@@ -42,17 +43,17 @@ def _chart(
     if isinstance(range_, CategoricalDistribution):
         choices = record.definition.space.parameters[key].corners()
     series = []
-    for state, style in _STYLES.items():
+    for name, states in (("complete", ("complete",)), (SHORT_NAME, SHORT)):
         points = [
             (at, loss)
             for run in runs
-            if run.state == state and key in run.values and (loss := _loss(run)) is not None
+            if run.state in states and key in run.values and (loss := _loss(run)) is not None
             if (at := _position(run.values[key], choices)) is not None and (at > 0 or not log)
         ]
         if points:
             xs, ys = zip(*points, strict=True)
-            dashed = state == "pruned"
-            series.append(Series(state, xs, ys, draw="points", style=style, dashed=dashed))
+            short = states is SHORT
+            series.append(Series(name, xs, ys, draw="points", style=int(short), dashed=short))
     if not series:
         return None
     x = Axis(key, log=log, categories=tuple(map(shown_number, choices)))

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from service.report.figures import slices
 from service.report.figures.plots import Axis, Chart, Plot, Series, capped, highest_shown
+from service.report.figures.slices import SHORT, SHORT_NAME
 from service.report.record.study_record import StudyRecord
 from service.text.quantities import shown_number
 
@@ -102,30 +103,26 @@ def plots(record: StudyRecord, study: optuna.Study, found: Importances | None) -
 def _history(record: StudyRecord) -> Plot | None:
     losses = ((run, run.metrics.get("val_loss")) for run in sorted(record.runs, key=lambda run: run.trial))
     runs = [(run, loss) for run, loss in losses if loss is not None and math.isfinite(loss)]
-    ends = {
-        state: [(run.trial, loss) for run, loss in runs if run.state == state]
-        for state in ("complete", "pruned")
-    }
-    if not ends["complete"]:
+    complete = [(run.trial, loss) for run, loss in runs if run.state == "complete"]
+    short = [(run.trial, loss) for run, loss in runs if run.state in SHORT]
+    if not complete:
         return None
     best, lowest = [], math.inf
-    for trial, loss in ends["complete"]:
+    for trial, loss in complete:
         lowest = min(lowest, loss)
         best.append((trial, lowest))
     best.append((runs[-1][0].trial, lowest))
     series = [
         _series("best so far", best, draw="line", style=0, stepped=True),
-        _series("complete", ends["complete"], draw="points", style=0),
+        _series("complete", complete, draw="points", style=0),
     ]
-    if ends["pruned"]:
-        series.append(
-            _series("pruned, at its last rung", ends["pruned"], draw="points", style=1, dashed=True)
-        )
-    limit = highest_shown([loss for of in ends.values() for _, loss in of])
+    if short:
+        series.append(_series(f"{SHORT_NAME}, at its last rung", short, draw="points", style=1, dashed=True))
+    limit = highest_shown([loss for _, loss in (*complete, *short)])
     return Plot(
         "history",
         "Optimisation history",
-        "Each trial's loss in the order of the trials. A pruned trial's loss is that of a shorter training.",
+        f"Each trial's loss in the order of the trials. One {SHORT_NAME} has the loss of a shorter training.",
         (Chart(Axis("trial"), Axis(record.words.objective), capped(series, limit)),),
     )
 

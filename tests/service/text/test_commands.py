@@ -11,6 +11,7 @@ def test_a_command_is_that_of_the_readers_side():
     assert verb("confirm", "hn", containers=True) == (
         "docker compose run --rm --entrypoint 'python -m service' evaluator confirm hn"
     )
+    assert verb("workers", "hn", containers=True) == "docker compose run --rm workers hn"
 
 
 def test_a_container_is_known_by_its_image(monkeypatch):

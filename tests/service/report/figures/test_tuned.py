@@ -87,12 +87,14 @@ def trained(trial, *losses, state="complete"):
 
 def test_the_history_has_every_trial_and_the_best_so_far(record):
     runs = [trained(0, 3.0), trained(1, 4.0), trained(2, 3.5, state="pruned"), trained(3, 2.0)]
+    runs.append(trained(4, 2.5, state="running"))  # as one that waits
     study = study_of((3.0, {}, {}))
     (history,) = tuned.plots(search_record(record, *runs), study, None)
-    best, complete, pruned = history.panels[0].series
-    assert (best.x, best.y, best.stepped) == ((0, 1, 3, 3), (3.0, 3.0, 2.0, 2.0), True)
+    best, complete, short = history.panels[0].series
+    assert (best.x, best.y, best.stepped) == ((0, 1, 3, 4), (3.0, 3.0, 2.0, 2.0), True)
     assert (complete.x, complete.y) == ((0, 1, 3), (3.0, 4.0, 2.0))
-    assert (pruned.x, pruned.y, pruned.dashed) == ((2,), (3.5,), True)
+    assert (short.x, short.y, short.dashed) == ((2, 4), (3.5, 2.5), True)
+    assert short.name == "not trained to the end, at its last rung"
 
 
 def test_in_the_history_a_loss_that_went_astray_stands_at_the_edge(record):
