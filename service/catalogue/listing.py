@@ -106,15 +106,13 @@ def _facts(opened: OpenedStudy) -> Iterator[tuple[str, str]]:
         log = ", log" if getattr(parameter, "log", False) else ""
         when = "".join(f", where {parent} is {shown_value(list(c))}" for parent, c in parameter.when.items())
         yield key, f"{parameter.allowed}{log}{when}; baseline {shown_value(base[key])}"
-    counts, left = opened.slots.counts(), opened.trials_left()
-    # where trials wait, slots come with the trials, and say nothing of what is still to be spent
-    of = "" if opened.budget else f"{counts['closed']} of {sum(counts.values())} slots closed, "
-    yield (
-        "trials",
-        f"{shown_states(tally_of(opened))}; {of}{opened.shown_left(left) if opened.budget else left} left",
-    )
     if spent := opened.shown_spent():
+        yield "trials", shown_states(tally_of(opened))
         yield "budget of the study", spent
+    else:
+        counts = opened.slots.counts()
+        closed = f"{counts['closed']} of {sum(counts.values())} slots closed, {opened.trials_left()} left"
+        yield "trials", f"{shown_states(tally_of(opened))}; {closed}"
     if best := best_of(study):
         values = ", ".join(f"{key} {shown_number(value)}" for key, value in best.params.items())
         yield (
