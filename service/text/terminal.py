@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,8 +24,15 @@ def console() -> Console:
         if not re.fullmatch("[1-9][0-9]{0,4}", os.environ.get(name, "1")):
             del os.environ[name]  # no size: rich would show nothing, or fail
     narrow = shutil.get_terminal_size().columns < NARROWEST
-    # in a notebook, rich would make a block of HTML of every line
-    return Console(highlight=False, width=NARROWEST if narrow else None, force_jupyter=False)
+    # A notebook says that it is a terminal, and has no cursor to draw a table anew; rich would make a block of HTML of
+    # every line there. FORCE_COLOR has rich take a log file for a terminal.
+    terminal = sys.stdout.isatty() and not Console().is_jupyter
+    return Console(
+        highlight=False,
+        width=NARROWEST if narrow else None,
+        force_terminal=None if terminal else False,
+        force_jupyter=False,
+    )
 
 
 _TO_COPY = re.compile(

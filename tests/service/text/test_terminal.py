@@ -22,6 +22,27 @@ def test_in_a_notebook_lines_are_text(monkeypatch, capsys):
     assert capsys.readouterr().out == "a line\n"
 
 
+class Screen(io.StringIO):
+    """What says that it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_notebook_and_a_log_get_no_table_that_is_drawn_anew(monkeypatch):
+    monkeypatch.setattr("sys.stdout", Screen())
+    assert terminal.console().is_terminal
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    assert Console(force_jupyter=False).is_terminal  # the kernel's stream says so
+    assert not terminal.console().is_terminal
+    monkeypatch.delattr(builtins, "get_ipython")
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert Console().is_terminal
+    assert not terminal.console().is_terminal
+
+
 def printed(renderable, width):
     file = io.StringIO()
     Console(file=file, width=width).print(renderable)
