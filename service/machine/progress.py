@@ -148,7 +148,7 @@ class LiveTable:
         self._trial_seconds = trial_seconds
         self._console = console
         self._views = {index: _Worker() for index in range(workers)}
-        self._ended = 0
+        self._ended = self._not_promoted = 0
         self._durations: list[float] = []
         self._started: dict[int, float] = {}
         self._begun: set[int] = set()
@@ -164,6 +164,9 @@ class LiveTable:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+        if (number := self._not_promoted) > 0:
+            were = "trial was" if number == 1 else "trials were"
+            self.say(f"{number} paused {were} not promoted: ended with the loss of the last rung")
 
     def gone(self, index: int) -> None:
         """Its row stays: it may be started again."""
@@ -197,7 +200,9 @@ class LiveTable:
             )
         elif name == "audited":
             self.say(f"trial {event['trial']} to be pruned at rung {event['rung']}, runs on for the audit")
-        elif name in ("trial paused", "paused trial ended"):
+        elif name == "paused trial ended":
+            self._not_promoted += 1
+        elif name == "trial paused":
             self.say(f"trial {event['trial']} {event['ended']}")
         elif name == "trial ended":
             loss = "" if event["val_loss"] is None else f"  {self._words.metric} {event['val_loss']:.4f}"

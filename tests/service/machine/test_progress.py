@@ -99,6 +99,16 @@ def test_a_trial_that_is_started_again_was_paused_and_goes_on(clock):
     assert again == first.replace("started", "goes on")
 
 
+@pytest.mark.parametrize(("number", "line"), [(1, "1 paused trial was"), (3, "3 paused trials were")])
+def test_paused_trials_that_are_ended_are_counted_once(clock, number, line):
+    shown, console = view()
+    with shown:
+        for trial in range(number):
+            said = f"paused at rung 1 of 4, {'not promoted' if trial else 'more than 64 wait'}"
+            shown.take(0, {"event": "paused trial ended", "trial": trial, "ended": said})
+    assert lines(console)[-1:] == [f"{line} not promoted: ended with the loss of the last rung"]
+
+
 def test_time_left_follows_from_what_runs_and_from_what_a_trial_takes(clock):
     shown, _ = view(trial_seconds=10.0, workers=2, trials=5)
     shown.take(0, started(0))
