@@ -3,7 +3,8 @@
     .venv/bin/python -m tests.benchmarks.search [--tables samplers-hard] [--seeds 40] [--only thaw] [--workers 1]
 
 Writes tests/benchmarks/results/search.json, a row for each way and table as soon as it is found, and search.md. Rows
-that are not measured now stay as they are there. The runs of others are read where --lm-runs names their file.
+that are not measured now stay as they are there. The runs of others are read where --lm-runs names their file; other
+tools are compared where the environment has them (`search/peers.py`).
 
     .venv/bin/python -m tests.benchmarks.search --record samplers-hard samplers-hard-2
 
@@ -26,6 +27,7 @@ from tests.benchmarks.loss_table import Table
 from tests.benchmarks.samplers import TABLE
 from tests.benchmarks.search import pool, surrogate
 from tests.benchmarks.search.arms import ARMS, DEFAULT
+from tests.benchmarks.search.peers import PEERS
 from tests.benchmarks.search.rows import Row, row
 from tests.benchmarks.search.surrogate import Runs, Surrogate
 
@@ -52,6 +54,8 @@ its end), as a pool: a search gets the nearest run that it has not had, `thaw` c
 Sought is the best for its compute.
 """,
 }
+
+ALL = {**ARMS, **PEERS}
 
 _searched: Table
 """Of a process that searches."""
@@ -87,7 +91,7 @@ def ratio(job: tuple[tuple[str, str], int, int]) -> float:
     table = _searched
     budget_tokens = RUNS * table.cell_tokens
     target = table.random_best(RUNS)
-    found = ARMS[arm].search(table, seed=seed, budget_tokens=budget_tokens, workers=workers, target=target)
+    found = ALL[arm].search(table, seed=seed, budget_tokens=budget_tokens, workers=workers, target=target)
     return found.reached(target) / (table.random_trials(target) * table.cell_tokens)
 
 
@@ -105,7 +109,7 @@ def measure(
     table.random_best(RUNS)  # before the processes part: a model is asked once
     with ProcessPoolExecutor(processes, initializer=_search_on, initargs=(table,)) as workers_of:
         for arm in arms:
-            if not ARMS[arm].fits(table):
+            if not ALL[arm].fits(table):
                 continue
             for number in workers:
                 ratios = list(workers_of.map(ratio, [(arm, number, seed) for seed in range(seeds)]))
@@ -171,7 +175,7 @@ def main() -> None:
         surrogate.write(Settings.from_environment(), arguments.record, HARD / RECORDED)
         return
     only = arguments.only
-    arms = [arm for arm in ARMS if not only or arm[0] in only or ":".join(arm) in only]
+    arms = [arm for arm in ALL if not only or arm[0] in only or ":".join(arm) in only]
     made = tables(arguments.lm_runs)
     for name in arguments.tables or made:
         for found in measure(
