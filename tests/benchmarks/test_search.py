@@ -147,11 +147,12 @@ def test_a_row_has_the_median_its_interval_and_who_arrived():
     ratios = [0.1] * 30 + [0.2] * 8 + [math.inf] * 2
     found = row("t", "s", "p", 1, ratios)
     assert (found.ratio, found.low, found.high, found.arrived) == (0.1, 0.1, 0.1, 0.95)
-    assert found.shown() == "| s | p | 1 | 0.100 (0.100 to 0.100) | 95% | 40 |\n"
+    assert found.shown() == "| s | p | 1 | 0.100 (0.100 to 0.100) | 0.165 | 95% | 40 |\n"
+    assert found.mean == pytest.approx((30 * 0.1 + 8 * 0.2 + 2 * 1.0) / 40, abs=1e-4)
     assert "default" not in found.as_dict()
     never = row("t", "s", "p", 8, [0.5, math.inf, math.inf], default=True)
     assert (never.ratio, never.low, never.high) == (None, 0.5, None)
-    assert "| **s** | p | 8 | never (0.500 to never) | 33% | 3 |" in never.shown()
+    assert "| **s** | p | 8 | never (0.500 to never) | 0.833 | 33% | 3 |" in never.shown()
     assert json.loads(json.dumps(never.as_dict()))["default"] is True
 
 

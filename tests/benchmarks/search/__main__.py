@@ -16,16 +16,18 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import optuna
 
+from service.report.figures import static
 from service.settings import ROOT, Settings
 from service.study import definition
 from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import Table
 from tests.benchmarks.samplers import TABLE
-from tests.benchmarks.search import pool, surrogate
+from tests.benchmarks.search import figure, pool, surrogate
 from tests.benchmarks.search.arms import ARMS, DEFAULT
 from tests.benchmarks.search.peers import PEERS
 from tests.benchmarks.search.rows import Row, row
@@ -56,6 +58,14 @@ Sought is the best for its compute.
 }
 
 ALL = {**ARMS, **PEERS}
+PARTS = {
+    "the default: model and pauses": DEFAULT,
+    "the model, whole trials": ("thaw, no pauses", "none"),
+    "pauses, TPE in the model's place": ("TPE", "halving with promotion"),
+    "neither: TPE, whole trials": ("TPE", "none"),
+    "the default after a study like it": ("thaw, prior right", "pauses"),
+}
+"""What is taken away, and what does it."""
 
 _searched: Table
 """Of a process that searches."""
@@ -116,6 +126,15 @@ def measure(
                 yield row(name, *arm, number, ratios, default=arm == DEFAULT)
 
 
+def _ablation(rows: list[Row]) -> str:
+    found = {(one.table, one.searcher, one.pruner, one.workers): one.shown_ratio for one in rows}
+    columns = [column for column in product(ABOUT, WORKERS) if (column[0], *DEFAULT, column[1]) in found]
+    lines = ["", *(f"{table}, {workers}" for table, workers in columns)], ["---", *("---:" for _ in columns)]
+    for name, arm in PARTS.items():
+        lines += ([name, *(found.get((table, *arm, workers), "–") for table, workers in columns)],)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def page(rows: list[Row]) -> str:
     """What was found, for people."""
     tables = ""
@@ -128,17 +147,27 @@ def page(rows: list[Row]) -> str:
 ## {name}
 
 {ABOUT.get(name, "")}
-| searcher | pruner | workers | tokens, of random's | arrived | seeds |
-|---|---|---:|---:|---:|---:|
+| searcher | pruner | workers | tokens, of random's | mean | arrived | seeds |
+|---|---|---:|---:|---:|---:|---:|
 {"".join(one.shown() for one in of_table)}"""
     return f"""# Tokens to a good configuration
 
 Replayed on tables of real training runs. A search arrives when a whole trial has the loss that random search has after
 {RUNS} whole runs, in the median; the table says at which share of random search's tokens that was, as a median over
-seeds with its 95 % bootstrap interval, and how many arrived before they had spent as much as random search. Workers
-train side by side at one speed, and the tokens of all count; a trial may pause at a rung and be advanced later, except
-under pruners that stop. In bold what a study gets that names neither sampler nor pruner. Made by `make bench-search`.
-{tables}
+seeds with its 95 % bootstrap interval, the mean (a search that does not arrive counts as 1), and how many arrived
+before they had spent as much as random search. Workers train side by side at one speed, and the tokens of all count; a
+trial may pause at a rung and be advanced later, except under pruners that stop. In bold what a study gets that names
+neither sampler nor pruner. Made by `make bench-search`.
+
+![Best loss against training](search.png)
+
+The median of 20 searches by one worker, and half of them in each band (`--figure`).
+
+## What each part is worth
+
+Tokens as a share of random search's, median over seeds; columns are tables and numbers of workers.
+
+{_ablation(rows)}{tables}
 With eight workers nothing can be below 0.08: no whole run ends sooner. A prior is an earlier study of 60 whole
 trials: of the same cells with a noise of 0.01 nats (right), of cells two steps on along the rate (shifted), with the
 worst cells the best (reversed), or with losses drawn at random (chance). Searchers whose trials pause are those of
@@ -170,9 +199,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--record", nargs="+", metavar="STUDY", help="write these studies' runs, and no more")
+    parser.add_argument("--figure", action="store_true", help="draw search.png and .svg, and no more")
     arguments = parser.parse_args()
     if arguments.record:
         surrogate.write(Settings.from_environment(), arguments.record, HARD / RECORDED)
+        return
+    if arguments.figure:
+        drawn = figure.draw(tables(None), seeds=20, processes=arguments.processes, target_runs=RUNS)
+        static.write(drawn, arguments.out)
         return
     only = arguments.only
     arms = [arm for arm in ALL if not only or arm[0] in only or ":".join(arm) in only]

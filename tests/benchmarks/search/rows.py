@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 4000
+_LEFT_OUT = (("default", False), ("mean", None))
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Row:
     """Share of the searches that reach the target within random search's tokens."""
     default: bool
     """A study that names neither sampler nor pruner gets this."""
+    mean: float | None = None
+    """Of the ratios, that of a search counting as 1 which does not arrive; None where it was not kept."""
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -36,16 +39,22 @@ class Row:
         return self.table, self.searcher, self.pruner, self.workers
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, without a `default` that is false."""
+        """For JSON, without a `default` that is false and a mean that was not kept."""
         found = asdict(self)
-        return found if self.default else {key: value for key, value in found.items() if key != "default"}
+        return {key: value for key, value in found.items() if (key, value) not in _LEFT_OUT}
+
+    @property
+    def shown_ratio(self) -> str:
+        """The median, for people."""
+        return _number(self.ratio, "never")
 
     def shown(self) -> str:
         """A line of a Markdown table."""
         low, high = (_number(end, "never") for end in (self.low, self.high))
         name = f"**{self.searcher}**" if self.default else self.searcher
-        ratio = f"{_number(self.ratio, 'never')} ({low} to {high})"
-        return f"| {name} | {self.pruner} | {self.workers} | {ratio} | {self.arrived:.0%} | {self.seeds} |\n"
+        ratio = f"{self.shown_ratio} ({low} to {high})"
+        figures = f"{ratio} | {_number(self.mean, '–')} | {self.arrived:.0%} | {self.seeds}"
+        return f"| {name} | {self.pruner} | {self.workers} | {figures} |\n"
 
 
 def row(
@@ -65,7 +74,8 @@ def row(
     middle = statistics.median_high(ratios)
     arrived = sum(map(math.isfinite, ratios)) / len(ratios)
     ends = (round(x, 4) if math.isfinite(x) else None for x in (middle, low, high))
-    return Row(table, searcher, pruner, workers, len(ratios), *ends, arrived, default)
+    mean = round(statistics.fmean(min(ratio, 1.0) for ratio in ratios), 4)
+    return Row(table, searcher, pruner, workers, len(ratios), *ends, arrived, default, mean)
 
 
 def _number(value: float | None, otherwise: str) -> str:

@@ -1,0 +1,61 @@
+"""The picture of the comparison: best loss against training, on a table with one hill and on one with conditions."""
+
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+
+from service.report.figures.plots import Axis, Chart, Plot, Series
+from tests.benchmarks.loss_table import Search, Table
+from tests.benchmarks.samplers import quartiles
+from tests.benchmarks.search.arms import ARMS, DEFAULT
+
+SHOWN: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "thaw, the default": (DEFAULT,),
+    "GP": (("GP", "none"), ("GP, no conditions", "none")),
+    "TPE, median pruner": (("TPE", "median, from 1/4"),),
+    "TPE": (("TPE", "none"),),
+    "random": (("random", "none"),),
+}
+"""Searchers by name; of several the first that can search the table."""
+PANELS = {
+    "samplers": "288 recorded runs: five hyperparameters",
+    "samplers-hard": "a model of 695 runs: thirteen, with conditions",
+}
+WHOLE_RUNS = 40
+"""As far as is drawn."""
+
+
+def _searched(job: tuple[Table, tuple[str, str], int]) -> Search:
+    table, arm, seed = job
+    budget = WHOLE_RUNS * table.cell_tokens
+    return ARMS[arm].search(table, seed=seed, budget_tokens=budget, workers=1, target=-math.inf)
+
+
+def draw(
+    tables: Mapping[str, Callable[[], Table]], *, seeds: int, processes: int | None, target_runs: int
+) -> Plot:
+    """Median and quartiles of the best final loss so far, one worker."""
+    charts = []
+    for name, title in PANELS.items():
+        table = tables[name]()
+        series = []
+        with ProcessPoolExecutor(processes) as pool:
+            for style, (shown, arms) in enumerate(SHOWN.items()):
+                arm = next(arm for arm in arms if ARMS[arm].fits(table))
+                found = list(pool.map(_searched, [(table, arm, seed) for seed in range(seeds)]))
+                print(name, shown, flush=True)
+                points = [
+                    (n / 4, *quartiles([one.at(n * table.cell_tokens / 4) for one in found]))
+                    for n in range(4, 4 * WHOLE_RUNS + 1)
+                ]
+                points = [point for point in points if all(map(math.isfinite, point))]
+                runs, low, middle, high = zip(*points, strict=True)
+                series.append(Series(shown, runs, middle, low=low, high=high, style=style))
+        target = table.random_best(target_runs)
+        ends = (1.0, float(WHOLE_RUNS))
+        series.append(
+            Series(f"random after {target_runs} runs", ends, (target, target), style=6, dashed=True)
+        )
+        axes = Axis("training, in whole runs"), Axis("best val_loss, nats per character")
+        charts.append(Chart(*axes, tuple(series), title=title))
+    return Plot("search", "Best loss against training", "", tuple(charts))
