@@ -21,7 +21,7 @@ PANELS = {
     "samplers": "288 recorded runs: five hyperparameters",
     "samplers-hard": "a model of 695 runs: thirteen, with conditions",
 }
-WHOLE_RUNS = 40
+WHOLE_RUNS = 25
 """As far as is drawn."""
 
 
