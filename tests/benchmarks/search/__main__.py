@@ -171,7 +171,8 @@ Tokens as a share of random search's, median over seeds; columns are tables and 
 With eight workers nothing can be below 0.08: no whole run ends sooner. A prior is an earlier study of 60 whole
 trials: of the same cells with a noise of 0.01 nats (right), of cells two steps on along the rate (shifted), with the
 worst cells the best (reversed), or with losses drawn at random (chance). Searchers whose trials pause are those of
-`service/search`; samplers and pruners are those that a study file names.
+`service/search`; samplers and pruners are those that a study file names. Other tools (`search/peers.py`) are asked and
+told as they come, with their own defaults.
 """
 
 
