@@ -207,9 +207,10 @@ def _mean(arm: Arm, name: str, *, sd: bool = False) -> str:
     """Over the complete runs, with the number of those that have the metric where not all of them do."""
     values = list(arm.values(name).values())
     found = estimate(values)
-    text = mean_and_sd(found) if sd else _middle(found)
+    decimals = LOSS_DECIMALS if name == "bits_per_byte" else None  # a loss, too
+    text = mean_and_sd(found) if sd else _middle(found, decimals=decimals)
     return text if len(values) in (0, len(arm.complete)) else f"{text} (of {len(values)})"
 
 
-def _middle(found: Estimate | None) -> str:
-    return number(found.mean if found else None)
+def _middle(found: Estimate | None, *, decimals: int | None = None) -> str:
+    return number(found.mean if found else None, decimals=decimals)
