@@ -7,6 +7,7 @@ import optuna
 from optuna.trial import create_trial
 
 from model.errors import ConfigError
+from service.report.figures.slices import SHORT
 from service.report.record.study_record import COMPLETE, Run, StudyRecord
 from service.search.belief import Belief
 from service.search.problem import Begun, Problem
@@ -48,7 +49,7 @@ def at_the_end(record: StudyRecord) -> optuna.Study | None:
 
 def _begun(run: Run, space: SearchSpace, rungs: tuple[int, ...]) -> Begun | None:
     """As a searcher is told of it; None where that is no loss, or does not lie in the space."""
-    if run.state not in (COMPLETE, "pruned", "running"):
+    if run.state not in (COMPLETE, *SHORT):
         return None  # for what diverged no loss is made up; what was interrupted goes on as another trial
     try:
         values = space.point(run.values, whole=True)

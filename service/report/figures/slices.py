@@ -7,7 +7,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from service.report.figures.plots import Axis, Chart, Plot, Series, capped, highest_shown, plot_of
-from service.report.record.study_record import Run, StudyRecord
+from service.report.record.study_record import COMPLETE, Run, StudyRecord
 from service.study.parameters import same
 from service.text.quantities import shown_number
 
@@ -17,7 +17,7 @@ SHORT, SHORT_NAME = ("pruned", "running"), "not trained to the end"
 
 def plot(record: StudyRecord) -> Plot | None:
     """A panel for each parameter, a point for each trial that has it; None without a point."""
-    runs = [run for run in record.runs if run.state in ("complete", *SHORT) and _loss(run) is not None]
+    runs = [run for run in record.runs if run.state in (COMPLETE, *SHORT) and _loss(run) is not None]
     limit = highest_shown([loss for run in runs if (loss := _loss(run)) is not None])
     charts = (
         _chart(key, range_, runs, record, limit)
@@ -43,7 +43,7 @@ def _chart(
     if isinstance(range_, CategoricalDistribution):
         choices = record.definition.space.parameters[key].corners()
     series = []
-    for name, states in (("complete", ("complete",)), (SHORT_NAME, SHORT)):
+    for style, (name, states) in enumerate(((COMPLETE, (COMPLETE,)), (SHORT_NAME, SHORT))):
         points = [
             (at, loss)
             for run in runs
@@ -52,8 +52,7 @@ def _chart(
         ]
         if points:
             xs, ys = zip(*points, strict=True)
-            short = states is SHORT
-            series.append(Series(name, xs, ys, draw="points", style=int(short), dashed=short))
+            series.append(Series(name, xs, ys, draw="points", style=style, dashed=states == SHORT))
     if not series:
         return None
     x = Axis(key, log=log, categories=tuple(map(shown_number, choices)))

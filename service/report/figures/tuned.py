@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from service.report.figures import slices
 from service.report.figures.plots import Axis, Chart, Plot, Series, capped, highest_shown
 from service.report.figures.slices import SHORT, SHORT_NAME
-from service.report.record.study_record import StudyRecord
+from service.report.record.study_record import COMPLETE, StudyRecord
 from service.text.quantities import shown_number
 
 FEWEST = 5
@@ -103,7 +103,7 @@ def plots(record: StudyRecord, study: optuna.Study, found: Importances | None) -
 def _history(record: StudyRecord) -> Plot | None:
     losses = ((run, run.metrics.get("val_loss")) for run in sorted(record.runs, key=lambda run: run.trial))
     runs = [(run, loss) for run, loss in losses if loss is not None and math.isfinite(loss)]
-    complete = [(run.trial, loss) for run, loss in runs if run.state == "complete"]
+    complete = [(run.trial, loss) for run, loss in runs if run.state == COMPLETE]
     short = [(run.trial, loss) for run, loss in runs if run.state in SHORT]
     if not complete:
         return None
@@ -114,7 +114,7 @@ def _history(record: StudyRecord) -> Plot | None:
     best.append((runs[-1][0].trial, lowest))
     series = [
         _series("best so far", best, draw="line", style=0, stepped=True),
-        _series("complete", complete, draw="points", style=0),
+        _series(COMPLETE, complete, draw="points", style=0),
     ]
     if short:
         series.append(_series(f"{SHORT_NAME}, at its last rung", short, draw="points", style=1, dashed=True))

@@ -129,9 +129,12 @@ def measure(
 def _ablation(rows: list[Row]) -> str:
     found = {(one.table, one.searcher, one.pruner, one.workers): one.shown_ratio for one in rows}
     columns = [column for column in product(ABOUT, WORKERS) if (column[0], *DEFAULT, column[1]) in found]
-    lines = ["", *(f"{table}, {workers}" for table, workers in columns)], ["---", *("---:" for _ in columns)]
+    lines = [
+        ["", *(f"{table}, {workers}" for table, workers in columns)],
+        ["---", *("---:" for _ in columns)],
+    ]
     for name, arm in PARTS.items():
-        lines += ([name, *(found.get((table, *arm, workers), "–") for table, workers in columns)],)
+        lines.append([name, *(found.get((table, *arm, workers), "–") for table, workers in columns)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

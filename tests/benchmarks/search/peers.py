@@ -10,17 +10,18 @@ import contextlib
 import heapq
 import importlib.util
 import io
+import math
 import random
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from service.study.parameters import CategoricalParameter, Parameter
+from service.study.parameters import CategoricalParameter
 from service.study.search_space import SearchSpace, Values, key_of
 from tests.benchmarks.loss_table import Flat, Search, Table
 from tests.benchmarks.search.surrogate import WORST
@@ -49,44 +50,57 @@ def search(table: Table, peer: Peer, *, workers: int, budget_tokens: int, target
     """By workers that train at one speed, until a whole trial has a loss of at most `target` or the budget is spent."""
     found, rungs = Search(), (0, *table.rungs)
     reached: dict[str, int] = {}
-    best = float("inf")
-    busy: list[tuple[int, int, Job | None]] = [(0, worker, None) for worker in range(workers)]
+    busy: list[tuple[int, int, Job | None, tuple[float, ...]]] = [
+        (0, worker, None, ()) for worker in range(workers)
+    ]
     while busy:
-        clock, worker, job = heapq.heappop(busy)
+        clock, worker, job, curve = heapq.heappop(busy)
         if clock * workers > budget_tokens:
             break
         follows = None
         if job is not None:
-            curve = table.curve(job.values)
             loss = curve[job.rung - 1] if job.rung <= len(curve) else WORST
-            if job.rung == len(table.rungs) == len(curve) and loss < best:
-                best = loss
+            if job.rung == len(table.rungs) == len(curve) and loss < found.at(math.inf):
                 found.tokens.append(clock * workers)
                 found.best.append(loss)
-            if best <= target:
+            if found.at(math.inf) <= target:
                 break
             follows = peer.tell(job, loss)
         job = follows or peer.ask()
-        key = key_of(job.values)
+        key, curve = key_of(job.values), table.curve(job.values)
         found.trials += key not in reached
         # one that diverges does so on its way to the first rung that it has no loss of
-        end = min(job.rung, len(table.curve(job.values)) + 1)
+        end = min(job.rung, len(curve) + 1)
         before = reached.get(key, 0)
         cost = rungs[end] - (rungs[before] if before < end else 0)  # what is there already is trained again
         reached[key] = max(end, before)
-        heapq.heappush(busy, (clock + cost, worker, job))
+        heapq.heappush(busy, (clock + cost, worker, job, curve))
     return found
 
 
-def _ordered(parameter: Parameter) -> bool:
-    return not isinstance(parameter, CategoricalParameter) or parameter.is_ordered
+class Axis(NamedTuple):
+    """What a tool is offered of a parameter."""
+
+    kind: Literal["float", "int", "choice"]
+    low: float
+    high: float
+    log: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Of a choice, the positions as text."""
+        return [f"{i}" for i in range(int(self.high) + 1)]
 
 
-def _range(parameter: Parameter) -> tuple[str, float, float, bool]:
-    """The type, `float` or `int`, both ends, and whether its logarithm is searched."""
-    if isinstance(parameter, CategoricalParameter):
-        return "int", 0, len(parameter.choices) - 1, False
-    return parameter.type, parameter.low, parameter.high, parameter.log
+def _axes(space: SearchSpace) -> dict[str, Axis]:
+    found = {}
+    for key, parameter in space.parameters.items():
+        if isinstance(parameter, CategoricalParameter):
+            kind: Literal["int", "choice"] = "int" if parameter.is_ordered else "choice"
+            found[key] = Axis(kind, 0, len(parameter.choices) - 1)
+        else:
+            found[key] = Axis(parameter.type, parameter.low, parameter.high, parameter.log)
+    return found
 
 
 def _decoded(space: SearchSpace, given: dict[str, Any]) -> Values:
@@ -114,24 +128,23 @@ class Smac:
         from smac import MultiFidelityFacade, Scenario
 
         self._space = table.search_space
-        space = ConfigSpace.ConfigurationSpace(seed=seed)
-        for key, parameter in self._space.parameters.items():
-            if _ordered(parameter):
-                kind, low, high, log = _range(parameter)
-                make = ConfigSpace.Float if kind == "float" else ConfigSpace.Integer
-                space.add(make(key, (low, high), log=log))
+        space, axes = ConfigSpace.ConfigurationSpace(seed=seed), _axes(self._space)
+        for key, axis in axes.items():
+            if axis.kind == "choice":
+                space.add(ConfigSpace.Categorical(key, axis.names))
             else:
-                assert isinstance(parameter, CategoricalParameter)
-                space.add(ConfigSpace.Categorical(key, [f"{i}" for i in range(len(parameter.choices))]))
+                make = ConfigSpace.Float if axis.kind == "float" else ConfigSpace.Integer
+                space.add(make(key, (axis.low, axis.high), log=axis.log))
         for key, parameter in self._space.parameters.items():
             conditions = []
             for parent, values in parameter.when.items():
                 of = self._space.parameters[parent]
                 assert isinstance(of, CategoricalParameter)
                 places = [of.choices.index(value) for value in values]
+                named = axes[parent].kind == "choice"
                 conditions.append(
                     ConfigSpace.InCondition(
-                        space[key], space[parent], places if of.is_ordered else list(map(str, places))
+                        space[key], space[parent], list(map(str, places)) if named else places
                     )
                 )
             if conditions:
@@ -166,13 +179,13 @@ class Neps:
 
         self._space = table.search_space
         parameters: dict[str, Any] = {"rung": neps.IntegerFidelity(1, len(table.rungs))}
-        for key, parameter in self._space.parameters.items():
-            if _ordered(parameter):
-                kind, low, high, log = _range(parameter)
-                made = (neps.Float if kind == "float" else neps.Integer)(low, high, log=log)
+        for key, axis in _axes(self._space).items():
+            if axis.kind == "choice":
+                made = neps.Categorical(axis.names)
             else:
-                assert isinstance(parameter, CategoricalParameter)
-                made = neps.Categorical([f"{i}" for i in range(len(parameter.choices))])
+                made = (neps.Float if axis.kind == "float" else neps.Integer)(
+                    axis.low, axis.high, log=axis.log
+                )
             parameters[key.replace(".", "__")] = made
         space = type("Space", (neps.PipelineSpace,), parameters)()
         self._neps = neps.AskAndTell(neps.algorithms.priorband(space))
@@ -195,17 +208,15 @@ class SyneTune:
 
         self._space, self._rungs = table.search_space, len(table.rungs)
         space: dict[str, Any] = {}
-        for key, parameter in self._space.parameters.items():
-            if _ordered(parameter):
-                kind, low, high, log = _range(parameter)
-                make = {
-                    ("float", False): config_space.uniform, ("float", True): config_space.loguniform,
-                    ("int", False): config_space.randint, ("int", True): config_space.lograndint,
-                }[kind, log]  # fmt: skip
-                space[key] = make(low, high)
+        makers = {
+            ("float", False): config_space.uniform, ("float", True): config_space.loguniform,
+            ("int", False): config_space.randint, ("int", True): config_space.lograndint,
+        }  # fmt: skip
+        for key, axis in _axes(self._space).items():
+            if axis.kind == "choice":
+                space[key] = config_space.choice(axis.names)
             else:
-                assert isinstance(parameter, CategoricalParameter)
-                space[key] = config_space.choice([f"{i}" for i in range(len(parameter.choices))])
+                space[key] = makers[axis.kind, axis.log](axis.low, axis.high)
         self._asha = name.startswith("ASHA")
         many = {"time_attr": "rung", "max_t": self._rungs} if self._asha else {}
         self._scheduler = getattr(baselines, name)(space, metric="loss", random_seed=seed, **many)
@@ -238,15 +249,13 @@ class Hebo:
 
         self._space, self._rungs = table.search_space, len(table.rungs)
         listed: list[dict[str, Any]] = []
-        for key, parameter in self._space.parameters.items():
-            if _ordered(parameter):
-                kind, low, high, log = _range(parameter)
-                name = {("float", False): "num", ("float", True): "pow", ("int", False): "int"}[kind, log]
-                listed.append({"name": key, "type": name, "lb": low, "ub": high})
+        types = {("float", False): "num", ("float", True): "pow", ("int", False): "int"}
+        for key, axis in _axes(self._space).items():
+            if axis.kind == "choice":
+                listed.append({"name": key, "type": "cat", "categories": axis.names})
             else:
-                assert isinstance(parameter, CategoricalParameter)
-                choices = [f"{i}" for i in range(len(parameter.choices))]
-                listed.append({"name": key, "type": "cat", "categories": choices})
+                kind = types[axis.kind, axis.log]
+                listed.append({"name": key, "type": kind, "lb": axis.low, "ub": axis.high})
         self._hebo = HEBO(DesignSpace().parse(listed), scramble_seed=seed)
 
     def ask(self) -> Job:
@@ -277,7 +286,6 @@ class Elsewhere:
     package: str
     make: Callable[[Table, int], Peer]
     conditions: bool = False
-    one_worker: bool = False
 
     def fits(self, table: Table) -> bool:
         """It is installed, and the table has every point of its space."""
