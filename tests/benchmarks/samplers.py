@@ -166,23 +166,26 @@ def as_ratio(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "never"
 
 
+def band(
+    name: str, found: Sequence[Search], tokens: Sequence[float], *, unit: float = 1.0, style: int
+) -> Series:
+    """Median and quartiles of the best losses after so many tokens, where most searches have one; x by `unit`."""
+    points = [(at / unit, *quartiles([one.at(at) for one in found])) for at in tokens]
+    x, low, middle, high = zip(*(point for point in points if all(map(math.isfinite, point))), strict=True)
+    return Series(name, x, middle, low=low, high=high, style=style)
+
+
 def figure(table: LossTable, searches: Searches, trials: int) -> Plot:
     """Best loss against tokens with one worker, without pruning and with the first of the pruners."""
     panels = []
     for pruner in FIRST_PRUNERS:
         series = []
         for style, sampler in enumerate(SAMPLERS):
-            found = searches[sampler, pruner, 1]
-            points = [
-                (n, *quartiles([one.at(n * table.cell_tokens) for one in found]))
-                for n in range(3, trials + 1)
-            ]
-            points = [point for point in points if all(map(math.isfinite, point))]
-            counts, low, middle, high = zip(*points, strict=True)
-            tokens = tuple(float(n * table.cell_tokens) for n in counts)
-            series.append(Series(sampler, tokens, middle, low=low, high=high, style=style))
-        expected = tuple(table.random_best(n) for n in counts)
-        series.append(Series("random, exact", tokens, expected, style=6, dashed=True))
+            tokens = [float(n * table.cell_tokens) for n in range(3, trials + 1)]
+            series.append(band(sampler, searches[sampler, pruner, 1], tokens, style=style))
+        shown = series[-1].x
+        expected = tuple(table.random_best(round(x / table.cell_tokens)) for x in shown)
+        series.append(Series("random, exact", shown, expected, style=6, dashed=True))
         axes = Axis("training tokens of all trials"), Axis("best val_loss, nats per character")
         panels.append(Chart(*axes, tuple(series), title=f"pruner: {pruner}"))
     return Plot("samplers", "Best loss against tokens", "", tuple(panels))

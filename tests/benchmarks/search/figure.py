@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from service.report.figures.plots import Axis, Chart, Plot, Series
 from tests.benchmarks.loss_table import Search, Table
-from tests.benchmarks.samplers import quartiles
+from tests.benchmarks.samplers import band
 from tests.benchmarks.search.arms import ARMS, DEFAULT
 
 SHOWN: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -37,20 +37,15 @@ def draw(
     """Median and quartiles of the best final loss so far, one worker."""
     charts = []
     for name, title in PANELS.items():
-        table = tables[name]()
-        series = []
+        table, series = tables[name](), []
+        cell = table.cell_tokens
+        tokens = [n * cell / 4 for n in range(4, 4 * WHOLE_RUNS + 1)]
         with ProcessPoolExecutor(processes) as pool:
             for style, (shown, arms) in enumerate(SHOWN.items()):
                 arm = next(arm for arm in arms if ARMS[arm].fits(table))
                 found = list(pool.map(_searched, [(table, arm, seed) for seed in range(seeds)]))
                 print(name, shown, flush=True)
-                points = [
-                    (n / 4, *quartiles([one.at(n * table.cell_tokens / 4) for one in found]))
-                    for n in range(4, 4 * WHOLE_RUNS + 1)
-                ]
-                points = [point for point in points if all(map(math.isfinite, point))]
-                runs, low, middle, high = zip(*points, strict=True)
-                series.append(Series(shown, runs, middle, low=low, high=high, style=style))
+                series.append(band(shown, found, tokens, unit=cell, style=style))
         target = table.random_best(target_runs)
         ends = (1.0, float(WHOLE_RUNS))
         series.append(
