@@ -20,7 +20,7 @@ from service.study import pruners, samplers, strategy
 from service.study.base import Base, Built
 from service.study.base_file import decays, kind_of, read_base_file, refuse_seen_validation, resized
 from service.study.cells import built_cells, file_space
-from service.study.design import Cell, space_of
+from service.study.design import BASELINE, Cell, space_of
 from service.study.faults import refuse_idle, told_together
 from service.study.file import (
     StopConfig,
@@ -134,6 +134,10 @@ class StudyDefinition:
             return self.cells[slot]
         tried = slot - self.baseline
         return self.tries[tried] if tried < len(self.tries) else None
+
+    def is_baseline(self, slot: int) -> bool:
+        """Whether the trial in this slot is what others are compared with, so that it runs to its end."""
+        return self.baseline and (self.arms[slot] == BASELINE if self.arms else slot == 0)
 
     def config_for(self, values: Mapping[str, Any]) -> RunConfig:
         """The configuration of a trial with these values."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from optuna.trial import TrialState
 
 from model.errors import ConfigError
-from service.search.problem import Begun, State
+from service.search.problem import Advance, Begin, Begun, State
 from service.storage.budget import Budget, Reading
 from service.storage.reports import Reported, read_params, read_reports
 from service.study.definition import StudyDefinition
@@ -24,8 +24,16 @@ class Known:
     seen: Reading
     begun: list[Begun]
     """Those of the slots by number, and then results from elsewhere."""
+    has_baseline: bool
     asked_for: bool
     """The next trial that is begun is the baseline, or what somebody has enqueued."""
+
+    @property
+    def due(self) -> Advance | Begin | None:
+        """What is to be done whatever a searcher thinks: first the baseline is run to its end."""
+        if self.has_baseline and self.begun and self.begun[0].state == "paused":
+            return Advance(0)
+        return Begin(None) if self.asked_for else None
 
 
 class Knowledge:
@@ -71,7 +79,7 @@ class Knowledge:
         enqueued = sum(trial.state == TrialState.WAITING for trial in reports.values())
         unstarted = sum(row.trial_number is None for row in seen.slots)
         asked_for = self._definition.fixed_values(len(seen.slots)) is not None or enqueued > unstarted
-        return Known(seen, begun, asked_for)
+        return Known(seen, begun, self._definition.baseline, asked_for)
 
     def _read_values(
         self, reports: Mapping[int, Reported], own: Collection[int], others: Collection[int]

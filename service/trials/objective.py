@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import optuna
 import structlog
@@ -31,6 +32,9 @@ from service.trials.lease import Lease
 
 STATES = "states"
 """Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that goes on."""
+
+Verdict = Literal["carried out", "noted", "not asked for"]
+"""What becomes of a pruner's: the second of an audited trial, the third of the baseline."""
 
 GoesOn = Callable[[Run], bool]
 """Whether a run may train on beyond the last rung that it has passed."""
@@ -91,7 +95,7 @@ class TrialRunner:
         run: Run,
         lease: Lease,
         *,
-        audited: bool,
+        verdict: Verdict,
         goes_on: GoesOn | None = None,
     ) -> Outcome:
         """Train a run that has been built.
@@ -100,7 +104,7 @@ class TrialRunner:
             trial: a running trial; its reports, attributes and artifacts are written here, its end is not.
             run: of the trial; whoever calls can stop it.
             lease: of the trial's slot.
-            audited: the pruner's verdict is noted and not carried out.
+            verdict: what becomes of the pruner's.
             goes_on: asked at every rung, in a study whose trials pause; at the last one it has nothing to say.
 
         Raises:
@@ -132,7 +136,7 @@ class TrialRunner:
                     tokens=run.tokens,
                     budget_tokens=config.budget_tokens,
                 )
-                if not run.finished and self._is_stopped(trial, run, audited=audited):
+                if not run.finished and self._is_stopped(trial, run, verdict):
                     pruned = True
                     break
                 if _is_paused(run, goes_on):
@@ -163,16 +167,16 @@ class TrialRunner:
             )
         self._show(trial, run, run.config if run else config, reason, with_titles=False)
 
-    def _is_stopped(self, trial: optuna.Trial, run: Run, *, audited: bool) -> bool:
+    def _is_stopped(self, trial: optuna.Trial, run: Run, verdict: Verdict) -> bool:
         """Ask the pruner, of an audited trial until its first verdict, which is noted."""
-        if audit.MARK in trial.user_attrs or not trial.should_prune():
+        if verdict == "not asked for" or audit.MARK in trial.user_attrs or not trial.should_prune():
             return False
-        if audited:
+        if verdict == "noted":
             rung, last = len(run.evaluations), run.evaluations[-1]
             where = {"rung": rung, "rungs": len(run.config.rungs), "tokens": last.rung_tokens}
             trial.set_user_attr(audit.MARK, {**where, "val_loss": last.val_loss})
             self.log.info("audited", rung=rung, val_loss=last.val_loss)
-        return not audited
+        return verdict == "carried out"
 
     def _show(
         self,

@@ -205,7 +205,7 @@ class Promotion:
         seen = known.seen
         if seen.stopped is not None:
             return None
-        decision = Begin(None) if known.asked_for else self._decision(known)
+        decision = known.due or self._decision(known)
         if decision is None or isinstance(decision, Stop):
             return None if decision is None else (decision, 0)
         passed, claimed = 0, 0

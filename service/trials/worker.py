@@ -215,11 +215,9 @@ class Worker:
             run = runner.build(trial, config)
             self._watch(run, lease)
             goes_on = partial(self._promotion.goes_on, lease) if self._promotion else None
-            outcome = runner.train(trial, run, lease, audited=self._is_audited(lease.slot), goes_on=goes_on)
+            outcome = runner.train(trial, run, lease, verdict=self._verdict(lease.slot), goes_on=goes_on)
             state, ended, value = outcome.state, outcome.ended, outcome.value
-            self._failures_in_a_row = (
-                0  # here, as what ends without training, such as what is given up, is no success
-            )
+            self._failures_in_a_row = 0  # here, as what is given up without training is no success
         except (LeaseLost, StorageAwayError, optuna.exceptions.UpdateFinishedTrialError):
             raise  # the trial is not this worker's to write to any more, or cannot be
         except Exception as error:
@@ -255,9 +253,11 @@ class Worker:
         if self._stopping.is_set():
             run.stop()
 
-    def _is_audited(self, slot: Slot) -> bool:
+    def _verdict(self, slot: Slot) -> objective.Verdict:
+        if self._definition.is_baseline(slot.index):
+            return "not asked for"
         share, seed = self._definition.pruner.audit, self._definition.seed
-        return audit.is_drawn(share, study_seed=seed, slot=slot.index)
+        return "noted" if audit.is_drawn(share, study_seed=seed, slot=slot.index) else "carried out"
 
     def _finish(
         self,

@@ -113,6 +113,19 @@ class WholeTrials:
         return self.searcher.decide(problem, begun, left)
 
 
+@dataclass(frozen=True)
+class AfterBaseline:
+    """What a search costs whose first trial is run to its end whatever it shows, as a study's baseline is."""
+
+    searcher: Searcher
+
+    def decide(self, problem: Problem, begun: Sequence[Begun], left: float = math.inf) -> Decision | None:
+        """As `Searcher.decide`."""
+        if begun and begun[0].state == "paused":
+            return Advance(0)
+        return self.searcher.decide(problem, begun, left)
+
+
 Arm = Stopping | Pausing
 
 ARMS: Mapping[tuple[str, str], Arm] = {
@@ -124,6 +137,7 @@ ARMS: Mapping[tuple[str, str], Arm] = {
     ("TPE", "halving with promotion"): Pausing(Halving(), drawn_by_tpe),
     ("thaw", "pauses"): Pausing(Thaw()),
     ("thaw, no pauses", "none"): Pausing(WholeTrials(Thaw())),
+    ("thaw, first trial whole", "pauses"): Pausing(AfterBaseline(Thaw())),
     **{(f"thaw, prior {kind}", "pauses"): Pausing(Thaw(), prior=kind) for kind in PRIORS},
 }
 """By searcher and pruner."""

@@ -70,7 +70,7 @@ def test_a_page_that_is_watched_has_no_more_lines_than_the_terminal(finished):
 
 def test_paused_trials_are_shown_as_such_with_the_tokens_that_are_left(tiny, monkeypatch):
     monkeypatch.setattr(gpt, "GptRun", FastRun)
-    tiny.write(f"{SPACE}pruner: {{name: asha, reduction_factor: 4}}\n")
+    tiny.write(f"{SPACE}pruner: {{name: asha, reduction_factor: 4}}\nbaseline: false\n")
     tiny.create(4)
     worker = tiny.worker()
     begin = Promotion.next

@@ -19,6 +19,7 @@ space:
   optimizer.lr: {type: float, low: 1.0e-9, high: 1.0e-3, log: true}
 sampler: {name: random}
 pruner: {name: threshold, upper: 0.5, audit: SHARE}
+baseline: false
 """
 """No model of a random text is that good after a third of the budget."""
 

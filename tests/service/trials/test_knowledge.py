@@ -6,7 +6,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from service.catalogue.intake import enqueue
-from service.search.problem import Begun
+from service.search.problem import Advance, Begin, Begun
 from service.storage.claims import Claims
 from service.storage.opened_study import open_study
 from service.storage.pauses import Pauses
@@ -97,3 +97,14 @@ def test_results_from_elsewhere_are_known_as_far_as_they_fit(opened, knowledge, 
 def test_of_a_study_that_is_gone_nothing_is_known(opened, knowledge):
     optuna.delete_study(study_name="tiny", storage=opened.storage)
     assert knowledge.read() is None
+
+
+def test_a_baseline_that_waits_is_due_before_all_else(tiny, opened, knowledge):
+    claims = Claims(opened.slots, "a", 60.0)
+    pauses = Pauses(claims)
+    assert knowledge.read().due == Begin(None)
+    slot = pauses.begin(opened.budget.read(), tokens=3000, point=None)
+    assert knowledge.read().due is None  # it trains
+    claims.pause(claims.set_trial(slot, opened.study.ask().number, attempts=0))
+    enqueue(tiny.settings, "tiny", {"optimizer.lr": 2e-3})
+    assert knowledge.read().due == Advance(0)

@@ -12,15 +12,17 @@ design:
 """
 
 
-def test_a_pruned_trial_is_recorded_and_counts(tiny):
-    tiny.write(
-        """\
+STOPS_ALL = """\
 space:
   optimizer.lr: {type: float, low: 1.0e-9, high: 1.0e-3, log: true}
 sampler: {name: random}
 pruner: {name: threshold, upper: 0.5}
 """
-    )  # no model of a random text is that good after a third of the budget
+"""No model of a random text is that good after a third of the budget."""
+
+
+def test_a_pruned_trial_is_recorded_and_counts(tiny):
+    tiny.write(STOPS_ALL + "baseline: false\n")
     tiny.create(2)
     tiny.worker().work()
     assert states(tiny) == [TrialState.PRUNED] * 2
@@ -28,6 +30,17 @@ pruner: {name: threshold, upper: 0.5}
         assert trial.user_attrs["ended"] == "pruned at rung 1 of 3"
         assert len(trial.intermediate_values) == 1
     assert tiny.slots()["closed"] == 2
+
+
+def test_the_baseline_is_not_pruned_even_where_it_is_gone_on_with_after_others(tiny, at_step):
+    tiny.write(STOPS_ALL)
+    tiny.create(3)
+    worker = tiny.worker()
+    at_step({30: worker.stop})  # between its first rung and its second
+    worker.work()
+    tiny.worker().work()
+    assert states(tiny) == [TrialState.FAIL, TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+    assert tiny.trials()[1].user_attrs["ended"] == "complete"
 
 
 def test_a_diverging_configuration_is_pruned_and_the_study_goes_on(tiny):

@@ -106,6 +106,24 @@ def test_a_budget_is_spent_to_the_token_and_what_waits_ends_pruned_with_its_last
     assert len(names) == 1  # one file, however often a trial has paused
 
 
+@both
+def test_the_baseline_is_run_to_its_end_however_bad_it_is(tiny, fast, how):
+    class BadBaseline(FastRun):
+        def __iter__(self):
+            for evaluation in super().__iter__():
+                if self.config.optimizer.lr == 1e-3:
+                    evaluation = self.evaluations[-1] = dataclasses.replace(evaluation, val_loss=9.0)
+                yield evaluation
+
+    fast(BadBaseline)
+    write(tiny, how)
+    tiny.create(3)
+    tiny.worker().work()
+    baseline = tiny.trials()[0]
+    assert baseline.intermediate_values == dict.fromkeys(RUNGS, 9.0)
+    assert baseline.state == TrialState.COMPLETE
+
+
 @pytest.mark.slow
 def test_further_trials_are_further_tokens(tiny, fast):
     write(tiny)
@@ -218,7 +236,7 @@ def test_a_sampler_sees_paused_trials_as_pruned_and_everybody_else_as_running(ti
         return suggest(space, trial)
 
     monkeypatch.setattr(SearchSpace, "suggest", watched)
-    write(tiny, ASHA.replace("2", "4"))
+    write(tiny, ASHA.replace("2", "4") + "baseline: false\n")
     tiny.create(1)
     tiny.worker().work()
     _, states, stored = seen[-1]
