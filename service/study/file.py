@@ -77,8 +77,8 @@ class StudyConfig(Section):
     keep_checkpoints: int = Field(3, ge=1)
     """Weights are kept of this many best trials."""
     baseline: bool = True
-    """The first slot's trial is the base file with the fixed values; it is neither pruned nor paused. With `seeds`, it is
-    an arm like the others."""
+    """The first slot's trial is the base file with the fixed values, and it is run to its end. With `seeds`, it is an
+    arm like the others."""
     rebuilds_published: bool = False
     """The design rebuilds published figures, and may use what they used and no search should: a tokenizer trained
     on the titles that it is measured on."""
