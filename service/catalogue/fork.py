@@ -17,11 +17,12 @@ from service.settings import Settings
 from service.storage.artifact_stores import open_store
 from service.storage.configurations import configuration_of
 from service.storage.database import creation_lock
+from service.storage.earlier_trials import refuse_prior
 from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.optuna_private import id_of
 from service.storage.optuna_trials import insert_trials
 from service.storage.ownership import SLOT
-from service.storage.studies import StudyError, find_study, refuse_prior
+from service.storage.studies import StudyError, find_study
 from service.study import definition as study_config
 from service.study.definition import StudyDefinition
 from service.study.file import checked_name

@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.storage.artifact_stores import Store, open_store
 from service.storage.budget import BUDGET, nothing_granted
 from service.storage.database import creation_lock, open_storage
+from service.storage.earlier_trials import refuse_prior
 from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_tables import bury
 from service.storage.seed_noise import noise_between_seeds
@@ -29,7 +30,6 @@ from service.storage.studies import (
     create_study,
     find_study,
     refuse_changed,
-    refuse_prior,
 )
 from service.study import definition as study_config
 from service.study import strategy

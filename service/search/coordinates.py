@@ -9,12 +9,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import qmc
 
-from service.study.parameters import CategoricalParameter, FloatParameter, IntParameter, Parameter, same
+from service.study.parameters import (
+    CategoricalParameter,
+    FloatParameter,
+    IntParameter,
+    Parameter,
+    has_order,
+    same,
+)
 from service.study.search_space import SearchSpace, Values
 
 Array = NDArray[np.float64]
@@ -22,10 +30,6 @@ _ABSENT = object()
 """In place of the value of a parameter that does not exist."""
 _ACROSS = math.sqrt(2.0)
 """Distance of two choices: as far from one another as the ends of a range, 2, divided by the root of two columns."""
-
-
-def _is_ordered(parameter: Parameter) -> bool:
-    return not isinstance(parameter, CategoricalParameter) or parameter.is_ordered
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,14 @@ class Coordinates:
     def owner(self) -> NDArray[np.intp]:
         """Of every column, the parameter's position in the space."""
         widths = [
-            1 if _is_ordered(parameter) else parameter.count() for parameter in self.space.parameters.values()
+            1 if has_order(parameter) else parameter.count() for parameter in self.space.parameters.values()
         ]
         return np.repeat(np.arange(len(widths)), widths)
 
     @cached_property
     def ordered(self) -> NDArray[np.bool_]:
         """Of every column: it is a quantity, not one of several choices."""
-        kinds = [_is_ordered(parameter) for parameter in self.space.parameters.values()]
+        kinds = [has_order(parameter) for parameter in self.space.parameters.values()]
         return np.array(kinds, dtype=bool)[self.owner]
 
     def rows(self, configurations: Sequence[Values]) -> Array:
@@ -79,6 +83,14 @@ class Coordinates:
                     row[i] = _place(parameter, values[key])
         return found
 
+    def nearest(self, values: Values) -> Values | None:
+        """The point of the space that is nearest to these values; None where one is missing or is like no choice."""
+        point = {key: _nearest(self.space.parameters[key], value) for key, value in values.items()}
+        held = self.space.is_complete(point) and all(
+            self.space.parameters[key].contains(value) for key, value in point.items()
+        )
+        return point if held else None
+
     def spread(self, seed: int, number: int, *, skip: int = 0) -> Array:
         """Places that cover the space evenly, of a scrambled Sobol sequence; `skip` leaves out the first ones."""
         sequence = qmc.Sobol(len(self.space.parameters), scramble=True, rng=np.random.default_rng(seed))
@@ -88,9 +100,26 @@ class Coordinates:
         return np.asarray(sequence.random(2 ** math.ceil(math.log2(max(2, number))))[:number])
 
 
+def _nearest(parameter: Parameter, value: Any) -> Any:
+    """The parameter's value that is nearest to a number; what has no order is its own."""
+    if parameter.contains(value) or not has_order(parameter):
+        return value
+    if isinstance(parameter, CategoricalParameter):
+        return parameter.in_order[
+            round(float(_units(parameter, np.array(value))) * (len(parameter.choices) - 1))
+        ]
+    inside = min(max(value, parameter.low), parameter.high)
+    if isinstance(parameter, FloatParameter):
+        if parameter.step is None:
+            return float(inside)
+        return parameter.at(min(round((inside - parameter.low) / parameter.step), parameter.count() - 1))
+    index = round((inside - parameter.low) / parameter.step)
+    return parameter.low + parameter.step * min(index, parameter.count() - 1)
+
+
 def _columns(parameter: Parameter, values: Sequence[object]) -> Array:
     """(values, columns of the parameter): of each value, or of `_ABSENT`."""
-    if _is_ordered(parameter):
+    if has_order(parameter):
         numbers = np.array([math.nan if value is _ABSENT else value for value in values], dtype=float)
         return np.nan_to_num(2 * _units(parameter, numbers) - 1)[:, None]
     assert isinstance(parameter, CategoricalParameter)

@@ -15,11 +15,11 @@ from service.search.coordinates import Array, Coordinates
 from service.search.levels import levelled
 from service.search.process import CurveProcess, Points, Shape
 from service.study.samplers import FEWEST_EARLIER
-from service.study.search_space import SearchSpace, Values
+from service.study.search_space import SearchSpace, Values, key_of
 
 _MOST, _FITTED = 500, 192
 _LEAST = 0.5
-"""Deviation of a guess all over the space, where losses have one of 1, below which it stays as small as it is: losses
+"""Deviation of a guess over its own trials, whose losses have one of 1, below which it stays as small as it is: losses
 without an order would otherwise be made an effect of."""
 
 
@@ -28,7 +28,7 @@ class Earlier:
     """One earlier study, seen in the space of another one."""
 
     tried: tuple[Values, ...]
-    """Its points that lie in the space, the best first."""
+    """The points of the space that are nearest to its trials', the best first."""
     _process: CurveProcess
     _middle: float
     _scale: float
@@ -53,24 +53,17 @@ class Earlier:
         fit_on = np.sort(rng.permutation(len(losses))[:_FITTED])
         shape = Shape(coordinates.owner, coordinates.ordered)
         process = CurveProcess.fitted(shape, points, losses, fit_on=fit_on)
-        # what it says all over the space, so that a guess is of the size of an effect
-        everywhere, _ = process.predicted(
-            _ends(coordinates.rows(coordinates.values(coordinates.spread(0, 256))))
-        )
-        tried = tuple(values for values, _ in best_first if _is_point(space, values))
-        return cls(tried, process, float(everywhere.mean()), max(float(everywhere.std()), _LEAST))
+        # what it says of its own trials, so that a guess is of the size of an effect; it may know a part of the space
+        own, _ = process.predicted(points)
+        near = {key_of(point): point for values, _ in best_first if (point := coordinates.nearest(values))}
+        tried = tuple(near.values())
+        return cls(tried, process, float(own.mean()), max(float(own.std()), _LEAST))
 
     def guess(self, rows: Array) -> Array:
-        """Of the losses at the rows of the space, with mean 0 and a deviation of 1 at most all over it."""
+        """Of the losses at the rows of the space, with mean 0 and a deviation of 1 at most over its own trials."""
         mean, _ = self._process.predicted(_ends(rows))
         return (mean - self._middle) / self._scale
 
 
 def _ends(rows: Array) -> Points:
     return Points(rows, np.ones(len(rows)), -2 - np.arange(len(rows)))
-
-
-def _is_point(space: SearchSpace, values: Values) -> bool:
-    return space.is_complete(values) and all(
-        space.parameters[key].contains(value) for key, value in values.items()
-    )

@@ -6,7 +6,7 @@ After Swersky, Snoek and Adams (arXiv 1406.3896). A trial is never stopped: it i
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import islice
 
 import numpy as np
 
@@ -25,6 +25,9 @@ _ENOUGH = 5
 _SPREAD_OUT = 8
 """Of how many trials one is begun where the space has not been looked at, whatever the model says: it may have given a
 category up on one bad trial. To its first rung that costs little."""
+_LEAD = 0.2
+"""Of the score of a new one to that of one that waits, before it is begun. Where many promise the same, one that nobody
+has trained always promises a little more: such a search would begin trials without end, and finish none."""
 _SPREAD, _BEST, _MOVES, _ROUNDS = 512, 8, 16, 2
 """In a larger one: places all over it, best ones that are looked around, moves from each, and how often."""
 
@@ -106,7 +109,7 @@ class Thaw:
         if stop is not None:
             return stop
         if best:
-            choices.append((float(of_new[best[0]]), Begin(new[best[0]])))
+            choices.append((float(of_new[best[0]]) - _LEAD, Begin(new[best[0]])))
         decision = max(choices, key=lambda choice: choice[0])[1] if choices else None
         if isinstance(decision, Begin) and len(begun) % _SPREAD_OUT == 0:
             point = _spread_out(problem, len(begun), taken)
@@ -158,17 +161,16 @@ def _candidates(
 
 
 def _first_point(problem: Problem, number: int, taken: set[str]) -> Values | None:
-    """Of those that are begun before the model is asked, every other one is the best of an earlier study.
+    """Of those that are begun before the model is asked, every other one is the best of an earlier study, one of each.
 
-    The first is the baseline, or spread out as the others.
+    The second best of a study is mostly a neighbour of the best, and begun as well would cost a search the wide view:
+    0.076 of random search's tokens on recorded runs, where one point costs 0.04. The first is the baseline, or spread
+    out as the others.
     """
-    if number % 2 and problem.earlier:
-        # the best of all, then the second best of all, and so on
-        best_first = (
-            values for ranks in zip_longest(*(e.tried for e in problem.earlier)) for values in ranks
-        )
-        for values in best_first:
-            if values is not None and key_of(values) not in taken:
+    study, is_spread_out = number // 2, number % 2 == 0
+    if not is_spread_out and study < len(problem.earlier):
+        for values in problem.earlier[study].tried:
+            if key_of(values) not in taken:
                 return values
     return _spread_out(problem, number, taken)
 

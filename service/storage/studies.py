@@ -16,7 +16,6 @@ from service.storage.optuna_tables import insert_study
 from service.storage.schema import GENERATION
 from service.storage.study_storage import StudyCache, StudyStorage
 from service.study.definition import StudyDefinition
-from service.study.samplers import FEWEST_EARLIER
 from service.text.commands import verb
 
 DEFINITION, CORPUS, COMMAND = "definition", "corpus", "command"
@@ -181,20 +180,6 @@ def refuse_changed(stored: StudyDefinition, given: StudyDefinition) -> None:
             f"study {given.name!r} was made with another {' and '.join(changed)}; its trials cannot be compared "
             f"with new ones. Undo the change, or give it a name of its own: --name {name}{fork}"
         )
-
-
-def refuse_prior(storage: StudyStorage, definition: StudyDefinition, settings: Settings) -> None:
-    """See that each study that is to shape the first guesses is there and has something to say. Raises StudyError."""
-    for name in getattr(definition.sampler, "prior", ()):
-        study, earlier = load_study(storage, name, settings)
-        whole = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)))
-        if not definition.space.parameters.keys() & earlier.space.parameters.keys():
-            raise StudyError(f"sampler.prior: study {name!r} varies no parameter of this one; take it out")
-        if whole < FEWEST_EARLIER:
-            raise StudyError(
-                f"sampler.prior: study {name!r} has {whole} complete trials, fewer than {FEWEST_EARLIER} say nothing; "
-                "take it out, or let it finish more"
-            )
 
 
 def corpus_facts(study: optuna.Study) -> dict[str, Any]:

@@ -248,3 +248,8 @@ def _check_step(low: float, high: float, step: float | None) -> None:
 def _fits_step(low: float, value: float, step: float | None) -> bool:
     # In decimal, as Optuna does: 0.3 is three steps of 0.1 above 0.
     return step is None or not (Decimal(str(value)) - Decimal(str(low))) % Decimal(str(step))
+
+
+def has_order(parameter: Parameter) -> bool:
+    """Its values are numbers, be they of a range or choices."""
+    return not isinstance(parameter, CategoricalParameter) or parameter.is_ordered

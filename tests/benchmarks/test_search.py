@@ -262,7 +262,14 @@ def test_a_sampler_without_conditions_searches_where_all_exists():
     point = {"optimizer.name": "adamw", "optimizer.lr": 1e-3}
     assert flat.curve(point | {"optimizer.auxiliary_lr": 0.05}) == table.curve(point)
     names = {name for (name, _), arm in ARMS.items() if arm.fits(table)}
-    assert names == {"random", "TPE", "GP, no conditions", "thaw", "thaw, no pauses"}
+    assert names == {
+        "random",
+        "TPE",
+        "GP, no conditions",
+        "thaw",
+        "thaw, no pauses",
+        "thaw, first trial whole",
+    }
     target = table.random_best(5)
     found = ARMS["GP, no conditions", "none"].search(
         table, seed=0, budget_tokens=60 * 40, workers=1, target=target

@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.statistics import Estimate, differences, estimate
 from service.storage.ownership import own_trials
 from service.storage.studies import COMMAND
+from service.study.design import BASELINE
 from service.text.commands import verb
 from service.text.numbers import LOSS as LOSS_DECIMALS
 from service.text.numbers import mean_and_sd, of_difference, seeds, with_interval
@@ -143,7 +144,7 @@ def _answer(content: Content) -> Iterator[str]:
     yield f"Lowest {record.words.sentence}: {best.name}, {_loss(best)}{record.words.in_unit} ({over})."
     baseline = record.arm(record.baseline or "")
     if baseline is best:
-        yield "That is the baseline itself."
+        yield "That is the baseline itself." if best.name == BASELINE else "The others are compared with it."
     elif baseline and baseline.values(LOSS):
         gap = estimate(list(differences(best.values(LOSS), baseline.values(LOSS)).values()))
         difference = (
@@ -151,7 +152,10 @@ def _answer(content: Content) -> Iterator[str]:
             if gap
             else "they share no seed"
         )
-        yield f"The baseline, {baseline.name}, has {_loss(baseline)}: {difference}."
+        compared = (
+            "The baseline" if baseline.name == BASELINE else f"{baseline.name}, the arm to compare with,"
+        )
+        yield f"{compared} has {_loss(baseline)}: {difference}."
         if gap and gap.interval:
             yield told_apart(gap)
     if len(record.best_arms) > 1:

@@ -64,6 +64,8 @@ PARTS = {
     "pauses, TPE in the model's place": ("TPE", "halving with promotion"),
     "neither: TPE, whole trials": ("TPE", "none"),
     "the default after a study like it": ("thaw, prior right", "pauses"),
+    "the default after another study": ("thaw, prior real", "pauses"),
+    "the default, its first trial run whole": ("thaw, first trial whole", "pauses"),
 }
 """What is taken away, and what does it."""
 
@@ -173,9 +175,12 @@ Tokens as a share of random search's, median over seeds; columns are tables and 
 {_ablation(rows)}{tables}
 With eight workers nothing can be below 0.08: no whole run ends sooner. A prior is an earlier study of 60 whole
 trials: of the same cells with a noise of 0.01 nats (right), of cells two steps on along the rate (shifted), with the
-worst cells the best (reversed), or with losses drawn at random (chance). Searchers whose trials pause are those of
-`service/search`; samplers and pruners are those that a study file names. Other tools (`search/peers.py`) are asked and
-told as they come, with their own defaults.
+worst cells the best (reversed), or with losses drawn at random (chance). Or it is the other recorded study (real): for
+`samplers` those 130 runs of `samplers-hard` that had what its cells have for optimizer, SAM and schedule, a third as
+long; for `samplers-hard` the cells of `samplers`, all with AdamW, where Muon is best. A study's baseline is run to its
+end whatever it shows, which costs a search up to one whole trial (first trial whole); the other rows have none.
+Searchers whose trials pause are those of `service/search`; samplers and pruners are those that a study file names.
+Other tools (`search/peers.py`) are asked and told as they come, with their own defaults.
 """
 
 

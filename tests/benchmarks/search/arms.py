@@ -17,8 +17,9 @@ from service.study.pruners import PrunerConfig
 from service.study.samplers import GpConfig, SamplerConfig, TpeConfig, build_sampler, sampler_misfit
 from service.study.search_space import Values
 from tests.benchmarks import loss_table
-from tests.benchmarks.loss_table import Flat, LossTable, Search, Table
+from tests.benchmarks.loss_table import Flat, Search, Table
 from tests.benchmarks.samplers import PRUNERS, SAMPLERS
+from tests.benchmarks.search import priors
 from tests.benchmarks.search.priors import PRIORS
 from tests.benchmarks.search.replay import Draw, Replay
 
@@ -90,8 +91,8 @@ class Pausing:
     prior: str | None = None
 
     def fits(self, table: Table) -> bool:
-        """Priors are made of a table's cells."""
-        return self.prior is None or isinstance(table, LossTable)
+        """It has an earlier study of the kind."""
+        return self.prior is None or priors.fits(self.prior, table)
 
     def search(self, table: Table, *, seed: int, budget_tokens: int, workers: int, target: float) -> Search:
         """Until it has arrived, or the budget is spent."""

@@ -1,21 +1,55 @@
-"""Earlier studies of a table's cells: one that is right, and some that mislead."""
+"""Earlier studies of a table: those made of its own cells, one that is right and some that mislead, and a real one."""
+
+import json
+import math
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
 from service.search.earlier import Earlier
 from service.search.problem import Problem
-from tests.benchmarks.loss_table import LossTable
+from service.settings import ROOT
+from service.storage.earlier_trials import seen_by
+from service.study import definition
+from service.study.search_space import Values
+from tests.benchmarks.loss_table import LossTable, Table
 
-PRIORS = ("right", "shifted", "reversed", "chance")
+REAL = "real"
+PRIORS = ("right", "shifted", "reversed", "chance", REAL)
 """Its losses are the table's with noise; those of cells two steps on along the first axis; the negative ones, by which
-the worst looks best; or drawn at random."""
+the worst looks best; drawn at random; or what the other study's runs ended with, `samplers-hard`'s for `samplers`."""
 _TRIALS = 60
 _NOISE = 0.01
 """Nats: four times what two seeds differ by there."""
+_STUDIES = ROOT / "studies"
+_RECORDED = "samplers", "samplers-hard"
 
 
-def earlier(table: LossTable, problem: Problem, kind: str, seed: int) -> Earlier:
-    """Whole trials of cells drawn at random, with losses of the kind."""
+def fits(kind: str, table: Table) -> bool:
+    """The table has an earlier study of the kind."""
+    return isinstance(table, LossTable) if kind != REAL else _study_of(table) is not None
+
+
+def earlier(table: Table, problem: Problem, kind: str, seed: int) -> Earlier:
+    """Whole trials of an earlier study."""
+    if kind != REAL:
+        assert isinstance(table, LossTable)
+        return Earlier.of(problem.space, _of_cells(table, problem, kind, seed))
+    seen = _of_hard(table) if isinstance(table, LossTable) else _of_samplers()
+    return Earlier.of(problem.space, seen)
+
+
+def _study_of(table: Table) -> str | None:
+    """Of the two recorded ones, that whose space the table has."""
+    keys = table.search_space.parameters.keys()
+    return next(
+        (name for name in _RECORDED if definition.load(_STUDIES / name).space.parameters.keys() == keys), None
+    )
+
+
+def _of_cells(table: LossTable, problem: Problem, kind: str, seed: int) -> list[tuple[Values, float]]:
+    """Of cells drawn at random, with losses of the kind."""
     rng = np.random.default_rng([seed, PRIORS.index(kind)])
     cells = list(table.losses)
     seen = []
@@ -31,4 +65,44 @@ def earlier(table: LossTable, problem: Problem, kind: str, seed: int) -> Earlier
         places = zip(problem.space.parameters.items(), cells[i], strict=True)
         values = {key: f"{place}" if hasattr(p, "choices") else place for (key, p), place in places}
         seen.append((values, loss))
-    return Earlier.of(problem.space, seen)
+    return seen
+
+
+@cache
+def _runs(study: str) -> list[tuple[Values, Sequence[float]]]:
+    """Recorded ones: what each had, and its losses at the rungs."""
+    if study == "samplers":
+        found = json.loads((_STUDIES / study / "table.json").read_text(encoding="utf-8"))
+        return [(dict(zip(found["axes"], values, strict=True)), curve) for *values, curve in found["cells"]]
+    found = json.loads((_STUDIES / study / "runs.json").read_text(encoding="utf-8"))
+    whole = len(found["rungs"])
+    return [(values, curve) for values, curve in found["runs"] if len(curve) == whole]
+
+
+@cache
+def _seen(study: str, by: str) -> list[tuple[Values, Values, float]]:
+    """Of the recorded runs that say something of another study: what each had, that in the other's space, its loss."""
+    one, asking = definition.load(_STUDIES / study), definition.load(_STUDIES / by)
+    runs = (
+        (v, seen_by(asking, one.space, {**one.base.values, **v}, v.keys()), c[-1]) for v, c in _runs(study)
+    )
+    return [(values, found, loss) for values, found, loss in runs if found is not None]
+
+
+def _of_samplers() -> list[tuple[Values, float]]:
+    return [(found, loss) for _, found, loss in _seen("samplers", "samplers-hard")]
+
+
+def _of_hard(table: LossTable) -> list[tuple[Values, float]]:
+    """At the table's positions, between them where its cells have none of a run's values."""
+    return [
+        ({key: _position(axis, values[key]) for key, axis in table.axes.items()}, loss)
+        for values, _, loss in _seen("samplers-hard", "samplers")
+    ]
+
+
+def _position(axis: Sequence[float], value: float) -> float:
+    """Along values of which each is so many times the one before, or of two as far along as it lies between them."""
+    if len(axis) == 2:
+        return (value - axis[0]) / (axis[1] - axis[0])
+    return math.log(value / axis[0]) / math.log(axis[1] / axis[0])

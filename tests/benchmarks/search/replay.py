@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from service.search.problem import Advance, Begin, Begun, Problem, Searcher, Stop
 from service.study.search_space import Values, key_of
-from tests.benchmarks.loss_table import LossTable, Search, Table
+from tests.benchmarks.loss_table import Search, Table
 from tests.benchmarks.search.priors import earlier
 
 Draw = Callable[[Problem, list[Begun]], Values]
@@ -35,7 +35,7 @@ class Replay:
     seed: int
     workers: int = 1
     prior: str | None = None
-    """Of `priors`: what an earlier study says of a table of cells."""
+    """Of `priors`: what an earlier study says of the table."""
     decisions: int = 0
     _trials: list[_Trial] = field(default_factory=list)
 
@@ -44,7 +44,6 @@ class Replay:
         table, found = self.table, Search()
         problem = Problem(table.search_space, table.rungs, self.seed, cells=table.pool)
         if self.prior is not None:
-            assert isinstance(table, LossTable)
             problem = replace(problem, earlier=(earlier(table, problem, self.prior, self.seed),))
         keys: set[str] = set()
         busy: list[tuple[int, int, _Trial | None]] = [(0, worker, None) for worker in range(self.workers)]

@@ -81,3 +81,32 @@ def test_points_spread_over_the_space_go_on_where_they_were_left():
     halves = (whole < 0.5).sum(0)
     assert np.array_equal(halves, np.full(9, 32))  # of a Sobol sequence, exactly
     assert not np.array_equal(COORDINATES.spread(4, 64), whole)
+
+
+def test_the_nearest_point_to_one_of_the_space_is_that_point():
+    assert [COORDINATES.nearest(point) for point in POINTS] == POINTS
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "nearest"),
+    [
+        ("lr", 1.0, 1e-2),
+        ("lr", 3e-5, 1e-4),
+        ("dropout", 0.17, 0.2),
+        ("dropout", 9, 0.3),
+        ("layers", 3.2, 4),
+        ("layers", 12, 6),
+        ("width", 96, 64),
+        ("batch", 100, 128),
+        ("batch", 4, 32),
+    ],
+)
+def test_numbers_move_to_the_nearest_that_the_space_has(key, value, nearest):
+    found = COORDINATES.nearest(POINTS[0] | {key: value})
+    assert found == POINTS[0] | {key: nearest}
+    assert type(found[key]) is type(nearest)
+
+
+def test_nothing_is_near_to_what_has_no_order_or_is_missing():
+    assert COORDINATES.nearest(POINTS[0] | {"method": "muon"}) is None
+    assert COORDINATES.nearest({key: value for key, value in POINTS[0].items() if key != "lr"}) is None

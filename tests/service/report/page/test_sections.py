@@ -42,7 +42,7 @@ def test_the_answer_names_the_best_arm_and_its_difference_to_the_baseline(design
     }
     assert min(losses, key=losses.get) == HOSTILE
     assert f"Lowest validation loss: {HOSTILE}, {losses[HOSTILE]:.3f}"[:-1] in text
-    assert "The baseline, plain, has" in text
+    assert "plain, the arm to compare with, has" in text
     assert "(95 % interval" in text
     assert "told apart." in text
 
