@@ -13,6 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from model.training import TrainingRun
+from tests.earlier_study import EARLIER
 
 KEY, SECRET = "AKIDNOBODYMAYSEE", "secret-nobody-may-see"
 HOSTILE = (
@@ -148,3 +149,11 @@ def hostile(tmp_path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("raise ImportError('taken from the current folder')\n")
     return folder
+
+
+@pytest.fixture
+def before(tiny):
+    """A folder whose storage has the study `before`."""
+    tiny.write(EARLIER)
+    tiny.create(1, name="before")
+    return tiny

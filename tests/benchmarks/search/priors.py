@@ -1,6 +1,5 @@
 """Earlier studies of a table: those made of its own cells, one that is right and some that mislead, and a real one."""
 
-import json
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -12,8 +11,11 @@ from service.search.problem import Problem
 from service.settings import ROOT
 from service.storage.earlier_trials import seen_by
 from service.study import definition
-from service.study.search_space import Values
+from service.study.search_space import SearchSpace, Values
+from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import LossTable, Table
+from tests.benchmarks.samplers import TABLE
+from tests.benchmarks.search import surrogate
 
 REAL = "real"
 PRIORS = ("right", "shifted", "reversed", "chance", REAL)
@@ -68,15 +70,17 @@ def _of_cells(table: LossTable, problem: Problem, kind: str, seed: int) -> list[
     return seen
 
 
-@cache
-def _runs(study: str) -> list[tuple[Values, Sequence[float]]]:
-    """Recorded ones: what each had, and its losses at the rungs."""
+def _ends(study: str, space: SearchSpace) -> list[tuple[Values, float]]:
+    """Of the recorded runs that were whole: what each had, and its final loss."""
     if study == "samplers":
-        found = json.loads((_STUDIES / study / "table.json").read_text(encoding="utf-8"))
-        return [(dict(zip(found["axes"], values, strict=True)), curve) for *values, curve in found["cells"]]
-    found = json.loads((_STUDIES / study / "runs.json").read_text(encoding="utf-8"))
-    whole = len(found["rungs"])
-    return [(values, curve) for values, curve in found["runs"] if len(curve) == whole]
+        table = loss_table.read(TABLE)
+        return [
+            ({key: axis[at] for (key, axis), at in zip(table.axes.items(), cell, strict=True)}, curve[-1])
+            for cell, curve in table.losses.items()
+        ]
+    runs = surrogate.read(_STUDIES / study / "runs.json", space)
+    recorded = zip(runs.values, runs.losses, runs.whole, strict=True)
+    return [(values, curve[-1]) for values, curve, whole in recorded if whole]
 
 
 @cache
@@ -84,7 +88,8 @@ def _seen(study: str, by: str) -> list[tuple[Values, Values, float]]:
     """Of the recorded runs that say something of another study: what each had, that in the other's space, its loss."""
     one, asking = definition.load(_STUDIES / study), definition.load(_STUDIES / by)
     runs = (
-        (v, seen_by(asking, one.space, {**one.base.values, **v}, v.keys()), c[-1]) for v, c in _runs(study)
+        (v, seen_by(asking, one.space, {**one.base.values, **v}, v.keys()), loss)
+        for v, loss in _ends(study, one.space)
     )
     return [(values, found, loss) for values, found, loss in runs if found is not None]
 

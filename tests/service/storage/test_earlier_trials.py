@@ -6,14 +6,7 @@ from optuna.trial import create_trial
 from service.storage.earlier_trials import whole_trials
 from service.storage.opened_study import open_study
 from service.storage.studies import StudyError
-from tests.service.trials.test_earlier_studies import EARLIER, NOW, results
-
-
-@pytest.fixture
-def before(tiny):
-    tiny.write(EARLIER)
-    tiny.create(1, name="before")
-    return tiny
+from tests.earlier_study import EARLIER, NOW, results
 
 
 def test_whole_trials_are_seen_with_what_this_space_asks_for_also_outside_its_ranges(before):
