@@ -100,6 +100,7 @@ class TrainingSteps:
         ahead = device.runs_ahead and not self.scaler.enabled
         if ahead:
             self._add_gradient = RecordedGradient(self._add_gradient, self.model.parameters(), device)
+            self.optimizers.record_updates(device)
         self._queues_steps = ahead
         self._queued: QueuedStep | None = None
         """The last step, where its outcome has not been looked at."""

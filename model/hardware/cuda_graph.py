@@ -1,4 +1,4 @@
-"""The gradient of a micro-batch as a CUDA graph, replayed at every step.
+"""The gradient of a micro-batch, and an update of many kernels, as CUDA graphs that are replayed at every step.
 
 The kernels of a small model take a few microseconds each, less than Python takes to launch one, and a GPU that is fed
 one by one mostly waits. A graph launches all of them at once (PyTorch documentation, "CUDA Graphs"). What it buys is a
@@ -88,9 +88,7 @@ class RecordedGradient:
         try:
             return self._checked_recording(inputs_BT.clone(), targets_BT.clone(), generator, state)
         except RuntimeError as error:  # what CUDA and torch refuse, running out of memory among it
-            warnings.warn(
-                f"training goes on without a CUDA graph: {_root(error)}", RuntimeWarning, stacklevel=2
-            )
+            _warn(error)
             # whatever a recording that breaks off has left behind, none is used that was checked before it
             self._recordings = {size: None for size, kept in self._recordings.items() if kept is None}
             return None
@@ -123,6 +121,55 @@ class RecordedGradient:
         if not off_by <= _TOLERANCE:  # nor is it within where it is NaN
             raise RuntimeError(f"a replay is off by {off_by:.2g} of the gradient or the loss")
         return _Recording(inputs_BT, targets_BT, replay, replayed_loss)
+
+
+class RecordedUpdate:
+    """An update in place, recorded at the second call in a row with all tensors where they were, replayed from then on.
+
+    Where it cannot be recorded, or what it works on moves in memory, it goes on being called.
+
+    Args:
+        update: what is recorded. It leaves everything as it is while `ended` is 1, and has to be able to.
+        ended: of shape (), where `update` reads it.
+        device: where both are, which does the recording.
+    """
+
+    def __init__(self, update: Callable[[], None], ended: Tensor, device: Device) -> None:
+        self._update = update
+        self._ended = ended
+        self._device = device
+        self._places: list[int] = []
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, tensors: Iterable[Tensor]) -> None:
+        """Do the update, which reads and writes `tensors`."""
+        places = [tensor.data_ptr() for tensor in tensors]
+        if places != self._places:
+            self._places, self._replay = places, None
+            self._update()
+            return
+        if self._replay is None:
+            self._replay = self._record()
+        self._replay()
+
+    def _record(self) -> Callable[[], None]:
+        ended = self._ended.clone()
+        self._ended.fill_(1)  # a recording takes a few calls, which are to change nothing
+        try:
+            return self._device.capture(self._update_for_capture)[0]
+        except RuntimeError as error:
+            _warn(error)
+            return self._update
+        finally:
+            self._ended.copy_(ended)
+
+    def _update_for_capture(self) -> Tensor:
+        self._update()
+        return self._ended
+
+
+def _warn(error: RuntimeError) -> None:
+    warnings.warn(f"training goes on without a CUDA graph: {_root(error)}", RuntimeWarning, stacklevel=3)
 
 
 def _root(error: BaseException) -> BaseException:

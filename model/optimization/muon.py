@@ -64,15 +64,28 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"momentum": momentum})
         self._orthogonalization = orthogonalization
         self._dtype = dtype
+        device = self.param_groups[0]["params"][0].device
+        self._rates = [torch.zeros((), device=device) for _ in self.param_groups]
+        """Where `update` reads the groups' learning rates: what a CUDA graph was recorded with stays as it was."""
 
-    @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         assert closure is None, "nothing here evaluates twice"
-        for group in self.param_groups:
-            self._update(group)
+        self.set_rates()
+        self.update()
 
-    def _update(self, group: dict[str, Any]) -> None:
+    def set_rates(self) -> None:
+        """Have `update` follow the learning rates of the parameter groups."""
+        for group, rate in zip(self.param_groups, self._rates, strict=True):
+            rate.fill_(group["lr"])
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """`step` at the rates that were set last; a CUDA graph can be made of it once there is momentum."""
+        for group, rate in zip(self.param_groups, self._rates, strict=True):
+            self._update(group, rate)
+
+    def _update(self, group: dict[str, Any], learning_rate: Tensor) -> None:
         moved = [(p, n) for p, n in zip(group["params"], group["parts"], strict=True) if p.grad is not None]
         if not moved:
             return
@@ -84,7 +97,7 @@ class Muon(torch.optim.Optimizer):
         foreach.lerp_(momenta, gradients, 1 - group["momentum"])  # m ← μ m + (1 - μ) g
         updates = foreach.lerp(gradients, momenta, group["momentum"])  # Nesterov's: μ m + (1 - μ) g
         # w ← (1 - η λ) w, by the group's rate and not by that of the matrix's shape
-        foreach.mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        foreach.mul_(parameters, 1 - learning_rate * group["weight_decay"])
         pairs = [
             pair
             for (p, n), update in zip(moved, updates, strict=True)
@@ -100,9 +113,9 @@ class Muon(torch.optim.Optimizer):
             foreach.copy_(stacked_NMK.unbind(), [update for _, update in members])
             found_NMK = orthogonalize(stacked_NMK, self._orthogonalization)
             # entries of what was found have an RMS of 1 / √(longer side): with this it is 1 / √columns, tall or wide
-            rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
+            rate = learning_rate * math.sqrt(max(1.0, rows / columns))
             for (part, _), found in zip(members, found_NMK, strict=True):
-                part.add_(found, alpha=-rate)
+                part.addcmul_(found, rate, value=-1)
 
 
 def orthogonalize(matrices_NMK: Tensor, method: Orthogonalization) -> Tensor:

@@ -4,8 +4,9 @@ A role follows from the type of the module that owns a parameter and never from 
 the configuration: by default the weights of linear layers alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any, Literal, assert_never, get_args
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from model.config.optimization import OptimizerConfig
 from model.errors import CheckpointError
 from model.hardware import foreach
+from model.hardware.cuda_graph import RecordedUpdate
+from model.hardware.device import Device
 from model.hardware.precision import has_bf16
 from model.network.attention import QueryKeyValue, ValueMixture
 from model.network.gpt import LayerScale, OutputHead
@@ -39,6 +42,7 @@ class Optimizers:
         self._one = torch.ones_like(self._ended)
         self._copies: dict[Tensor, Tensor] = {}
         """Of what a step changes, where it may have to be taken back; kept between steps."""
+        self._recorded: dict[torch.optim.Optimizer, RecordedUpdate] = {}
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -61,22 +65,28 @@ class Optimizers:
             if optimizer.defaults.get("fused"):  # these kernels look at it, where GradScaler puts its own
                 optimizer.found_inf = self._ended  # type: ignore[attr-defined]
                 optimizer.step()
+            elif isinstance(optimizer, Muon) and optimizer in self._recorded:
+                optimizer.set_rates()
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                self._recorded[optimizer]([*_changed_by(optimizer), *gradients])
             else:
-                self._step_and_take_back(optimizer)
+                self._do_and_take_back(optimizer, optimizer.step)
+
+    def record_updates(self, device: Device) -> None:
+        """Have `step_unless_ended` launch the many small kernels of Muon's update as a CUDA graph."""
+        for optimizer in self._optimizers:
+            if isinstance(optimizer, Muon):
+                update = partial(self._do_and_take_back, optimizer, optimizer.update)
+                self._recorded[optimizer] = RecordedUpdate(update, self._ended, device)
 
     @torch.no_grad()
-    def _step_and_take_back(self, optimizer: torch.optim.Optimizer) -> None:
-        state = [
-            tensor
-            for values in optimizer.state.values()
-            for tensor in values.values()
-            if torch.is_tensor(tensor)
-        ]
-        changed = [p for group in optimizer.param_groups for p in group["params"]] + state
+    def _do_and_take_back(self, optimizer: torch.optim.Optimizer, update: Callable[[], object]) -> None:
+        changed = _changed_by(optimizer)
         self._copies |= {tensor: torch.empty_like(tensor) for tensor in changed if tensor not in self._copies}
         copies = [self._copies[tensor] for tensor in changed]
         foreach.copy_(copies, changed)
-        optimizer.step()
+        update()
         ended = self._ended > 0
         for tensor, copy in zip(changed, copies, strict=True):
             torch.where(ended, copy, tensor, out=tensor)
@@ -149,6 +159,13 @@ class Optimizers:
                 if given != needed:
                     raise CheckpointError(f"{key}: this run needs {_shown(needed)}, given {_shown(given)}")
         self.load_state_dict(states)
+
+
+def _changed_by(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Its parameters, and what it remembers of them."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    return parameters + [value for value in state if torch.is_tensor(value)]
 
 
 def _shown(shape: tuple[int, ...] | str) -> str:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seconds", type=float, default=15.0, help="of rounds for a shape and method")
     parser.add_argument("--turn-seconds", type=float, default=0.5, help="of a contender's turn")
+    parser.add_argument(
+        "--without-mps", action="store_true", help="several processes share a GPU as they come"
+    )
     parser.add_argument("--transformers", metavar="PYTHON", help="an interpreter that has `transformers`")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for records and page")
     parser.add_argument("--quick", action="store_true", help="a tiny model, to see that it works")
@@ -137,7 +141,9 @@ def main(arguments: list[str] | None = None) -> None:
                 taken = muon.measure(shape, machine, rounds=3 if chosen.quick else 12)
                 records.add("muon", shape.name, taken)
         if "workers" in chosen.parts:
-            together = workers.on_cpu if chosen.device == "cpu" else workers.on_gpu
+            together = workers.on_cpu
+            if chosen.device == "cuda":
+                together = partial(workers.on_gpu, mps=(False,) if chosen.without_mps else (False, True))
             for shape in shapes:
                 print(f"workers: {shape.name}", flush=True)
                 groups = together(shape, machine, rounds=3, seconds=chosen.seconds / 5)

@@ -33,6 +33,7 @@ class Contender:
         self.resident = _status("VmRSS")
         _forget_peak()
         self.way = self._new()
+        self.first_step_at = time.perf_counter()  # of a clock that all processes of a machine share
 
     def _new(self):
         device, threads = self.job["device"], self.job["threads"]
@@ -44,7 +45,8 @@ class Contender:
         """What it is."""
         names = ("precision", "library", "flops_per_step")
         found = {name: getattr(self.way, name) for name in names if hasattr(self.way, name)}
-        return found | {"first_step_seconds": self.first_step_seconds, "torch": torch.__version__}
+        first = {"first_step_at": self.first_step_at, "first_step_seconds": self.first_step_seconds}
+        return found | first | {"torch": torch.__version__}
 
     def steps(self, number, **options):
         """Take steps; the seconds they took."""

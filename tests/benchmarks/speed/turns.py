@@ -84,7 +84,7 @@ class Process:
     def wait_for_first_step(self) -> dict[str, Any]:
         """What it is, with `startup_seconds`: from the start of the process to the end of its first step."""
         facts = self.answer()
-        return {"startup_seconds": time.perf_counter() - self._started} | facts
+        return {"startup_seconds": facts.pop("first_step_at") - self._started} | facts
 
     def send(self, do: str, **request: Any) -> None:
         """Ask for something, without waiting for it."""
@@ -116,8 +116,7 @@ def has_transformers(python: str | None) -> bool:
     """Whether this interpreter is there and could import it."""
     if python is None or not Path(python).exists():
         return False
-    found = "import importlib.util as u, sys; sys.exit(u.find_spec('transformers') is None)"
-    return subprocess.run([python, "-c", found], check=False).returncode == 0
+    return subprocess.run([python, "-c", "import transformers"], check=False).returncode == 0
 
 
 def compare(
@@ -149,6 +148,9 @@ def compare(
                 found[name] = {"missing": NOT_INSTALLED}
                 continue
             processes[name] = stack.enter_context(Process(name, shape, method, machine))
+            if machine.device == "cpu":  # beside a GPU there are cores for all of them to start at once
+                found[name] = processes[name].wait_for_first_step()
+        for name in processes.keys() - found.keys():
             found[name] = processes[name].wait_for_first_step()
         turns = _turns(processes, found, method)
         first = {name: found.get(name, {}).get("first_step_seconds", 0.0) for name in turns}

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,24 +30,37 @@ def on_cpu(shape: Shape, machine: Machine, *, rounds: int, seconds: float) -> li
     ]
 
 
-def on_gpu(shape: Shape, machine: Machine, *, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """1, 2, 4 and 8 processes that share a GPU, without MPS and with it; tokens a second of each turn."""
-    found = []
-    for count in GPU_COUNTS:
-        for with_mps in (False, True):
-            group: dict[str, Any] = {"processes": count, "threads": 1, "mps": with_mps}
+def on_gpu(
+    shape: Shape, machine: Machine, *, rounds: int, seconds: float, mps: Sequence[bool] = (False, True)
+) -> list[dict[str, Any]]:
+    """1, 2, 4 and 8 processes that share a GPU, without MPS and with it; tokens a second of each turn.
+
+    The counts take turns among processes that are all alive, as many as the GPU has memory for; those whose turn it is
+    not keep their memory and do nothing.
+    """
+    found: list[dict[str, Any]] = []
+    for with_mps in mps:
+        groups = [{"processes": count, "threads": 1, "mps": with_mps} for count in GPU_COUNTS]
+        found += groups
+        for together in reversed(GPU_COUNTS):
+            fitting = [group for group in groups if group["processes"] <= together]
             try:
                 with ExitStack() as stack:
                     environment = stack.enter_context(_mps(machine.folder)) if with_mps else {}
                     processes = stack.enter_context(
-                        _started(shape, machine, processes=count, threads=1, environment=environment)
+                        _started(shape, machine, processes=together, threads=1, environment=environment)
                     )
-                    group["tokens_per_second"] = [
-                        _throughput(processes, shape, seconds) for _ in range(rounds)
+                    taken = [
+                        [_throughput(processes[: group["processes"]], shape, seconds) for group in fitting]
+                        for _ in range(rounds)
                     ]
             except (ContenderEndedError, OSError, subprocess.CalledProcessError) as error:
-                group["missing"] = "not installed" if with_mps and not shutil.which(MPS) else str(error)
-            found.append(group)
+                missing = "not installed" if with_mps and not shutil.which(MPS) else str(error)
+                fitting[-1]["missing"] = missing
+                continue
+            for group, turns in zip(fitting, zip(*taken, strict=True), strict=True):
+                group["tokens_per_second"] = list(turns)
+            break
     return found
 
 

@@ -17,7 +17,7 @@ from model.config.data import TokenizerConfig
 from model.config.train_config import DiagnosticsConfig, TrainConfig
 from model.data.tokenized_corpus import TokenizedCorpus
 from model.errors import Diverged
-from model.hardware.cuda_graph import RecordedGradient
+from model.hardware.cuda_graph import RecordedGradient, RecordedUpdate
 from model.hardware.device import Device
 from model.hardware.precision import LossScaler, Precision
 from model.network.gpt import GPT
@@ -162,7 +162,8 @@ def test_running_ahead_changes_nothing(data, where, config, monkeypatch):
         assert ahead.evaluated_model.training == ahead.model.training
     assert_same(ahead, waiting)
     sizes = {BATCH % (micro := config.get("micro_batch_size", BATCH)), micro} - {0}
-    assert len(captured) == len(sizes)  # once for every size of a micro-batch
+    # once for every size of a micro-batch, and once for an update of many kernels
+    assert len(captured) == len(sizes) + (OPTIMIZERS[config.get("optimizer", "adamw")]["name"] == "muon")
 
 
 def test_a_run_ahead_that_is_stopped_and_restored_ends_as_if_it_had_not_been(data, where, tmp_path):
@@ -294,6 +295,48 @@ def test_another_shape_is_recorded_without_touching_what_was_added(where):
     assert weight.grad.item() == 9
     assert gradient(small, 2 * small).item() == 6
     assert weight.grad.item() == 15
+
+
+# An update by itself
+
+
+def test_an_update_is_recorded_once_nothing_moves_and_the_recording_changes_nothing(where):
+    value, step, ended = (torch.full((), number, device=where) for number in (0.0, 1.0, 0.0))
+    captures = []
+
+    class Counting(Ahead):
+        def capture(self, compute):
+            captures.append(compute)
+            return super().capture(compute)
+
+    def update():
+        value.add_(torch.where(ended > 0, 0, step))
+
+    recorded = RecordedUpdate(update, ended, Counting(where))
+    recorded([value, step])
+    assert (value.item(), len(captures)) == (1, 0)
+    recorded([value, step])
+    assert (value.item(), len(captures)) == (2, 1)
+    step.fill_(10)
+    recorded([value, step])
+    assert (value.item(), len(captures), ended.item()) == (12, 1, 0)
+    step = torch.full((), 100.0, device=where)  # somewhere else in memory
+    recorded([value, step])
+    assert (value.item(), len(captures)) == (112, 1)
+    recorded([value, step])
+    ended.fill_(1)
+    recorded([value, step])
+    assert (value.item(), len(captures)) == (212, 2)
+
+
+def test_an_update_that_cannot_be_recorded_is_made_all_the_same(where):
+    value, ended = torch.zeros((), device=where), torch.zeros((), device=where)
+    recorded = RecordedUpdate(lambda: value.add_(1 - ended), ended, Refusing(where))
+    recorded([value])
+    with pytest.warns(RuntimeWarning, match="without a CUDA graph: out of memory"):
+        recorded([value])
+    recorded([value])
+    assert (value.item(), ended.item()) == (3, 0)
 
 
 # What is recorded

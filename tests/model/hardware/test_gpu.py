@@ -79,6 +79,22 @@ def test_a_replayed_gradient_is_the_one_that_is_computed(gpu, sections):
     )  # a recording that cannot be made is a warning, hence an error here
 
 
+def test_muons_update_is_replayed_from_the_third_step_on(gpu):
+    captures = []
+
+    class Counting(Device):
+        def capture(self, compute):
+            captures.append(compute)
+            return super().capture(compute)
+
+    device = Counting(gpu.torch_device, gpu.threads, runs_ahead=True)
+    run = new_run(device, optimizer={"name": "muon", "lr": 1e-3})
+    run.train_steps(2)
+    assert len(captures) == 1  # of the gradient
+    run.train_steps(4)
+    assert len(captures) == 2
+
+
 class SecondBreaksOff(Device):
     """Reads a value in the middle of its second capture, which no graph can."""
 
