@@ -4,6 +4,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class Device:
         """
         with torch.cuda.device(self.torch_device):
             here = torch.cuda.current_stream()
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside = _stream_for_captures(here.device)
             aside.wait_stream(here)
             try:
                 with torch.cuda.stream(aside):
@@ -118,6 +119,15 @@ class Device:
         if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.torch_device)
+
+
+@cache
+def _stream_for_captures(device: torch.device) -> torch.cuda.Stream:
+    """One for all: cuBLAS keeps a workspace for every stream that it was ever used on, to the end of the process.
+
+    With a stream for every capture a run left 68 MiB behind, on an H200 with PyTorch 2.11.
+    """
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def choose(name: str = "auto", *, threads: int | None = None, workers: int = 1) -> Device:

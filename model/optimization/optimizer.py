@@ -1,13 +1,12 @@
 """The optimizers: torch's SGD, Adam, AdamW and Muon behind one class, with parameter groups by role.
 
-A role follows from the type of the module that owns a parameter and never from its name. What decays is up to
-the configuration: by default the weights of linear layers alone.
+What decays is up to the configuration: by default the weights of linear layers alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import Any, Literal, assert_never, get_args
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +17,9 @@ from model.hardware import foreach
 from model.hardware.cuda_graph import RecordedUpdate
 from model.hardware.device import Device
 from model.hardware.precision import has_bf16
-from model.network.attention import QueryKeyValue, ValueMixture
-from model.network.gpt import LayerScale, OutputHead
+from model.network.attention import QueryKeyValue
 from model.optimization.muon import Muon
-
-Role = Literal["matrices", "head", "biases", "norms", "scales", "embeddings", "other"]
-"""`head` is the matrix of an untied output head; `scales` are factors on whole branches, which never decay."""
+from model.optimization.roles import Role, parameters_by_role
 
 
 class Optimizers:
@@ -260,45 +256,6 @@ def _groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
         {"params": tensors, "role": role, "lr": config.lr, "peak_lr": config.lr, "weight_decay": decay}
         for (role, decay), tensors in members.items()
     ]
-
-
-def parameters_by_role(model: nn.Module) -> dict[Role, list[Tensor]]:
-    """Every parameter of `model` in exactly one role, the roles without any left out.
-
-    A parameter that several modules share, such as an embedding that is also the weight of a linear output
-    head, counts once and is one of the matrices only if it is one everywhere.
-    """
-    role_of: dict[Tensor, Role] = {}
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            role = _role(module, is_bias=name == "bias")
-            if role_of.get(parameter, "matrices") == "matrices":
-                role_of[parameter] = role
-    roles: dict[Role, list[Tensor]] = {}
-    for wanted in get_args(Role):
-        if tensors := [parameter for parameter, role in role_of.items() if role == wanted]:
-            roles[wanted] = tensors
-    placed = [id(parameter) for tensors in roles.values() for parameter in tensors]
-    assert sorted(placed) == sorted(map(id, model.parameters())), "every parameter has exactly one role"
-    return roles
-
-
-def _role(module: nn.Module, *, is_bias: bool) -> Role:
-    match module:
-        case nn.Linear() if is_bias:
-            return "biases"
-        case OutputHead():
-            return "head"
-        case nn.Linear():
-            return "matrices"
-        case nn.LayerNorm() | nn.RMSNorm():
-            return "norms"
-        case LayerScale() | ValueMixture():
-            return "scales"
-        case nn.Embedding():
-            return "embeddings"
-        case _:
-            return "other"
 
 
 def describe_groups(optimizers: Optimizers) -> list[str]:

@@ -15,6 +15,7 @@ from model.hardware.precision import has_bf16
 from model.optimization import optimizer as optimizers
 from model.optimization.muon import Muon
 from model.optimization.optimizer import Optimizers
+from model.optimization.roles import parameters_by_role
 from model.training import TrainingRun
 from tests.benchmarks.speed.ours import drawn_corpus
 from tests.benchmarks.speed.shapes import SHAPES as ALL_SHAPES
@@ -60,7 +61,7 @@ def measure(shape: Shape, machine: Machine, *, rounds: int) -> dict[str, Any]:
         alone.record_updates(where)
         updates[name] = model, alone
     model = deepcopy(run.model)
-    matrices = optimizers.parameters_by_role(model)["matrices"]
+    matrices = parameters_by_role(model)["matrices"]
     updates[BEFORE] = model, Optimizers(torch.optim.Muon(matrices, lr=1e-2, weight_decay=0.01))
     taken: dict[str, list[float]] = {name: [] for name in updates}
     rest: list[float] = []
