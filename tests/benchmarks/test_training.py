@@ -197,7 +197,7 @@ def test_a_measurement_on_a_gpu_leaves_those_on_the_cpu(tmp_path):
     }
     cpu, _, gpu = (tmp_path / "training.md").read_text().partition("## GPU")
     assert row(cpu, "2.56M", "AdamW", "100")
-    assert row(gpu, "40M", "ASAM", "100")
+    assert row(gpu, "40M", "ASAM", "100")[-2] == "47% of 15,000 GFLOP/s, asked 40%"
     assert row(gpu, "40M", "AdamW", "ours")[-1] == "2.00"  # 1 s a step with 0.5 s of kernels
 
 
