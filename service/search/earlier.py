@@ -4,12 +4,17 @@ The guess is the mean of a process of that study's ends alone. In this study's p
 stands beside the main effects, with a weight that is as uncertain as theirs: a handful of losses tell whether it is
 right, of no use, or the wrong way round. So an earlier study that misleads costs the few trials that are begun where
 it was best, and no more.
+
+Of a choice that none of its trials had it knows nothing, and says as much good as of its best. Were the guess that it
+is as the others, a search would go to the hill that the earlier study knew and stay there: 0.164 of random search's
+tokens on `studies/samplers-hard` after a study of AdamW alone, where Muon is best, in place of 0.085 without it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.search.coordinates import Array, Coordinates
 from service.search.levels import levelled
@@ -32,6 +37,10 @@ class Earlier:
     _process: CurveProcess
     _middle: float
     _scale: float
+    _best: float
+    """The least that the process says of its own trials."""
+    _unseen: NDArray[np.bool_]
+    """Of every column: it is a choice that none of them had, where they had another."""
 
     @classmethod
     def of(cls, space: SearchSpace, seen: Sequence[tuple[Values, float]]) -> "Earlier":
@@ -57,11 +66,16 @@ class Earlier:
         own, _ = process.predicted(points)
         near = {key_of(point): point for values, _ in best_first if (point := coordinates.nearest(values))}
         tried = tuple(near.values())
-        return cls(tried, process, float(own.mean()), max(float(own.std()), _LEAST))
+        tried_here = points.rows.any(axis=0)
+        owner_tried = np.bincount(coordinates.owner, tried_here)[coordinates.owner] > 0
+        unseen = ~coordinates.ordered & owner_tried & ~tried_here
+        scale = max(float(own.std()), _LEAST)
+        return cls(tried, process, float(own.mean()), scale, float(own.min()), unseen)
 
     def guess(self, rows: Array) -> Array:
         """Of the losses at the rows of the space, with mean 0 and a deviation of 1 at most over its own trials."""
         mean, _ = self._process.predicted(_ends(rows))
+        mean = np.where(rows[:, self._unseen].any(axis=1), self._best, mean)
         return (mean - self._middle) / self._scale
 
 

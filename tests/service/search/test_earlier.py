@@ -51,6 +51,13 @@ def test_its_points_or_those_nearest_in_the_space_are_known_the_best_first():
     assert Earlier.of(SPACE, outside).tried == ({"x": 1.0, "y": 0.1, "name": "a"},)
 
 
+def test_a_choice_that_it_never_had_may_be_as_good_as_its_best():
+    of_one = earlier(name="a")
+    at_best, elsewhere, other = guesses(of_one, at(0.8, 0.2), at(0.1, 0.9), at(0.1, 0.9, "b"))
+    assert other == min(guesses(of_one, *of_one.tried)) <= at_best + 0.2
+    assert other < elsewhere - 2
+
+
 def test_parameters_that_it_does_not_have_are_no_matter():
     rng = np.random.default_rng(0)
     found = Earlier.of(SPACE, [({"x": x}, (x - 0.8) ** 2) for x in rng.random(20)])
