@@ -1,3 +1,4 @@
+import contextlib
 import json
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks import training
-from tests.benchmarks.speed import ours, page, products, profiles, seeds_way, turns
+from tests.benchmarks.speed import ours, page, products, profiles, seeds_way, turns, workers
 from tests.benchmarks.speed.shapes import TINY, write_tokens
 
 RENAMED = {
@@ -236,6 +237,29 @@ def test_workers_on_a_gpu_are_as_many_as_gain_something():
     assert "2: 1.45, 4: 1.83, 8: 1.83): 4 by these figures" in text
     text = page.render({"cuda": {"workers": {"40M": large}}})
     assert ": 2 by these figures" in text
+
+
+def test_of_processes_that_a_gpu_has_no_memory_for_fewer_are_measured(monkeypatch):
+    started = []
+
+    @contextlib.contextmanager
+    def start(*_, processes, **__):
+        started.append(processes)
+        if processes > 4:
+            raise turns.ContenderEndedError("out of memory")
+        yield [0] * processes
+
+    monkeypatch.setattr(workers, "_started", start)
+    monkeypatch.setattr(workers, "_throughput", lambda processes, *_: 100.0 * len(processes))
+    found = workers.on_gpu(TINY, None, rounds=2, seconds=1, mps=(False,))
+    assert started == [8, 4]
+    assert [group.get("tokens_per_second") for group in found] == [
+        [100.0] * 2,
+        [200.0] * 2,
+        [400.0] * 2,
+        None,
+    ]
+    assert found[3]["missing"] == "out of memory"
 
 
 def test_transformers_is_not_looked_for_where_it_cannot_be(tmp_path):
