@@ -99,8 +99,9 @@ class TrainingSteps:
         # fp16's scale changes, so that it cannot be recorded, and depends on what the step before has said
         ahead = device.runs_ahead and not self.scaler.enabled
         if ahead:
-            self._add_gradient = RecordedGradient(self._add_gradient, self.model.parameters(), device)
-            self.optimizers.record_updates(device)
+            recorded = RecordedGradient(self._add_gradient, self.model.parameters(), device)
+            self.optimizers.record_updates(device, gradients_stay=recorded.is_replayed)
+            self._add_gradient = recorded
         self._queues_steps = ahead
         self._queued: QueuedStep | None = None
         """The last step, where its outcome has not been looked at."""

@@ -51,6 +51,10 @@ class RecordedGradient:
         self._buffers: dict[Tensor, Tensor] = {}
         """The memory that every recording adds the gradient of a parameter to."""
 
+    def is_replayed(self) -> bool:
+        """Whether there is a recording in use. After a step `.grad` is then where it was after the one before."""
+        return any(self._recordings.values())
+
     def __call__(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """What `add_gradient` does and returns. The loss is overwritten by the next call."""
         shape = inputs_BT.shape

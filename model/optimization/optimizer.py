@@ -39,6 +39,7 @@ class Optimizers:
         self._copies: dict[Tensor, Tensor] = {}
         """Of what a step changes, where it may have to be taken back; kept between steps."""
         self._recorded: dict[torch.optim.Optimizer, RecordedUpdate] = {}
+        self._gradients_stay: Callable[[], bool] = lambda: True
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -61,16 +62,22 @@ class Optimizers:
             if optimizer.defaults.get("fused"):  # these kernels look at it, where GradScaler puts its own
                 optimizer.found_inf = self._ended  # type: ignore[attr-defined]
                 optimizer.step()
-            elif isinstance(optimizer, Muon) and optimizer in self._recorded:
+            elif isinstance(optimizer, Muon) and optimizer in self._recorded and self._gradients_stay():
                 optimizer.set_rates()
-                parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                gradients = [p.grad for p in parameters if p.grad is not None]
+                gradients = [p.grad for p in _parameters_of(optimizer) if p.grad is not None]
                 self._recorded[optimizer]([*_changed_by(optimizer), *gradients])
             else:
                 self._do_and_take_back(optimizer, optimizer.step)
 
-    def record_updates(self, device: Device) -> None:
-        """Have `step_unless_ended` launch the many small kernels of Muon's update as a CUDA graph."""
+    def record_updates(self, device: Device, *, gradients_stay: Callable[[], bool]) -> None:
+        """Have `step_unless_ended` launch the many small kernels of Muon's update as a CUDA graph.
+
+        Args:
+            device: where the parameters are.
+            gradients_stay: whether `.grad` is where it was at the step before. Elsewhere it may be so by chance, and a
+                recording would be of no use.
+        """
+        self._gradients_stay = gradients_stay
         for optimizer in self._optimizers:
             if isinstance(optimizer, Muon):
                 update = partial(self._do_and_take_back, optimizer, optimizer.update)
@@ -139,7 +146,7 @@ class Optimizers:
         expected: dict[str, torch.Size] = {}
         states: list[dict[str, Any]] = []
         for i, optimizer in enumerate(self._optimizers):
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            parameters = _parameters_of(optimizer)
             state: dict[int, dict[str, Tensor]] = {}
             for index, parameter in enumerate(parameters):
                 for name in _state_names(optimizer):
@@ -157,11 +164,14 @@ class Optimizers:
         self.load_state_dict(states)
 
 
+def _parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 def _changed_by(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Its parameters, and what it remembers of them."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = [value for values in optimizer.state.values() for value in values.values()]
-    return parameters + [value for value in state if torch.is_tensor(value)]
+    return _parameters_of(optimizer) + [value for value in state if torch.is_tensor(value)]
 
 
 def _shown(shape: tuple[int, ...] | str) -> str:

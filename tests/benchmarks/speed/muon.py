@@ -58,7 +58,7 @@ def measure(shape: Shape, machine: Machine, *, rounds: int) -> dict[str, Any]:
         model = deepcopy(run.model)
         made = optimizers.build(model, config.optimizer.model_copy(update=section), device=where.torch_device)
         alone = Optimizers(next(o for o in made._optimizers if isinstance(o, Muon)))
-        alone.record_updates(where)
+        alone.record_updates(where, gradients_stay=lambda: True)
         updates[name] = model, alone
     model = deepcopy(run.model)
     matrices = parameters_by_role(model)["matrices"]

@@ -116,7 +116,8 @@ def has_transformers(python: str | None) -> bool:
     """Whether this interpreter is there and could import it."""
     if python is None or not Path(python).exists():
         return False
-    return subprocess.run([python, "-c", "import transformers"], check=False).returncode == 0
+    asked = subprocess.run([python, "-c", "import transformers"], stderr=subprocess.DEVNULL, check=False)
+    return asked.returncode == 0
 
 
 def compare(

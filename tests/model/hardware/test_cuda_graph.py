@@ -236,6 +236,15 @@ def test_without_a_good_recording_training_goes_on_as_without_one(data, where, k
     assert_same(ahead, waiting)
 
 
+def test_without_a_recorded_gradient_no_update_is_recorded(data, where, monkeypatch):
+    # gradients made anew may lie where those of the step before lay
+    monkeypatch.setattr(RecordedUpdate, "__call__", lambda *_: pytest.fail("asked for"))
+    run = new_run(data, Refusing(where), optimizer="muon")
+    with pytest.warns(RuntimeWarning, match="without a CUDA graph: out of memory") as warned:
+        list(run)
+    assert len(warned) == 1
+
+
 def test_a_recording_that_breaks_off_leaves_none_in_use_that_was_checked_before_it(data, where):
     BreakingOffLater.captures = BreakingOffLater.broken = 0
     config = {"dropout": 0.5, "optimizer": "sam", "micro_batch_size": 3}
