@@ -23,7 +23,7 @@ class Build(build_py):
         for name in ("train_config.yaml", "requirements.lock"):
             shutil.copy(ROOT / name, share)
         for path in sorted((ROOT / "studies").glob("*/*")):
-            if path.suffix in (".yaml", ".md", ".py"):
+            if path.suffix in (".yaml", ".md", ".py") or path.name == "runs.json":
                 (share / "studies" / path.parent.name).mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, share / "studies" / path.parent.name)
 

@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.storage.artifact_stores import Store, open_store
 from service.storage.budget import BUDGET, nothing_granted
 from service.storage.database import creation_lock, open_storage
-from service.storage.earlier_trials import refuse_prior
+from service.storage.earlier_trials import refuse_prior, with_recorded
 from service.storage.opened_study import OpenedStudy
 from service.storage.optuna_tables import bury
 from service.storage.seed_noise import noise_between_seeds
@@ -89,6 +89,8 @@ def create(
         if met is None:
             # what cannot be written is refused before minutes are spent on a corpus
             store = open_store(settings.artifacts, writable=True)
+            if given.strategy_open:
+                given = with_recorded(given)
             refuse_prior(storage, given, settings)
             if given.stop is not None and given.stop.noise is not None:
                 sd, runs = noise_between_seeds(storage, given.stop.noise, settings)

@@ -79,8 +79,8 @@ class ThawConfig(Section):
     keep_states: int = Field(64, ge=1)
     """Trials that may wait, each with its saved state on disk; of more, those furthest from the best are ended."""
     prior: tuple[str, ...] = Field((), exclude_if=lambda names: not names)
-    """Earlier studies in the same storage, by name: their whole trials shape the first guesses, and are weighed by how
-    well they agree with this study's own losses."""
+    """Earlier studies in the same storage, by name, or folders of recorded runs, such as `studies/samplers-hard`: their
+    whole trials shape the first guesses, and are weighed by how well they agree with this study's own losses."""
 
 
 SamplerConfig = Annotated[

@@ -9,6 +9,8 @@ from service.study.samplers import SamplerConfig, ThawConfig, TpeConfig
 SHARES = {"thaw": 0.064, "tpe": 0.250}
 """Training tokens to the loss of a hundred random runs, as a share of random search's, with one worker and no pruner
 (`studies/samplers`, `tests/benchmarks/results/search.json`)."""
+AFTER_RECORDED = 0.044
+"""That of `thaw` which begins with what was recorded elsewhere."""
 
 
 def is_open(study: StudyConfig) -> bool:
@@ -39,5 +41,10 @@ def notes(sampler: SamplerConfig, pruner: PrunerConfig, *, is_open: bool) -> Ite
             f"random runs it took the least of their tokens ({shares}; studies/samplers). Trials that fall behind "
             "wait, so that more are begun than are paid for as a whole"
         )
+        if isinstance(sampler, ThawConfig) and sampler.prior:
+            yield (
+                f"it begins with what the runs recorded in {', '.join(sampler.prior)} say of these settings "
+                f"({AFTER_RECORDED:.2f}), and weighs that by how well they agree with its own losses"
+            )
     if misfit := pair_misfit(sampler, pruner):
         yield misfit

@@ -7,10 +7,11 @@ import structlog
 
 from model.errors import UserError
 from service.search.earlier import Earlier
-from service.storage.earlier_trials import whole_trials
+from service.storage.earlier_trials import are_recorded, recorded_trials, whole_trials
 from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.seed_noise import noise_between_seeds
 from service.study.samplers import FEWEST_EARLIER
+from service.study.search_space import Values
 
 
 def earlier_studies(
@@ -20,9 +21,7 @@ def earlier_studies(
     found = []
     for name in names:
         try:
-            # by itself: the storage of the opened one shows its worker no trial of another space
-            with contextlib.closing(open_study(opened.settings, name)) as other:
-                seen = whole_trials(other.study, other.definition, opened.definition)
+            seen = _seen(opened, name)
         except UserError as error:
             log.warning(
                 "an earlier study cannot be read, its trials are left out", study=name, reason=str(error)
@@ -36,6 +35,14 @@ def earlier_studies(
         found.append(Earlier.of(opened.definition.space, seen))
         log.info("an earlier study is learned from", study=name, trials=len(seen))
     return tuple(found)
+
+
+def _seen(opened: OpenedStudy, name: str) -> list[tuple[Values, float]]:
+    if are_recorded(name):
+        return recorded_trials(name, opened.definition)
+    # by itself: the storage of the opened one shows its worker no trial of another space
+    with contextlib.closing(open_study(opened.settings, name)) as other:
+        return whole_trials(other.study, other.definition, opened.definition)
 
 
 def when_to_stop(opened: OpenedStudy, *, log: structlog.stdlib.BoundLogger) -> dict[str, Any]:

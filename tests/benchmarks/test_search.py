@@ -7,8 +7,10 @@ import pytest
 
 from service.search.coordinates import Coordinates
 from service.search.halving import Halving
-from service.search.problem import Advance, Begin
+from service.search.problem import Advance, Begin, Problem
 from service.search.thaw import Thaw
+from service.storage.earlier_trials import RECORDED, recorded_trials
+from service.study import definition
 from service.study.file import StudyConfig
 from service.study.parameters import FloatParameter
 from service.study.samplers import ThawConfig
@@ -18,8 +20,16 @@ from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import Flat, LossTable
 from tests.benchmarks.samplers import PRUNERS, SAMPLERS, TABLE
 from tests.benchmarks.search import __main__ as search
-from tests.benchmarks.search import pool, surrogate
-from tests.benchmarks.search.arms import ARMS, DEFAULT, Pausing, drawn_at_random, drawn_by_tpe
+from tests.benchmarks.search import pool, priors, surrogate
+from tests.benchmarks.search.arms import (
+    AFTER_RECORDED,
+    ARMS,
+    THAW,
+    Pausing,
+    default_of,
+    drawn_at_random,
+    drawn_by_tpe,
+)
 from tests.benchmarks.search.priors import PRIORS
 from tests.benchmarks.search.replay import Replay
 from tests.benchmarks.search.rows import row
@@ -139,8 +149,20 @@ def test_every_sampler_is_compared_with_every_pruner():
 
 def test_the_default_is_what_a_study_gets_that_names_nothing():
     bare = StudyConfig(question="?", space={"optimizer.lr": {"type": "float", "low": 1e-4, "high": 1e-2}})
-    section, arm = with_sampler(bare).sampler, ARMS[DEFAULT]
-    assert (section, arm) == (ThawConfig(name="thaw"), Pausing(Thaw(startup=section.startup_trials)))
+    section = with_sampler(bare).sampler
+    assert section == ThawConfig(name="thaw")
+    searcher = Thaw(startup=section.startup_trials)
+    assert ARMS[THAW] == Pausing(searcher)
+    assert ARMS[AFTER_RECORDED] == Pausing(searcher, prior="real")
+    assert [default_of(name) for name in ("samplers", "samplers-hard, forest")] == [AFTER_RECORDED, THAW]
+
+
+def test_what_the_replay_knows_beforehand_is_what_a_study_of_the_same_space_does():
+    study, table = definition.load("samplers"), loss_table.read(TABLE)
+    problem = Problem(table.search_space, table.rungs, 0)
+    found = priors.earlier(table, problem, priors.REAL, 0)
+    assert len(priors._of_hard(table)) == len(recorded_trials(RECORDED, study)) == 130
+    assert found.tried
 
 
 def test_a_row_has_the_median_its_interval_and_who_arrived():

@@ -28,7 +28,7 @@ from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import Table
 from tests.benchmarks.samplers import TABLE
 from tests.benchmarks.search import figure, pool, surrogate
-from tests.benchmarks.search.arms import ARMS, DEFAULT
+from tests.benchmarks.search.arms import AFTER_RECORDED, ARMS, THAW, default_of
 from tests.benchmarks.search.peers import PEERS
 from tests.benchmarks.search.rows import Row, row
 from tests.benchmarks.search.surrogate import Runs, Surrogate
@@ -59,15 +59,15 @@ Sought is the best for its compute.
 
 ALL = {**ARMS, **PEERS}
 PARTS = {
-    "the default: model and pauses": DEFAULT,
+    "model, pauses and runs of another study": AFTER_RECORDED,
+    "model and pauses": THAW,
     "the model, whole trials": ("thaw, no pauses", "none"),
     "pauses, TPE in the model's place": ("TPE", "halving with promotion"),
     "neither: TPE, whole trials": ("TPE", "none"),
-    "the default after a study like it": ("thaw, prior right", "pauses"),
-    "the default after another study": ("thaw, prior real", "pauses"),
-    "the default, its first trial run whole": ("thaw, first trial whole", "pauses"),
+    "model, pauses and runs of the same study": ("thaw, prior right", "pauses"),
+    "model and pauses, the first trial run whole": ("thaw, first trial whole", "pauses"),
 }
-"""What is taken away, and what does it."""
+"""What is taken away or added, and what does it."""
 
 _searched: Table
 """Of a process that searches."""
@@ -125,12 +125,12 @@ def measure(
                 continue
             for number in workers:
                 ratios = list(workers_of.map(ratio, [(arm, number, seed) for seed in range(seeds)]))
-                yield row(name, *arm, number, ratios, default=arm == DEFAULT)
+                yield row(name, *arm, number, ratios, default=arm == default_of(name))
 
 
 def _ablation(rows: list[Row]) -> str:
     found = {(one.table, one.searcher, one.pruner, one.workers): one.shown_ratio for one in rows}
-    columns = [column for column in product(ABOUT, WORKERS) if (column[0], *DEFAULT, column[1]) in found]
+    columns = [column for column in product(ABOUT, WORKERS) if (column[0], *THAW, column[1]) in found]
     lines = [
         ["", *(f"{table}, {workers}" for table, workers in columns)],
         ["---", *("---:" for _ in columns)],
@@ -162,12 +162,13 @@ Replayed on tables of real training runs. A search arrives when a whole trial ha
 seeds with its 95 % bootstrap interval, the mean (a search that does not arrive counts as 1), and how many arrived
 before they had spent as much as random search. Workers train side by side at one speed, and the tokens of all count; a
 trial may pause at a rung and be advanced later, except under pruners that stop. In bold what a study gets that names
-neither sampler nor pruner. Made by `make bench-search`.
+neither sampler nor pruner: `thaw`, which begins with what the runs of `studies/samplers-hard` say of its settings
+("prior real"), except on the tables that are made of these runs. Made by `make bench-search`.
 
 ![Best loss against training](search.png)
 
-The median of 20 searches by one worker, and half of them in each band (`--figure`). The default is drawn as it was when
-it took 0.110 on the second table.
+The median of 20 searches by one worker, and half of them in each band (`--figure`). `thaw` knows no other runs there,
+and is drawn as it was when it took 0.110 on the second table.
 
 ## What each part is worth
 
@@ -176,9 +177,10 @@ Tokens as a share of random search's, median over seeds; columns are tables and 
 {_ablation(rows)}{tables}
 With eight workers nothing can be below 0.08: no whole run ends sooner. A prior is an earlier study of 60 whole
 trials: of the same cells with a noise of 0.01 nats (right), of cells two steps on along the rate (shifted), with the
-worst cells the best (reversed), or with losses drawn at random (chance). Or it is the other recorded study (real): for
+worst cells the best (reversed), or with losses drawn at random (chance). Or it is another recorded study (real): for
 `samplers` those 130 runs of `samplers-hard` that had what its cells have for optimizer, SAM and schedule, a third as
-long; for `samplers-hard` the cells of `samplers`, all with AdamW, where Muon is best. A study's baseline is run to its
+long; for `samplers-hard` the cells of `samplers`, all with AdamW, where Muon is best; for `lm_runs` 120 runs of
+`samplers-hard`, of models 200 to 1,000 times smaller, on other text. A study's baseline is run to its
 end whatever it shows, which costs a search up to one whole trial (first trial whole); the other rows have none.
 Searchers whose trials pause are those of `service/search`; samplers and pruners are those that a study file names.
 Other tools (`search/peers.py`) are asked and told as they come, with their own defaults.
@@ -189,7 +191,10 @@ def write(results: Path, found: Row) -> None:
     """Put a row in its place among those that are known, and the page anew."""
     path = results / "search.json"
     known = json.loads(path.read_text()) if path.exists() else []
-    rows = [Row(**one | {"default": (one["searcher"], one["pruner"]) == DEFAULT}) for one in known]
+    rows = [
+        Row(**one | {"default": (one["searcher"], one["pruner"]) == default_of(one["table"])})
+        for one in known
+    ]
     rows = [one for one in rows if one.key != found.key] + [found]
     lines = ",\n".join(json.dumps(one.as_dict()) for one in rows)
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

@@ -23,8 +23,15 @@ from tests.benchmarks.search import priors
 from tests.benchmarks.search.priors import PRIORS
 from tests.benchmarks.search.replay import Draw, Replay
 
-DEFAULT = ("thaw", "pauses")
-"""What a study gets that names neither sampler nor pruner: `service.study.strategy`."""
+THAW, AFTER_RECORDED = ("thaw", "pauses"), ("thaw, prior real", "pauses")
+
+
+def default_of(table: str) -> tuple[str, str]:
+    """What a study gets that names neither sampler nor pruner: it begins with the runs of `studies/samplers-hard`.
+
+    Not on the tables that were made of these runs.
+    """
+    return THAW if table.startswith("samplers-hard") else AFTER_RECORDED
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ ARMS: Mapping[tuple[str, str], Arm] = {
     ("GP, no conditions", "none"): Stopping(GpConfig(name="gp"), PRUNERS["none"], flat=True),
     ("random", "halving with promotion"): Pausing(Halving()),
     ("TPE", "halving with promotion"): Pausing(Halving(), drawn_by_tpe),
-    ("thaw", "pauses"): Pausing(Thaw()),
+    THAW: Pausing(Thaw()),
     ("thaw, no pauses", "none"): Pausing(WholeTrials(Thaw())),
     ("thaw, first trial whole", "pauses"): Pausing(AfterBaseline(Thaw())),
     **{(f"thaw, prior {kind}", "pauses"): Pausing(Thaw(), prior=kind) for kind in PRIORS},

@@ -7,10 +7,10 @@ from concurrent.futures import ProcessPoolExecutor
 from service.report.figures.plots import Axis, Chart, Plot, Series
 from tests.benchmarks.loss_table import Search, Table
 from tests.benchmarks.samplers import band
-from tests.benchmarks.search.arms import ARMS, DEFAULT
+from tests.benchmarks.search.arms import ARMS, THAW
 
 SHOWN: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "thaw, the default": (DEFAULT,),
+    "thaw": (THAW,),
     "GP": (("GP", "none"), ("GP, no conditions", "none")),
     "TPE, median pruner": (("TPE", "median, from 1/4"),),
     "TPE": (("TPE", "none"),),

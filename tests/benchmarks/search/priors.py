@@ -16,21 +16,34 @@ from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import LossTable, Table
 from tests.benchmarks.samplers import TABLE
 from tests.benchmarks.search import surrogate
+from tests.benchmarks.search.pool import Pool
 
 REAL = "real"
 PRIORS = ("right", "shifted", "reversed", "chance", REAL)
 """Its losses are the table's with noise; those of cells two steps on along the first axis; the negative ones, by which
-the worst looks best; drawn at random; or what the other study's runs ended with, `samplers-hard`'s for `samplers`."""
+the worst looks best; drawn at random; or what another study's runs ended with, `samplers-hard`'s but for itself."""
 _TRIALS = 60
 _NOISE = 0.01
 """Nats: four times what two seeds differ by there."""
 _STUDIES = ROOT / "studies"
 _RECORDED = "samplers", "samplers-hard"
+_OF_POOL = {
+    "optimizer.lr": "lr",
+    "optimizer.weight_decay": "weight_decay",
+    "schedule.decay_fraction": "cooldown_fraction",
+    "training.batch_size": "batch",
+    "model.d_model": "d_model",
+    "model.n_layer": "n_layer",
+}
+"""What the pool calls them. All of its runs are of AdamW, wsd, and neither SAM."""
+_AS_IN_POOL = {"optimizer.name": "adamw", "schedule.decay": "wsd", "optimizer.sharpness.method": "none"}
 
 
 def fits(kind: str, table: Table) -> bool:
     """The table has an earlier study of the kind."""
-    return isinstance(table, LossTable) if kind != REAL else _study_of(table) is not None
+    if kind != REAL:
+        return isinstance(table, LossTable)
+    return isinstance(table, Pool) or _study_of(table) is not None
 
 
 def earlier(table: Table, problem: Problem, kind: str, seed: int) -> Earlier:
@@ -38,6 +51,8 @@ def earlier(table: Table, problem: Problem, kind: str, seed: int) -> Earlier:
     if kind != REAL:
         assert isinstance(table, LossTable)
         return Earlier.of(problem.space, _of_cells(table, problem, kind, seed))
+    if isinstance(table, Pool):
+        return Earlier.of(problem.space, _of_hard_in_pool())
     seen = _of_hard(table) if isinstance(table, LossTable) else _of_samplers()
     return Earlier.of(problem.space, seen)
 
@@ -103,6 +118,16 @@ def _of_hard(table: LossTable) -> list[tuple[Values, float]]:
     return [
         ({key: _position(axis, values[key]) for key, axis in table.axes.items()}, loss)
         for values, _, loss in _seen("samplers-hard", "samplers")
+    ]
+
+
+def _of_hard_in_pool() -> list[tuple[Values, float]]:
+    """By the pool's names, as far as it has them."""
+    runs = _ends("samplers-hard", definition.load(_STUDIES / "samplers-hard").space)
+    return [
+        ({own: float(values[key]) for key, own in _OF_POOL.items()}, loss)
+        for values, loss in runs
+        if all(values[key] == choice for key, choice in _AS_IN_POOL.items())
     ]
 
 

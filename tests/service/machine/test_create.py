@@ -302,7 +302,9 @@ def test_a_study_whose_file_names_no_strategy_is_told_the_default_and_keeps_what
     tiny.create(1)
     assert "searched by" not in capsys.readouterr().out
     tiny.create(1, name="new")
-    assert "searched by thaw, as the file names neither sampler nor pruner" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "searched by thaw, as the file names neither sampler nor pruner" in said
+    assert "it begins with what the runs recorded in studies/samplers-hard say of these settings" in said
     tiny.create(1, name="new")
     stored = {}
     for name in ("tiny", "new"):
@@ -311,9 +313,13 @@ def test_a_study_whose_file_names_no_strategy_is_told_the_default_and_keeps_what
             opened.definition.sampler.name,
             opened.definition.pruner.name,
             opened.budget is not None,
+            getattr(opened.definition.sampler, "prior", None),
         )
         opened.close()
-    assert stored == {"tiny": ("tpe", "median", False), "new": ("thaw", "none", True)}
+    assert stored == {
+        "tiny": ("tpe", "median", False, None),
+        "new": ("thaw", "none", True, ("studies/samplers-hard",)),
+    }
     tiny.write(searched + "sampler: {name: random}\n")
     with pytest.raises(StudyError, match="made with another strategy"):
         tiny.create(1, name="new")

@@ -1,11 +1,18 @@
 import contextlib
+import json
+import shutil
 
 import pytest
 from optuna.trial import create_trial
 
-from service.storage.earlier_trials import whole_trials
+from model.errors import UserError
+from service.storage import earlier_trials
+from service.storage.earlier_trials import RECORDED, recorded_trials, whole_trials, with_recorded
 from service.storage.opened_study import open_study
 from service.storage.studies import StudyError
+from service.study import definition
+from service.study.samplers import ThawConfig
+from tests.conftest import ROOT
 from tests.earlier_study import EARLIER, NOW, results
 
 
@@ -85,3 +92,68 @@ def test_a_prior_of_other_parameters_is_refused(before):
     )
     with pytest.raises(StudyError, match=r"study 'before' varies no parameter of this one; take it out$"):
         before.create(1)
+
+
+# Recorded runs
+
+
+def asking(tiny, body, **fixed):
+    tiny.write(body, **fixed)
+    return definition.load(tiny.file)
+
+
+def test_of_recorded_runs_those_are_seen_that_had_what_the_study_trains(tiny):
+    recorded = json.loads((ROOT / RECORDED / "runs.json").read_text())
+    alike = [
+        (values, losses[-1])
+        for values, losses in recorded["runs"]
+        if (values["optimizer.name"], values["optimizer.sharpness.method"]) == ("muon", "none")
+        and len(losses) == len(recorded["rungs"])
+    ]
+    assert len(alike) > 50
+    found = recorded_trials(RECORDED, asking(tiny, NOW, **{"optimizer.name": "muon"}))
+    keys = "optimizer.lr", "model.dropout"
+    assert [(*(values[key] for key in keys), loss) for values, loss in found] == [
+        (*(values[key] for key in keys), loss) for values, loss in alike
+    ]
+    # of wsd, which is none of its choices, nothing is said
+    assert {values.get("schedule.decay") for values, _ in found} == {"cosine", None}
+
+
+def test_a_study_begins_with_recorded_runs_where_they_say_something_of_it(tiny):
+    searched = asking(tiny, NOW)
+    found = with_recorded(searched)
+    assert found.sampler == ThawConfig(name="thaw", prior=(RECORDED,))
+    assert definition.StudyDefinition.from_snapshot(found.snapshot()).sampler == found.sampler
+    other = "space:\n  optimizer.clip_norm: {type: float, low: 0.1, high: 2.0}\n"
+    assert with_recorded(asking(tiny, other)).sampler == ThawConfig(name="thaw")
+    own = definition.load("digits")
+    assert with_recorded(own) is own
+
+
+def test_without_recorded_runs_a_study_begins_without_any(tiny, monkeypatch):
+    monkeypatch.setattr(earlier_trials, "HOME", tiny.folder)
+    searched = asking(tiny, NOW)
+    assert with_recorded(searched) is searched
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"rungs": [1]}', '{"rungs": [1], "runs": [3]}'])
+def test_recorded_runs_that_cannot_be_read_are_refused_when_the_study_is_made(tiny, monkeypatch, text):
+    monkeypatch.setattr(earlier_trials, "HOME", tiny.folder)
+    folder = tiny.folder / "studies" / "mine"
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / RECORDED / "study.yaml", folder)
+    if text is not None:
+        (folder / "runs.json").write_text(text)
+    tiny.write(NOW + "sampler: {name: thaw, prior: [studies/mine]}\n")
+    with pytest.raises(UserError, match="recorded runs of 'studies/mine' cannot be read: "):
+        tiny.create(1)
+
+
+def test_recorded_runs_of_other_parameters_are_refused(tiny):
+    body = "space:\n  optimizer.clip_norm: {type: float, low: 0.1, high: 2.0}\n"
+    tiny.write(body + f"sampler: {{name: thaw, prior: [{RECORDED}]}}\n")
+    with pytest.raises(
+        StudyError, match="study 'studies/samplers-hard' has 0 complete trials of what this one trains"
+    ):
+        tiny.create(1)

@@ -5,6 +5,7 @@ import pytest
 import structlog
 from optuna.trial import create_trial
 
+from service.storage.earlier_trials import RECORDED
 from service.storage.opened_study import open_study
 from service.trials.earlier_studies import earlier_studies, when_to_stop
 from tests.earlier_study import EARLIER, NOW, results
@@ -14,11 +15,12 @@ def test_a_study_that_is_gone_or_says_too_little_is_left_out_and_the_log_says_so
     results(before, "before", 2.0, 1.5, 1.2, 1.0)
     before.write(NOW + "sampler: {name: thaw, prior: [before]}\n")
     before.create(1)
+    asked = ("before", "gone", "tiny", RECORDED, "studies/gone")
     with (
         contextlib.closing(open_study(before.settings, "tiny")) as opened,
         structlog.testing.capture_logs() as lines,
     ):
-        found = earlier_studies(opened, ("before", "gone", "tiny"), log=structlog.get_logger())
+        found = earlier_studies(opened, asked, log=structlog.get_logger())
     # of four, whose rates go to 0.1
     assert [values["optimizer.lr"] for values in found[0].tried] == pytest.approx([1e-2, 1e-3, 1e-4])
     said = {line["study"]: line["event"] for line in lines}
@@ -26,7 +28,10 @@ def test_a_study_that_is_gone_or_says_too_little_is_left_out_and_the_log_says_so
         "before": "an earlier study is learned from",
         "gone": "an earlier study cannot be read, its trials are left out",
         "tiny": "an earlier study says too little",
+        RECORDED: "an earlier study is learned from",
+        "studies/gone": "an earlier study cannot be read, its trials are left out",
     }
+    assert len(found[1].tried) > 100
 
 
 @pytest.mark.slow
