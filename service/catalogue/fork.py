@@ -17,7 +17,7 @@ from service.settings import Settings
 from service.storage.artifact_stores import open_store
 from service.storage.configurations import configuration_of
 from service.storage.database import creation_lock
-from service.storage.earlier_trials import refuse_prior
+from service.storage.earlier_trials import refuse_prior, with_recorded
 from service.storage.opened_study import OpenedStudy, open_study
 from service.storage.optuna_private import id_of
 from service.storage.optuna_trials import insert_trials
@@ -83,6 +83,7 @@ def fork(
             raise StudyError(f"study {name!r} is there already; --name gives the fork another name")
         _refuse_other_measure(old.definition, given)
         store = open_store(settings.artifacts, writable=True)
+        given = with_recorded(given)
         refuse_prior(old.storage, given, settings)
         made_by = command(str(file), name, trials, overrides, scale)
         made = make_study(

@@ -89,8 +89,7 @@ def create(
         if met is None:
             # what cannot be written is refused before minutes are spent on a corpus
             store = open_store(settings.artifacts, writable=True)
-            if given.strategy_open:
-                given = with_recorded(given)
+            given = with_recorded(given)
             refuse_prior(storage, given, settings)
             if given.stop is not None and given.stop.noise is not None:
                 sd, runs = noise_between_seeds(storage, given.stop.noise, settings)

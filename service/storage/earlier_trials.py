@@ -73,8 +73,11 @@ def recorded_trials(folder: str, asking: StudyDefinition) -> list[tuple[Values, 
 
 
 def with_recorded(asking: StudyDefinition) -> StudyDefinition:
-    """A study searched by `thaw`, with the runs of `RECORDED` as its earlier study where they say something of it."""
-    if asking.own_run is not None:  # what it calls the same is another thing
+    """A study that is about to be made: where its file leaves open how it is searched, and the runs of `RECORDED` say
+    something of its settings, with these as its earlier study."""
+    if (
+        not asking.strategy_open or asking.own_run is not None
+    ):  # what own code calls the same is another thing
         return asking
     try:
         known = len(recorded_trials(RECORDED, asking))

@@ -5,6 +5,7 @@ import pytest
 from service.catalogue.commands import _as_given
 from service.catalogue.intake import IMPORTED
 from service.settings import HOME
+from service.storage.earlier_trials import RECORDED
 from service.storage.ownership import own_trials
 from tests.conftest import SPACE
 from tests.service.catalogue.asking import fill, invoke, opened, plain_study
@@ -43,6 +44,15 @@ def test_trials_that_the_new_space_would_train_alike_are_taken_along(anywhere):
         assert own_trials(study) == []
     assert "0 of 4 slots closed, 4 left" in invoke(anywhere, "show", "wider").stdout
     assert len(anywhere.trials()) == 3
+
+
+def test_a_fork_whose_file_leaves_the_search_open_gets_what_a_new_study_does(anywhere):
+    anywhere.create(1)
+    anywhere.write(SPACE[: SPACE.index("sampler")])
+    done = invoke(anywhere, "fork", "tiny", "--name", "wider", "--trials", 2)
+    assert done.exit_code == 0, done.output
+    with opened(anywhere, "wider") as (_, _, definition):
+        assert definition.sampler.prior == (RECORDED,)
 
 
 def test_a_study_file_is_named_as_people_name_it():
