@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 from collections.abc import Collection
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -56,28 +58,29 @@ def recorded_trials(folder: str, asking: StudyDefinition) -> list[tuple[Values, 
 
     Raises UserError: there are none that can be read.
     """
-    path = found_in(HOME, f"{folder}/runs.json")
+    one, runs = _recorded(found_in(HOME, f"{folder}/runs.json"))
+    seen = (
+        (seen_by(asking, one.space, {**one.base.values, **values}, values), loss) for values, loss in runs
+    )
+    return [(values, loss) for values, loss in seen if values]
+
+
+@cache
+def _recorded(path: Path) -> tuple[StudyDefinition, list[tuple[Values, float]]]:
     one = study_definition.load(path.parent / "study.yaml")
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
-        runs = [
-            (values, losses) for values, losses in recorded["runs"] if len(losses) == len(recorded["rungs"])
-        ]
+        rungs = len(recorded["rungs"])
+        return one, [(values, losses[-1]) for values, losses in recorded["runs"] if len(losses) == rungs]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"recorded runs of {folder!r} cannot be read: {error}") from error
-    seen = (
-        (seen_by(asking, one.space, {**one.base.values, **values}, values), curve[-1])
-        for values, curve in runs
-    )
-    return [(values, loss) for values, loss in seen if values]
+        raise UserError(f"recorded runs {path} cannot be read: {error}") from error
 
 
 def with_recorded(asking: StudyDefinition) -> StudyDefinition:
     """A study that is about to be made: where its file leaves open how it is searched, and the runs of `RECORDED` say
     something of its settings, with these as its earlier study."""
-    if (
-        not asking.strategy_open or asking.own_run is not None
-    ):  # what own code calls the same is another thing
+    # what code of one's own calls the same is another thing
+    if not asking.strategy_open or asking.own_run is not None:
         return asking
     try:
         known = len(recorded_trials(RECORDED, asking))
