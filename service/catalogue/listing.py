@@ -13,6 +13,7 @@ from service.storage.optuna_private import id_of
 from service.storage.optuna_tables import Tally, tallies
 from service.storage.studies import COMMAND, CONFIRMS, DEFINITION, refusal
 from service.study.design import shown_value
+from service.study.samplers import shown_sampler
 from service.study.search_space import leaves
 from service.text.grid import Grid
 from service.text.quantities import shown_number
@@ -99,7 +100,7 @@ def _facts(opened: OpenedStudy) -> Iterator[tuple[str, str]]:
     if definition.cells:
         yield "configurations", f"{len(definition.cells)}, {len(set(definition.arms))} arms"
     else:
-        yield "sampler", definition.sampler.name
+        yield "sampler", shown_sampler(definition.sampler)
     yield "pruner", definition.pruner.name
     base = dict(leaves(definition.base_config.model_dump(mode="json")))
     for key, parameter in definition.space.parameters.items():

@@ -89,6 +89,12 @@ SamplerConfig = Annotated[
 ]
 
 
+def shown_sampler(section: SamplerConfig) -> str:
+    """Its name, and what it begins with, for people."""
+    prior = section.prior if isinstance(section, ThawConfig) else ()
+    return f"{section.name}, after {' and '.join(prior)}" if prior else section.name
+
+
 def worker_seed(study_seed: int, worker_index: int) -> int:
     """A sampler seed of 32 bits for one worker. Workers that share a seed draw the same points."""
     sequence = np.random.SeedSequence(study_seed, spawn_key=(worker_index,))

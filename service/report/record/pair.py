@@ -17,6 +17,7 @@ from service.study.definition import StudyDefinition
 from service.study.design import shown_value
 from service.study.parameters import same
 from service.study.run_config import RunConfig
+from service.study.samplers import shown_sampler
 from service.study.search_space import leaves
 from service.text.numbers import NONE
 from service.text.quantities import shown_number
@@ -196,7 +197,7 @@ def _shared(record: StudyRecord) -> Iterator[tuple[str, str]]:
         yield "documents", f"{train:,} train, {validation:,} validation, {held_out:,} held-out"
     yield "budget of a trial", f"{record.budget_tokens:,} {record.words.budget}"
     yield "kind", "search" if record.tuned else f"design of {len(set(definition.arms))} arms"
-    yield "sampler", definition.sampler.name if record.tuned else "none, a design"
+    yield "sampler", shown_sampler(definition.sampler) if record.tuned else "none, a design"
     yield "pruner", definition.pruner.name
     yield from _keys(definition)
     yield "seeds", ", ".join(map(str, record.seeds)) or "none yet"

@@ -8,7 +8,15 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from pydantic import TypeAdapter, ValidationError
 
-from service.study.samplers import SamplerConfig, build_sampler, sampler_misfit, worker_seed
+from service.study.samplers import (
+    SamplerConfig,
+    ThawConfig,
+    TpeConfig,
+    build_sampler,
+    sampler_misfit,
+    shown_sampler,
+    worker_seed,
+)
 
 SAMPLER = TypeAdapter(SamplerConfig)
 NUMBERS = {"x": FloatDistribution(-3, 3), "y": FloatDistribution(-3, 3)}
@@ -150,3 +158,9 @@ def test_workers_and_studies_have_seeds_of_their_own():
     assert len(seeds) == 15 * 64
     # neighbours draw different points, which equal seeds would not
     assert len({points("random", worker_seed(1, worker), 1)[0] for worker in range(8)}) == 8
+
+
+def test_people_see_what_a_search_begins_with():
+    known = ThawConfig(name="thaw", prior=("hn", "studies/samplers-hard"))
+    assert shown_sampler(known) == "thaw, after hn and studies/samplers-hard"
+    assert [shown_sampler(each) for each in (ThawConfig(name="thaw"), TpeConfig())] == ["thaw", "tpe"]
