@@ -16,11 +16,10 @@ from service.settings import HOME, Settings
 from service.storage.configurations import configuration_of
 from service.storage.studies import StudyError, load_study
 from service.storage.study_storage import StudyStorage
-from service.study import definition as study_definition
 from service.study.definition import StudyDefinition
 from service.study.file import found_in
 from service.study.parameters import CategoricalParameter, Parameter, has_order, same
-from service.study.samplers import FEWEST_EARLIER, ThawConfig
+from service.study.samplers import FEWEST_EARLIER, ThawConfig, prior_of
 from service.study.search_space import SearchSpace, Values, leaves
 
 RECORDED = "studies/samplers-hard"
@@ -54,7 +53,7 @@ def are_recorded(name: str) -> bool:
 
 
 def recorded_trials(folder: str, asking: StudyDefinition) -> list[tuple[Values, float]]:
-    """The whole runs of a folder with `study.yaml` and `runs.json` that say something of a study, as `whole_trials`.
+    """The whole runs of a folder's `runs.json` that say something of a study, as `whole_trials`.
 
     Raises UserError: there are none that can be read.
     """
@@ -67,10 +66,9 @@ def recorded_trials(folder: str, asking: StudyDefinition) -> list[tuple[Values, 
 
 @cache
 def _recorded(path: Path) -> tuple[StudyDefinition, list[tuple[Values, float]]]:
-    one = study_definition.load(path.parent / "study.yaml")
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
-        rungs = len(recorded["rungs"])
+        one, rungs = StudyDefinition.from_snapshot(recorded["definition"]), len(recorded["rungs"])
         return one, [(values, losses[-1]) for values, losses in recorded["runs"] if len(losses) == rungs]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"recorded runs {path} cannot be read: {error}") from error
@@ -123,7 +121,7 @@ def seen_by(
 
 def refuse_prior(storage: StudyStorage, definition: StudyDefinition, settings: Settings) -> None:
     """See that each study that is to shape the first guesses is there and has something to say. Raises StudyError."""
-    for name in getattr(definition.sampler, "prior", ()):
+    for name in prior_of(definition.sampler):
         if are_recorded(name):
             whole = len(recorded_trials(name, definition))
         else:

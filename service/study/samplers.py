@@ -89,9 +89,14 @@ SamplerConfig = Annotated[
 ]
 
 
+def prior_of(section: SamplerConfig) -> tuple[str, ...]:
+    """The earlier studies that it begins with."""
+    return section.prior if isinstance(section, ThawConfig) else ()
+
+
 def shown_sampler(section: SamplerConfig) -> str:
     """Its name, and what it begins with, for people."""
-    prior = section.prior if isinstance(section, ThawConfig) else ()
+    prior = prior_of(section)
     return f"{section.name}, after {' and '.join(prior)}" if prior else section.name
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from service.study.file import StudyConfig
 from service.study.pruners import PrunerConfig, pair_misfit
-from service.study.samplers import SamplerConfig, ThawConfig, TpeConfig
+from service.study.samplers import SamplerConfig, ThawConfig, TpeConfig, prior_of
 
 SHARES = {"thaw": 0.064, "tpe": 0.250}
 """Training tokens to the loss of a hundred random runs, as a share of random search's, with one worker and no pruner
@@ -41,9 +41,9 @@ def notes(sampler: SamplerConfig, pruner: PrunerConfig, *, is_open: bool) -> Ite
             f"random runs it took the least of their tokens ({shares}; studies/samplers). Trials that fall behind "
             "wait, so that more are begun than are paid for as a whole"
         )
-        if isinstance(sampler, ThawConfig) and sampler.prior:
+        if prior := prior_of(sampler):
             yield (
-                f"it begins with what the runs recorded in {', '.join(sampler.prior)} say of these settings "
+                f"it begins with what the runs recorded in {', '.join(prior)} say of these settings "
                 f"({AFTER_RECORDED:.2f}), and weighs that by how well they agree with its own losses"
             )
     if misfit := pair_misfit(sampler, pruner):

@@ -349,12 +349,12 @@ def test_a_search_of_a_pool_has_each_run_once(tmp_path, arm):
     assert (found.best[-1], found.repeats) == (target, 0)
 
 
-def test_runs_of_a_study_are_recorded(tiny, tmp_path):
+def test_runs_of_a_study_are_recorded_and_another_study_may_begin_with_them(tiny):
     space = "space:\n  optimizer.lr: {type: float, low: 1.0e-3, high: 1.0e-2}\ntrials: 2\nbaseline: false\n"
     tiny.write(space + "sampler: {name: random}\n", **{"training.tokens": 1500})
     tiny.create()
     tiny.worker().work()
-    path = tmp_path / "runs.json"
+    path = tiny.file.with_name("runs.json")
     surrogate.write(tiny.settings, ["tiny"], path)
     rate = FloatParameter(type="float", low=1e-3, high=1e-2)
     found, trials = surrogate.read(path, SearchSpace({"optimizer.lr": rate})), tiny.trials()
@@ -362,3 +362,5 @@ def test_runs_of_a_study_are_recorded(tiny, tmp_path):
     for values, curve, trial in zip(found.values, found.losses, trials, strict=True):
         assert values == pytest.approx(trial.params, rel=1e-4)
         assert curve == pytest.approx(list(trial.intermediate_values.values()), abs=6e-5)
+    learned = recorded_trials(str(path.parent), definition.load(tiny.file))
+    assert learned == [(v, curve[-1]) for v, curve in zip(found.values, found.losses, strict=True)]

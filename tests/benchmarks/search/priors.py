@@ -9,9 +9,10 @@ import numpy as np
 from service.search.earlier import Earlier
 from service.search.problem import Problem
 from service.settings import ROOT
-from service.storage.earlier_trials import seen_by
+from service.storage.earlier_trials import RECORDED, recorded_trials, seen_by
 from service.study import definition
-from service.study.search_space import SearchSpace, Values
+from service.study.definition import StudyDefinition
+from service.study.search_space import Values
 from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import LossTable, Table
 from tests.benchmarks.samplers import TABLE
@@ -85,49 +86,38 @@ def _of_cells(table: LossTable, problem: Problem, kind: str, seed: int) -> list[
     return seen
 
 
-def _ends(study: str, space: SearchSpace) -> list[tuple[Values, float]]:
-    """Of the recorded runs that were whole: what each had, and its final loss."""
-    if study == "samplers":
-        table = loss_table.read(TABLE)
-        return [
-            ({key: axis[at] for (key, axis), at in zip(table.axes.items(), cell, strict=True)}, curve[-1])
-            for cell, curve in table.losses.items()
-        ]
-    runs = surrogate.read(_STUDIES / study / "runs.json", space)
-    recorded = zip(runs.values, runs.losses, runs.whole, strict=True)
-    return [(values, curve[-1]) for values, curve, whole in recorded if whole]
-
-
 @cache
-def _seen(study: str, by: str) -> list[tuple[Values, Values, float]]:
-    """Of the recorded runs that say something of another study: what each had, that in the other's space, its loss."""
-    one, asking = definition.load(_STUDIES / study), definition.load(_STUDIES / by)
-    runs = (
-        (v, seen_by(asking, one.space, {**one.base.values, **v}, v.keys()), loss)
-        for v, loss in _ends(study, one.space)
-    )
-    return [(values, found, loss) for values, found, loss in runs if found is not None]
-
-
 def _of_samplers() -> list[tuple[Values, float]]:
-    return [(found, loss) for _, found, loss in _seen("samplers", "samplers-hard")]
+    """In the space of `samplers-hard`."""
+    one, asking = (definition.load(_STUDIES / name) for name in _RECORDED)
+    table = loss_table.read(TABLE)
+    seen = []
+    for cell, curve in table.losses.items():
+        had = {key: axis[at] for (key, axis), at in zip(table.axes.items(), cell, strict=True)}
+        seen.append((seen_by(asking, one.space, {**one.base.values, **had}, had), curve[-1]))
+    return [(values, loss) for values, loss in seen if values is not None]
 
 
 def _of_hard(table: LossTable) -> list[tuple[Values, float]]:
-    """At the table's positions, between them where its cells have none of a run's values."""
+    """As a study of `samplers` sees them, at the table's positions, between these where no cell has such a value."""
     return [
         ({key: _position(axis, values[key]) for key, axis in table.axes.items()}, loss)
-        for values, _, loss in _seen("samplers-hard", "samplers")
+        for values, loss in recorded_trials(RECORDED, _samplers())
     ]
+
+
+@cache
+def _samplers() -> StudyDefinition:
+    return definition.load(_STUDIES / "samplers")
 
 
 def _of_hard_in_pool() -> list[tuple[Values, float]]:
     """By the pool's names, as far as it has them."""
-    runs = _ends("samplers-hard", definition.load(_STUDIES / "samplers-hard").space)
+    runs = surrogate.read(ROOT / RECORDED / "runs.json", definition.load(ROOT / RECORDED).space)
     return [
-        ({own: float(values[key]) for key, own in _OF_POOL.items()}, loss)
-        for values, loss in runs
-        if all(values[key] == choice for key, choice in _AS_IN_POOL.items())
+        ({own: float(values[key]) for key, own in _OF_POOL.items()}, curve[-1])
+        for values, curve, whole in zip(runs.values, runs.losses, runs.whole, strict=True)
+        if whole and all(values[key] == choice for key, choice in _AS_IN_POOL.items())
     ]
 
 

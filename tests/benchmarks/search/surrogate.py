@@ -29,6 +29,7 @@ from service.settings import Settings
 from service.storage.artifact_stores import open_store
 from service.storage.database import open_storage
 from service.storage.studies import load_study
+from service.study import definition as study_config
 from service.study.search_space import SearchSpace, Values
 from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import Table
@@ -180,7 +181,13 @@ def write(settings: Settings, study_names: Sequence[str], path: Path) -> None:
                 values = {key: _rounded(value) for key, value in run.values.items()}
                 lines.append([values, losses])
                 rungs |= {row["rung_tokens"] for row in run.curve}
-    head = {"studies": study_names, **loss_table.head_of(study), "rungs": sorted(rungs)}
+    recorded = study_config.load(path.parent).snapshot()  # of the folder: without paths of this machine
+    head = {
+        "studies": study_names,
+        "definition": recorded,
+        **loss_table.head_of(study),
+        "rungs": sorted(rungs),
+    }
     loss_table.write(path, head, "runs", lines)
 
 

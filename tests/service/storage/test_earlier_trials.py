@@ -1,6 +1,5 @@
 import contextlib
 import json
-import shutil
 
 import pytest
 from optuna.trial import create_trial
@@ -137,12 +136,20 @@ def test_without_recorded_runs_a_study_begins_without_any(tiny, monkeypatch):
     assert with_recorded(searched) is searched
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"rungs": [1]}', '{"rungs": [1], "runs": [3]}'])
+def test_recorded_runs_are_of_the_study_beside_them():
+    recorded = json.loads((ROOT / RECORDED / "runs.json").read_text())
+    stored = definition.StudyDefinition.from_snapshot(recorded["definition"])
+    assert stored.identity() == definition.load(ROOT / RECORDED).identity()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "{", "[]", '{"rungs": [1]}', '{"rungs": [1], "runs": [3]}', '{"rungs": [1], "definition": 3}'],
+)
 def test_recorded_runs_that_cannot_be_read_are_refused_when_the_study_is_made(tiny, monkeypatch, text):
     monkeypatch.setattr(earlier_trials, "HOME", tiny.folder)
     folder = tiny.folder / "studies" / "mine"
     folder.mkdir(parents=True)
-    shutil.copy(ROOT / RECORDED / "study.yaml", folder)
     if text is not None:
         (folder / "runs.json").write_text(text)
     tiny.write(NOW + "sampler: {name: thaw, prior: [studies/mine]}\n")
