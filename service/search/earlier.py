@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.search.coordinates import Array, Coordinates
 from service.search.levels import levelled
-from service.search.process import CurveProcess, Points, Shape
+from service.search.process import CurveProcess, Points, Shape, on_one_core
 from service.study.samplers import FEWEST_EARLIER
 from service.study.search_space import SearchSpace, Values, key_of
 
@@ -43,6 +43,7 @@ class Earlier:
     """Of every column: it is a choice that none of them had, where they had another."""
 
     @classmethod
+    @on_one_core
     def of(cls, space: SearchSpace, seen: Sequence[tuple[Values, float]]) -> "Earlier":
         """By whole trials.
 

@@ -13,6 +13,7 @@ import numpy as np
 from service.search.belief import NEW, Belief
 from service.search.coordinates import Array, Coordinates
 from service.search.problem import Advance, Begin, Begun, Decision, Problem, Stop
+from service.search.process import on_one_core
 from service.study.parameters import FloatParameter
 from service.study.search_space import SearchSpace, Values, key_of
 
@@ -54,6 +55,7 @@ class Thaw:
     stop_gain: float | None = None
     stop_by: str = "stop.gain"
 
+    @on_one_core
     def decide(self, problem: Problem, begun: Sequence[Begun], left: float = math.inf) -> Decision | None:
         """As `Searcher.decide`.
 

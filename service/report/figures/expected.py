@@ -11,12 +11,14 @@ from service.report.figures.slices import SHORT
 from service.report.record.study_record import COMPLETE, Run, StudyRecord
 from service.search.belief import Belief
 from service.search.problem import Begun, Problem
+from service.search.process import on_one_core
 from service.study.search_space import SearchSpace
 
 FEWEST_WHOLE = 2
 """Below which nothing tells how a loss goes on."""
 
 
+@on_one_core
 def at_the_end(record: StudyRecord) -> optuna.Study | None:
     """All trials, complete, each with the loss that the model of `thaw` expects at the whole budget.
 

@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 
 import optuna
+from threadpoolctl import threadpool_limits
 
 from service.report.figures import static
 from service.settings import ROOT, Settings
@@ -91,6 +92,7 @@ def tables(lm_runs: Path | None) -> dict[str, Callable[[], Table]]:
 def _search_on(table: Table) -> None:
     global _searched
     _searched = table
+    threadpool_limits(1)  # the searches are many
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -117,7 +119,6 @@ def measure(
     workers: Sequence[int] = WORKERS,
 ) -> Iterator[Row]:
     """A row for each arm that can search the table and number of workers, from the seeds 0, 1, 2, ..."""
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the searches are many
     table.random_best(RUNS)  # before the processes part: a model is asked once
     with ProcessPoolExecutor(processes, initializer=_search_on, initargs=(table,)) as workers_of:
         for arm in arms:
