@@ -80,15 +80,18 @@ class Belief:
         self._to_beat = {trial.number: to_beat(trial.passed) for trial in begun} | {NEW: to_beat(0)}
         self._failures = self._failing(begun)
 
-    def log_gain(self, configurations: Sequence[Values], numbers: Sequence[int]) -> Array:
+    def log_gain(
+        self, configurations: Sequence[Values], numbers: Sequence[int], *, to_beat: float | None = None
+    ) -> Array:
         """Logarithm of the expected improvement at the whole budget, times the probability to get there.
 
         Args:
             configurations: of trials or of none.
             numbers: of the trials; `NEW` of none.
+            to_beat: levelled loss to improve on, in place of the best.
         """
         ends = self._ends(configurations, numbers)
-        best = np.array([self._to_beat[number] for number in numbers])
+        best = np.array([self._to_beat[number] if to_beat is None else to_beat for number in numbers])
         found = log_expected_improvement(best, *self._process.predicted(ends)) + self._log_chances(ends)
         if not np.isfinite(found).all():
             raise FloatingPointError("a promise is no number")

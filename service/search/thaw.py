@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from service.search.belief import NEW, Belief
 from service.search.coordinates import Array, Coordinates
 from service.search.problem import Advance, Begin, Begun, Decision, Problem, Stop
 from service.search.process import on_one_core
-from service.study.parameters import FloatParameter
+from service.study.parameters import CategoricalParameter, FloatParameter
 from service.study.search_space import SearchSpace, Values, key_of
 
 _CELLS = 1024
@@ -23,10 +24,12 @@ _FORECAST = 64
 """New ones by which is told what further trials would bring."""
 _ENOUGH = 5
 """Whole trials before a search may stop by itself: fewer say too little of what another would bring."""
-_SPREAD_OUT = 8
-"""Of how many trials one is begun where the space has not been looked at, whatever the model says: it may have given a
-category up on one bad trial. To its first rung that costs little."""
-_LEAD = 0.2
+_OF_RAREST, _SPREAD_OUT = 4, 8
+"""Of how many trials one is begun with the choice that the fewest have had, or, where there are no choices, where the
+space has not been looked at: the model may have given an optimizer up on one bad trial. To its first rung that costs
+little. On recorded runs (`studies/samplers-hard`) searches took 0.109 of random search's tokens in the mean with it and
+0.122 without, and the slowest tenth 0.20 and 0.25 (250 and 200 seeds)."""
+_LEAD = 0.4
 """Of the score of a new one to that of one that waits, before it is begun. Where many promise the same, one that nobody
 has trained always promises a little more: such a search would begin trials without end, and finish none."""
 _SPREAD, _BEST, _MOVES, _ROUNDS = 512, 8, 16, 2
@@ -88,13 +91,16 @@ class Thaw:
             return Advance(paused[0].number) if paused else None
         belief = Belief(problem, begun)
 
-        def scores(configurations: Sequence[Values], trials: Sequence[Begun | None]) -> Array:
+        def scores(
+            configurations: Sequence[Values], trials: Sequence[Begun | None], to_beat: float | None = None
+        ) -> Array:
             numbers = [NEW if trial is None else trial.number for trial in trials]
             costs = [
                 problem.price(values) * _remaining(problem, trial)
                 for values, trial in zip(configurations, trials, strict=True)
             ]
-            return belief.log_gain(configurations, numbers) - self.cost_power * np.log(costs)
+            gains = belief.log_gain(configurations, numbers, to_beat=to_beat)
+            return gains - self.cost_power * np.log(costs)
 
         choices: list[tuple[float, Decision]] = []
         if paused:
@@ -113,10 +119,22 @@ class Thaw:
         if best:
             choices.append((float(of_new[best[0]]) - _LEAD, Begin(new[best[0]])))
         decision = max(choices, key=lambda choice: choice[0])[1] if choices else None
-        if isinstance(decision, Begin) and len(begun) % _SPREAD_OUT == 0:
+        if not isinstance(decision, Begin):
+            return decision
+        rarest = _rarest(problem.space, begun)
+        point = None
+        if rarest is None and len(begun) % _SPREAD_OUT == 0:
             point = _spread_out(problem, len(begun), taken)
-            return decision if point is None else Begin(point)
-        return decision
+        if rarest is not None and len(begun) % _OF_RAREST == _OF_RAREST - 1:
+            had = [trial for trial in begun if trial.losses and _has(trial.values, rarest)]
+            with_it = [v for v in new if _has(v, rarest) and key_of(v) not in taken]
+            if with_it:
+                # as if there were no other choice: next to better ones all of it would promise nothing, and least
+                # so where it is known
+                ends = belief.expected_ends([t.values for t in had], [t.number for t in had]) if had else None
+                found = scores(with_it, [None] * len(with_it), None if ends is None else float(ends.min()))
+                point = with_it[int(np.argmax(found))]
+        return decision if point is None else Begin(point)
 
     def _stop(
         self, problem: Problem, belief: Belief, begun: Sequence[Begun], new: Sequence[Values]
@@ -175,6 +193,22 @@ def _first_point(problem: Problem, number: int, taken: set[str]) -> Values | Non
             if key_of(values) not in taken:
                 return values
     return _spread_out(problem, number, taken)
+
+
+def _has(values: Values, what: tuple[str, Any]) -> bool:
+    key, choice = what
+    return key in values and bool(values[key] == choice)
+
+
+def _rarest(space: SearchSpace, begun: Sequence[Begun]) -> tuple[str, Any] | None:
+    """Of all choices without an order the one that the fewest trials have had, by what would be its share of them."""
+    shares = []
+    for key, parameter in space.parameters.items():
+        if isinstance(parameter, CategoricalParameter) and not parameter.is_ordered:
+            had = [trial.values[key] for trial in begun if key in trial.values]
+            count = len(parameter.choices)
+            shares += [(had.count(c) * count / max(1, len(had)), key, c) for c in parameter.choices]
+    return min(shares, key=lambda share: share[0])[1:] if shares else None
 
 
 def _spread_out(problem: Problem, number: int, taken: set[str]) -> Values | None:

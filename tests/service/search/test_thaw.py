@@ -89,11 +89,25 @@ def bowl(values):
     )
 
 
-def test_every_eighth_trial_is_spread_out_whatever_the_model_says():
-    study = Study(WIDE, lambda values: bowl(values) if values["method"] == "none" else 10.0)
+def test_every_fourth_trial_has_the_choice_that_the_fewest_have_had_whatever_the_model_says():
+    study = Study(WIDE, lambda values: bowl(values) + (values["method"] == "sam"))
+    while len(study.begun) < 24:
+        study.one(Thaw())
+    for number in range(7, 24, 4):
+        had = [trial.values["method"] for trial in study.begun[:number]]
+        rarest = min(("none", "sam"), key=had.count)
+        assert study.begun[number].values["method"] == rarest
+    # it is no point like any other, but the best of its kind by what the others say of the rest
+    rates = [study.begun[number].values["lr"] for number in range(11, 24, 4)]
+    assert all(abs(math.log10(lr / 5e-3)) < 1 for lr in rates)
+
+
+def test_without_choices_every_eighth_trial_is_spread_out_whatever_the_model_says():
+    space = SearchSpace({key: WIDE.parameters[key] for key in ("lr", "layers")})
+    study = Study(space, lambda values: math.log10(values["lr"] / 5e-3) ** 2 + values["layers"])
     while len(study.begun) < 17:
         study.one(Thaw())
-    coordinates = Coordinates(WIDE)
+    coordinates = Coordinates(space)
     spread_out = [coordinates.values(coordinates.spread(0, 64, skip=number))[0] for number in (8, 16)]
     assert [study.begun[number].values for number in (8, 16)] == spread_out
 
