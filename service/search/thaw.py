@@ -27,8 +27,8 @@ _ENOUGH = 5
 _OF_RAREST, _SPREAD_OUT = 4, 8
 """Of how many trials one is begun with the choice that the fewest have had, or, where there are no choices, where the
 space has not been looked at: the model may have given an optimizer up on one bad trial. To its first rung that costs
-little. On recorded runs (`studies/samplers-hard`) searches took 0.109 of random search's tokens in the mean with it and
-0.122 without, and the slowest tenth 0.20 and 0.25 (250 and 200 seeds)."""
+little. On recorded runs (`studies/samplers-hard`) searches took 0.108 of random search's tokens in the mean with it and
+0.124 without, and the slowest tenth 0.21 and 0.25 (200 searches each)."""
 _LEAD = 0.4
 """Of the score of a new one to that of one that waits, before it is begun. Where many promise the same, one that nobody
 has trained always promises a little more: such a search would begin trials without end, and finish none."""

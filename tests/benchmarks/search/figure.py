@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 
+from threadpoolctl import threadpool_limits
+
 from service.report.figures.plots import Axis, Chart, Plot, Series
 from tests.benchmarks.loss_table import Search, Table
 from tests.benchmarks.samplers import band
@@ -40,7 +42,7 @@ def draw(
         table, series = tables[name](), []
         cell = table.cell_tokens
         tokens = [n * cell / 4 for n in range(4, 4 * WHOLE_RUNS + 1)]
-        with ProcessPoolExecutor(processes) as pool:
+        with ProcessPoolExecutor(processes, initializer=threadpool_limits, initargs=(1,)) as pool:
             for style, (shown, arms) in enumerate(SHOWN.items()):
                 arm = next(arm for arm in arms if ARMS[arm].fits(table))
                 found = list(pool.map(_searched, [(table, arm, seed) for seed in range(seeds)]))

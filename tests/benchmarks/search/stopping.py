@@ -15,6 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
+from threadpoolctl import threadpool_limits
+
 from service.search.forecast import AHEAD
 from service.search.problem import Begun, Decision, Problem, Stop
 from service.search.thaw import Thaw
@@ -114,10 +116,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     table = search.tables(None)[arguments.table]()
     print(HEAD, end="")
-    with ProcessPoolExecutor(arguments.processes) as processes:
+    with ProcessPoolExecutor(arguments.processes, initializer=threadpool_limits, initargs=(1,)) as processes:
         for gain in arguments.gain:
             found = list(processes.map(partial(stopped, table, gain), range(arguments.seeds)))
             print(line(arguments.table, gain, found), end="", flush=True)

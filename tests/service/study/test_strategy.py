@@ -56,7 +56,7 @@ def test_the_reason_has_the_figures_that_were_measured_and_they_are_the_best():
     assert default["ratio"] < min(others) == measured["thaw"]
     (said,) = strategy.notes(ThawConfig(name="thaw"), NoPrunerConfig(), is_open=True)
     assert said.startswith("searched by thaw, as the file names neither sampler nor pruner: ")
-    assert "(thaw 0.06, tpe 0.25; studies/samplers)" in said
+    assert "(thaw 0.07, tpe 0.25; studies/samplers)" in said
     known = ThawConfig(name="thaw", prior=("studies/samplers-hard",))
     _, said = strategy.notes(known, NoPrunerConfig(), is_open=True)
     assert said.startswith(
