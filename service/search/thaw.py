@@ -121,19 +121,16 @@ class Thaw:
         decision = max(choices, key=lambda choice: choice[0])[1] if choices else None
         if not isinstance(decision, Begin):
             return decision
-        rarest = _rarest(problem.space, begun)
-        point = None
+        rarest, point = _rarest(problem.space, begun), None
         if rarest is None and len(begun) % _SPREAD_OUT == 0:
             point = _spread_out(problem, len(begun), taken)
-        if rarest is not None and len(begun) % _OF_RAREST == _OF_RAREST - 1:
+        with_it = [values for values in new if _has(values, rarest) and key_of(values) not in taken]
+        if with_it and len(begun) % _OF_RAREST == _OF_RAREST - 1:
+            # as if there were no other choice: beside better ones it promises nothing, and least where it is known
             had = [trial for trial in begun if trial.losses and _has(trial.values, rarest)]
-            with_it = [v for v in new if _has(v, rarest) and key_of(v) not in taken]
-            if with_it:
-                # as if there were no other choice: next to better ones all of it would promise nothing, and least
-                # so where it is known
-                ends = belief.expected_ends([t.values for t in had], [t.number for t in had]) if had else None
-                found = scores(with_it, [None] * len(with_it), None if ends is None else float(ends.min()))
-                point = with_it[int(np.argmax(found))]
+            ends = belief.expected_ends([t.values for t in had], [t.number for t in had]) if had else None
+            found = scores(with_it, [None] * len(with_it), None if ends is None else float(ends.min()))
+            point = with_it[int(np.argmax(found))]
         return decision if point is None else Begin(point)
 
     def _stop(
@@ -195,9 +192,8 @@ def _first_point(problem: Problem, number: int, taken: set[str]) -> Values | Non
     return _spread_out(problem, number, taken)
 
 
-def _has(values: Values, what: tuple[str, Any]) -> bool:
-    key, choice = what
-    return key in values and bool(values[key] == choice)
+def _has(values: Values, choice: tuple[str, Any] | None) -> bool:
+    return choice is not None and choice[0] in values and bool(values[choice[0]] == choice[1])
 
 
 def _rarest(space: SearchSpace, begun: Sequence[Begun]) -> tuple[str, Any] | None:
