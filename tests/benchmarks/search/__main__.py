@@ -168,8 +168,7 @@ neither sampler nor pruner: `thaw`, which begins with what the runs of `studies/
 
 ![Best loss against training](search.png)
 
-The median of 20 searches by one worker, and half of them in each band (`--figure`). `thaw` knows no other runs there,
-and is drawn as it was when it took 0.110 on the second table.
+The median of 20 searches by one worker, and half of them in each band (`--figure`). `thaw` knows no other runs there.
 
 ## What each part is worth
 
