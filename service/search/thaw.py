@@ -124,13 +124,13 @@ class Thaw:
         rarest, point = _rarest(problem.space, begun), None
         if rarest is None and len(begun) % _SPREAD_OUT == 0:
             point = _spread_out(problem, len(begun), taken)
-        with_it = [values for values in new if _has(values, rarest) and key_of(values) not in taken]
-        if with_it and len(begun) % _OF_RAREST == _OF_RAREST - 1:
-            # as if there were no other choice: beside better ones it promises nothing, and least where it is known
+        elif rarest is not None and len(begun) % _OF_RAREST == _OF_RAREST - 1:
+            with_it = [values for values in new if _has(values, rarest) and key_of(values) not in taken]
             had = [trial for trial in begun if trial.losses and _has(trial.values, rarest)]
+            # as if there were no other choice: beside better ones it promises nothing, and least where it is known
             ends = belief.expected_ends([t.values for t in had], [t.number for t in had]) if had else None
             found = scores(with_it, [None] * len(with_it), None if ends is None else float(ends.min()))
-            point = with_it[int(np.argmax(found))]
+            point = with_it[int(np.argmax(found))] if with_it else None
         return decision if point is None else Begin(point)
 
     def _stop(
@@ -192,8 +192,9 @@ def _first_point(problem: Problem, number: int, taken: set[str]) -> Values | Non
     return _spread_out(problem, number, taken)
 
 
-def _has(values: Values, choice: tuple[str, Any] | None) -> bool:
-    return choice is not None and choice[0] in values and bool(values[choice[0]] == choice[1])
+def _has(values: Values, choice: tuple[str, Any]) -> bool:
+    key, chosen = choice
+    return key in values and bool(values[key] == chosen)
 
 
 def _rarest(space: SearchSpace, begun: Sequence[Begun]) -> tuple[str, Any] | None:

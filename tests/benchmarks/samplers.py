@@ -19,6 +19,7 @@ from pathlib import Path
 
 import optuna
 import scipy.stats
+from threadpoolctl import threadpool_limits
 
 from service.report.figures import static
 from service.report.figures.plots import Axis, Chart, Plot, Series
@@ -105,12 +106,17 @@ def run_search(job: tuple[LossTable, tuple[str, str, int], int, int]) -> Search:
     )
 
 
+def on_one_thread() -> None:
+    """For a process beside others that search: OpenBLAS is there already, torch comes with the Gaussian process."""
+    threadpool_limits(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
 def search_all(table: LossTable, *, repeats: int, budget_tokens: int) -> Searches:
     """Every search, from the seeds 0, 1, 2, ..."""
     searches = [*ALONE, *BESIDE]
     jobs = [(table, search, seed, budget_tokens) for search in searches for seed in range(repeats)]
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the Gaussian process; the searches are many
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(initializer=on_one_thread) as pool:
         ended = pool.map(run_search, jobs)
         found = {}
         for search in searches:

@@ -11,8 +11,10 @@ from pathlib import Path
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from model.training import TrainingRun
+from service.search.process import CurveProcess
 from tests.earlier_study import EARLIER
 
 KEY, SECRET = "AKIDNOBODYMAYSEE", "secret-nobody-may-see"
@@ -157,3 +159,22 @@ def before(tiny):
     tiny.write(EARLIER)
     tiny.create(1, name="before")
     return tiny
+
+
+@pytest.fixture
+def fitting_threads(monkeypatch):
+    """Threads of the linear algebra whenever a process of curves is fitted, where two are allowed.
+
+    Other trainings hold the other cores, where such threads would spin.
+    """
+    seen: list[int] = []
+    fitted = CurveProcess.fitted
+
+    def watched(*given, **named):
+        seen.extend(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+        return fitted(*given, **named)
+
+    monkeypatch.setattr(CurveProcess, "fitted", watched)
+    with threadpool_limits(2, user_api="blas"):
+        yield seen
+        assert {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"} == {2}

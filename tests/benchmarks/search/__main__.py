@@ -20,14 +20,13 @@ from itertools import product
 from pathlib import Path
 
 import optuna
-from threadpoolctl import threadpool_limits
 
 from service.report.figures import static
 from service.settings import ROOT, Settings
 from service.study import definition
 from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import Table
-from tests.benchmarks.samplers import TABLE
+from tests.benchmarks.samplers import TABLE, on_one_thread
 from tests.benchmarks.search import figure, pool, surrogate
 from tests.benchmarks.search.arms import AFTER_RECORDED, ARMS, THAW, default_of
 from tests.benchmarks.search.peers import PEERS
@@ -92,7 +91,7 @@ def tables(lm_runs: Path | None) -> dict[str, Callable[[], Table]]:
 def _search_on(table: Table) -> None:
     global _searched
     _searched = table
-    threadpool_limits(1)  # the searches are many
+    on_one_thread()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

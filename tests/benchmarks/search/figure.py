@@ -4,11 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 
-from threadpoolctl import threadpool_limits
-
 from service.report.figures.plots import Axis, Chart, Plot, Series
 from tests.benchmarks.loss_table import Search, Table
-from tests.benchmarks.samplers import band
+from tests.benchmarks.samplers import band, on_one_thread
 from tests.benchmarks.search.arms import ARMS, THAW
 
 SHOWN: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -42,7 +40,7 @@ def draw(
         table, series = tables[name](), []
         cell = table.cell_tokens
         tokens = [n * cell / 4 for n in range(4, 4 * WHOLE_RUNS + 1)]
-        with ProcessPoolExecutor(processes, initializer=threadpool_limits, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(processes, initializer=on_one_thread) as pool:
             for style, (shown, arms) in enumerate(SHOWN.items()):
                 arm = next(arm for arm in arms if ARMS[arm].fits(table))
                 found = list(pool.map(_searched, [(table, arm, seed) for seed in range(seeds)]))

@@ -15,12 +15,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
-from threadpoolctl import threadpool_limits
-
 from service.search.forecast import AHEAD
 from service.search.problem import Begun, Decision, Problem, Stop
 from service.search.thaw import Thaw
 from tests.benchmarks.loss_table import Table
+from tests.benchmarks.samplers import on_one_thread
 from tests.benchmarks.search import __main__ as search
 from tests.benchmarks.search.arms import drawn_at_random
 from tests.benchmarks.search.replay import Replay
@@ -118,7 +117,7 @@ def main() -> None:
     arguments = parser.parse_args()
     table = search.tables(None)[arguments.table]()
     print(HEAD, end="")
-    with ProcessPoolExecutor(arguments.processes, initializer=threadpool_limits, initargs=(1,)) as processes:
+    with ProcessPoolExecutor(arguments.processes, initializer=on_one_thread) as processes:
         for gain in arguments.gain:
             found = list(processes.map(partial(stopped, table, gain), range(arguments.seeds)))
             print(line(arguments.table, gain, found), end="", flush=True)

@@ -37,6 +37,11 @@ def guesses(of, *values):
     return of.guess(Coordinates(SPACE).rows(values))
 
 
+def test_reading_it_keeps_to_the_thread_that_asks_for_it(fitting_threads):
+    earlier()
+    assert set(fitting_threads) == {1}
+
+
 def test_a_guess_follows_the_earlier_losses():
     found = guesses(earlier(), at(0.8, 0.2), at(0.8, 0.2, "b"), at(0.1, 0.9, "b"))
     assert list(found) == sorted(found)

@@ -2,7 +2,6 @@ import math
 from itertools import pairwise
 
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from service.search.coordinates import Coordinates
 from service.search.problem import Advance, Begin, Begun, Problem, Stop
@@ -234,24 +233,8 @@ def test_a_budget_of_one_trial_is_for_one_trial():
     assert study.begun[0].state == "ended"
 
 
-def test_a_decision_keeps_to_the_thread_that_asks_for_it():
-    """Other trainings hold the other cores, where threads of the linear algebra would spin."""
-
-    def libraries():
-        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
-
-    seen = []
-
-    def price(values):
-        if not seen:  # of many configurations
-            seen.extend(libraries())
-        return 1.0
-
-    before = libraries()
-    with threadpool_limits(2, user_api="blas"):
-        study = Study(WIDE, lambda values: math.log(values["lr"]) ** 2, price=price)
-        for _ in range(4):
-            study.one(Thaw(startup=2))
-        assert set(libraries()) == {2}
-    assert set(seen) == {1}
-    assert libraries() == before
+def test_a_decision_keeps_to_the_thread_that_asks_for_it(fitting_threads):
+    study = Study(WIDE, bowl)
+    for _ in range(6):
+        study.one(Thaw())
+    assert set(fitting_threads) == {1}

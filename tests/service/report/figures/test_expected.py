@@ -69,6 +69,11 @@ def test_trials_that_waited_count_by_the_loss_they_would_have_had(searched):
     assert found.fanova["optimizer.lr"] > 0.9
 
 
+def test_it_keeps_to_the_thread_that_asks_for_it(searched, fitting_threads):
+    assert at_the_end(searched(*(trained(n, 4) for n in range(5))))
+    assert set(fitting_threads) == {1}
+
+
 def test_what_has_no_loss_or_is_none_of_the_space_is_left_out(searched):
     runs = [trained(n, 4) for n in range(3)]
     outside = replace(runs[0], trial=3, values={**runs[0].values, "optimizer.lr": 1.0})
