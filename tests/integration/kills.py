@@ -30,7 +30,7 @@ def main(study: str, kills: int, lanes: int, longest: float) -> None:
     settings = Settings.from_environment()
     generator = random.Random(0)
     running: list[tuple[float, int, str]] = []
-    lifetime = longest
+    lifetime = longest / 4
     killed = 0
     while killed < kills:
         while len(running) < lanes:
@@ -46,13 +46,13 @@ def main(study: str, kills: int, lanes: int, longest: float) -> None:
                 sys.exit(f"a worker failed: {status}")
             break  # the study's trials are used up
         killed += 1
+        opened = open_study(settings, study)
         if generator.random() < 0.5:  # as a supervisor does; the others' leases run out
-            opened = open_study(settings, study)
             opened.slots.release(owner, lost="its worker was killed")
-            ahead = share_done(opened) * kills > killed
-            # on a fast machine the trials must not be used up before the kills
-            lifetime = min(longest, lifetime * (0.8 if ahead else 1.1))
-            opened.close()
+        ahead = share_done(opened) * kills > killed
+        opened.close()
+        # short at first: on a fast machine the trials must not be used up before the kills
+        lifetime = min(longest, lifetime * (0.8 if ahead else 1.1))
     for _, child, _ in running:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
