@@ -22,6 +22,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import structlog
+import torch
 from alembic.util import pyfiles
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
@@ -229,6 +230,15 @@ def tiny_study(folder: Path) -> TinyStudy:
     study.write_corpus()
     study.write()
     return study
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny products are slower in several threads, and bits repeat under the same number of threads alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,10 +22,11 @@ from service.study.parameters import CategoricalParameter, Parameter, has_order,
 from service.study.samplers import FEWEST_EARLIER, ThawConfig, prior_of
 from service.study.search_space import SearchSpace, Values, leaves
 
-RECORDED = "studies/samplers-hard"
+RECORDED = "studies/samplers-hard", "studies/samplers"
 """Recorded runs that a study begins with whose file leaves open how it is searched: 695 of three optimizers and two
-schedules, over thirteen settings of the built-in GPT. Runs from elsewhere in their place, 200 times as large and more,
-lost nothing by them, and searches of models like these gained (`tests/benchmarks/results/search.md`)."""
+schedules, over thirteen settings of the built-in GPT, and 288 of AdamW, three times as long, over five. A search of
+models 200 times as large and more lost nothing by them, and searches of models like these gained
+(`tests/benchmarks/results/search.md`)."""
 
 
 def whole_trials(
@@ -57,15 +58,20 @@ def recorded_trials(folder: str, asking: StudyDefinition) -> list[tuple[Values, 
 
     Raises UserError: there are none that can be read.
     """
-    one, runs = _recorded(found_in(HOME, f"{folder}/runs.json"))
+    one, runs = recorded_runs(folder)
     seen = (
         (seen_by(asking, one.space, {**one.base.values, **values}, values), loss) for values, loss in runs
     )
     return [(values, loss) for values, loss in seen if values]
 
 
+def recorded_runs(folder: str) -> tuple[StudyDefinition, list[tuple[Values, float]]]:
+    """The study that they are of, and what each whole run of it was given and ended with. Raises UserError."""
+    return _read(found_in(HOME, f"{folder}/runs.json"))
+
+
 @cache
-def _recorded(path: Path) -> tuple[StudyDefinition, list[tuple[Values, float]]]:
+def _read(path: Path) -> tuple[StudyDefinition, list[tuple[Values, float]]]:
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
         one, rungs = StudyDefinition.from_snapshot(recorded["definition"]), len(recorded["rungs"])
@@ -75,20 +81,36 @@ def _recorded(path: Path) -> tuple[StudyDefinition, list[tuple[Values, float]]]:
 
 
 def with_recorded(asking: StudyDefinition) -> StudyDefinition:
-    """A study that is about to be made: where its file leaves open how it is searched, and the runs of `RECORDED` say
-    something of its settings, with these as its earlier study."""
+    """A study that is about to be made: where its file leaves open how it is searched, with those of `RECORDED` as its
+    earlier studies that say something of its settings."""
     # what code of one's own calls the same is another thing
     if not asking.strategy_open or asking.own_run is not None:
         return asking
-    try:
-        known = len(recorded_trials(RECORDED, asking))
-    except UserError:  # an installation without them
+    prior = tuple(folder for folder in RECORDED if _says_something(folder, asking))
+    if not prior:
         return asking
-    if known < FEWEST_EARLIER:
-        return asking
-    sampler = ThawConfig(name="thaw", prior=(RECORDED,))
+    sampler = ThawConfig(name="thaw", prior=prior)
     tree = {**asking.tree, "sampler": sampler.model_dump(mode="json")}
     return dataclasses.replace(asking, sampler=sampler, tree=tree)
+
+
+def _says_something(folder: str, asking: StudyDefinition) -> bool:
+    """The study varies what these runs varied, and trains with an optimizer that they had."""
+    try:
+        one, _ = recorded_runs(folder)
+        known = len(recorded_trials(folder, asking))
+    except UserError:  # an installation without them
+        return False
+    alike = asking.space.parameters.keys() & one.space.parameters.keys()
+    return bool(alike and _optimizers(asking) & _optimizers(one)) and known >= FEWEST_EARLIER
+
+
+def _optimizers(study: StudyDefinition) -> set[Any]:
+    """What its trials may have."""
+    searched = study.space.parameters.get("optimizer.name")
+    if isinstance(searched, CategoricalParameter):
+        return set(searched.choices)
+    return {study.base.values["optimizer.name"]}
 
 
 def seen_by(

@@ -22,7 +22,6 @@ import optuna
 from optuna.trial import TrialState
 
 from service.report.pruning.replay import stopped_at
-from service.storage.studies import corpus_facts
 from service.study.parameters import CategoricalParameter, IntParameter, Parameter
 from service.study.pruners import PrunerConfig, build_pruner
 from service.study.samplers import SamplerConfig, build_sampler, worker_seed
@@ -143,12 +142,13 @@ class Flat(Table):
 
 
 def read(path: Path) -> LossTable:
-    """A table from its file. Raises ValueError: a combination is missing, or is there twice."""
+    """A table from the recorded runs of a grid. Raises ValueError: a combination is missing, or is there twice."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    axes = {key: tuple(values) for key, values in found["axes"].items()}
+    grid = found["definition"]["study"]["design"]["grid"]
+    axes = {key: tuple(values) for key, values in grid.items()}
     losses: dict[tuple[int, ...], tuple[float, ...]] = {}
-    for *values, curve in found["cells"]:
-        position = tuple(choices.index(value) for choices, value in zip(axes.values(), values, strict=True))
+    for values, curve in found["runs"]:
+        position = tuple(choices.index(values[key]) for key, choices in axes.items())
         if position in losses:
             raise ValueError(f"{path}: a table has each combination once, given {values} twice")
         losses[position] = tuple(curve)
@@ -156,21 +156,6 @@ def read(path: Path) -> LossTable:
     if len(losses) != whole:
         raise ValueError(f"{path}: a table has all {whole} combinations, given {len(losses)}")
     return LossTable(axes, tuple(found["rungs"]), losses)
-
-
-def write(path: Path, head: Mapping[str, Any], key: str, lines: Sequence[Any]) -> None:
-    """A file of JSON for people to look at: a key of the head a line, and then one of `lines` each, under `key`."""
-    texts = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
-    listed = ",\n".join(map(json.dumps, lines))
-    path.write_text(
-        "{" + ",\n".join([*texts, f"{json.dumps(key)}: [\n{listed}"]) + "\n]}\n", encoding="utf-8"
-    )
-
-
-def head_of(study: optuna.Study) -> dict[str, Any]:
-    """The corpus of a study whose losses are written."""
-    facts = corpus_facts(study)
-    return {"corpus": {key: facts[key] for key in ("source", "fingerprint", "documents", "train_tokens")}}
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """How good the searches are: best loss against tokens spent, for samplers with and without pruners.
 
     ./hptune.sh --study samplers --workers 2            records every cell of studies/samplers, in half an hour
-    .venv/bin/python -m tests.benchmarks.samplers --record      writes them to studies/samplers/table.json
+    .venv/bin/python -m tests.benchmarks.samplers --record      writes them to studies/samplers/runs.json
     .venv/bin/python -m tests.benchmarks.samplers [--repeats 20] [--trials 100]
 
 The last one replays each search on the table, from several seeds and at equal tokens: minutes, most of them for the
@@ -23,19 +23,14 @@ from threadpoolctl import threadpool_limits
 
 from service.report.figures import static
 from service.report.figures.plots import Axis, Chart, Plot, Series
-from service.report.record import study_record
 from service.settings import ROOT, Settings
-from service.storage.artifact_stores import open_store
-from service.storage.database import open_storage
-from service.storage.studies import load_study
 from service.study.design import arm_name
 from service.study.pruners import HyperbandConfig, MedianConfig, NoPrunerConfig, SuccessiveHalvingConfig
 from service.study.samplers import CmaEsConfig, GpConfig, RandomConfig, TpeConfig
-from service.study.search_space import leaves
-from tests.benchmarks import loss_table
+from tests.benchmarks import loss_table, recorded_runs
 from tests.benchmarks.loss_table import LossTable, Search
 
-TABLE = ROOT / "studies" / "samplers" / "table.json"
+TABLE = ROOT / "studies" / "samplers" / "runs.json"
 RESULT = Path(__file__).parent / "results" / "samplers.md"
 SAMPLERS = {
     "random": RandomConfig(name="random"),
@@ -65,31 +60,6 @@ BESIDE = [
 Searches = dict[tuple[str, str, int], list[Search]]
 SHARES = (0.1, 0.25, 0.5, 1.0)
 """Of the budget, at which losses are compared; random search's losses at the last three are the targets."""
-
-
-def write_table(settings: Settings, study_name: str, path: Path) -> None:
-    """Write the recorded cells of a grid study: one a line, its values and its losses at every rung."""
-    study, definition = load_study(open_storage(settings), study_name, settings)
-    found = study_record.read(study, definition, open_store(settings.artifacts))
-    axes = definition.tree["design"]["grid"]
-    ended = [run for run in found.runs if run.state in (study_record.COMPLETE, study_record.DIVERGED)]
-    cells = math.prod(map(len, axes.values()))
-    if len(ended) != cells:
-        raise SystemExit(f"study {study_name}: of {cells} cells {len(ended)} have ended")
-    rungs = next([row["rung_tokens"] for row in run.curve] for run in ended if run.complete)
-    head = {
-        "study": study_name,
-        **loss_table.head_of(study),
-        "devices": found.devices,
-        "axes": axes,
-        "rungs": rungs,
-    }
-    lines = []
-    for run in ended:
-        config = dict(leaves(run.config))
-        losses = [round(row["val_loss"], 5) for row in run.curve]
-        lines.append([*(config[key] for key in axes), losses])
-    loss_table.write(path, head, "cells", lines)
 
 
 def run_search(job: tuple[LossTable, tuple[str, str, int], int, int]) -> Search:
@@ -219,7 +189,7 @@ def page(table: LossTable, searches: Searches, *, repeats: int, trials: int) -> 
     speed_head = f"| sampler | pruner | workers | {reach} |\n|---|---|---:|{'---:|---:|' * len(targets)}"
     return f"""# How good the searches are
 
-Replayed on `studies/samplers/table.json`: {len(ranked)} real training runs of {table.cell_tokens:,} tokens, one for
+Replayed on `studies/samplers/runs.json`: {len(ranked)} real training runs of {table.cell_tokens:,} tokens, one for
 every combination of {len(table.axes)} hyperparameters, on one seed. A search has {budget_tokens:,} tokens, {trials}
 whole runs, and one worker; a pruned trial costs what it trained, and a cell that is asked for again costs its tokens
 again. {repeats} searches each, seeds 0 to {repeats - 1}; from one seed, all samplers but CMA-ES begin with the same ten
@@ -279,7 +249,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100, help="the budget, in whole runs")
     arguments = parser.parse_args()
     if arguments.record:
-        write_table(Settings.from_environment(), arguments.study, arguments.table)
+        recorded_runs.write(Settings.from_environment(), [arguments.study], arguments.table)
+        loss_table.read(arguments.table)  # refused where a cell has not ended
         return
     table = loss_table.read(arguments.table)
     searches = search_all(

@@ -6,9 +6,10 @@ import pytest
 
 from service.study.pruners import MedianConfig, NoPrunerConfig, ThresholdConfig
 from service.study.samplers import RandomConfig
-from tests.benchmarks import loss_table, samplers
+from tests.benchmarks import loss_table, recorded_runs, samplers
 from tests.benchmarks.loss_table import LossTable, Search
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RANDOM, NO_PRUNER = RandomConfig(name="random"), NoPrunerConfig()
 RUNGS = (10, 25, 40)
 COLUMN = LossTable({"x": tuple(range(10))}, RUNGS, {(i,): (20.0, 15.0, i + 1.0) for i in range(10)})
@@ -26,14 +27,14 @@ def bowl():
 
 
 def write(folder, *cells):
-    path = folder / "table.json"
-    path.write_text(
-        json.dumps({"axes": {"x": [0.5, 1.0], "name": ["a", "b"]}, "rungs": [5, 9], "cells": cells})
-    )
+    path = folder / "runs.json"
+    study = {"design": {"grid": {"x": [0.5, 1.0], "name": ["a", "b"]}}}
+    runs = [({"x": x, "name": name}, curve) for x, name, curve in cells]
+    path.write_text(json.dumps({"definition": {"study": study}, "rungs": [5, 9], "runs": runs}))
     return path
 
 
-FOUR = ([0.5, "a", [3, 2]], [0.5, "b", [3, 1]], [1.0, "a", [4]], [1.0, "b", [5, 4]])
+FOUR = ((0.5, "a", [3, 2]), (0.5, "b", [3, 1]), (1.0, "a", [4]), (1.0, "b", [5, 4]))
 
 
 def test_a_table_is_read_by_position_on_its_axes(tmp_path):
@@ -204,15 +205,16 @@ def test_the_page_and_its_figure_have_every_search():
 # Recording
 
 
-def test_a_grid_study_becomes_a_table(tiny, tmp_path):
+def test_a_grid_study_becomes_a_table(tiny):
     grid = "design:\n  grid:\n    optimizer.lr: [1.0e-3, 1.0e-2]\n    model.positions: [learned, rope]\n"
     tiny.write(grid + "baseline: false\n", **{"training.tokens": 1500})
     tiny.create()
-    path = tmp_path / "table.json"
-    with pytest.raises(SystemExit, match="of 4 cells 0 have ended"):
-        samplers.write_table(tiny.settings, "tiny", path)
+    path = tiny.file.with_name("runs.json")
+    recorded_runs.write(tiny.settings, ["tiny"], path)
+    with pytest.raises(ValueError, match="all 4 combinations, given 0"):
+        loss_table.read(path)
     tiny.worker().work()
-    samplers.write_table(tiny.settings, "tiny", path)
+    recorded_runs.write(tiny.settings, ["tiny"], path)
     table = loss_table.read(path)
     assert table.axes == {"optimizer.lr": (1e-3, 1e-2), "model.positions": ("learned", "rope")}
     assert table.rungs == (500, 1000, 1500)

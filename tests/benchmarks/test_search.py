@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from service.search.coordinates import Coordinates
+from service.search.earlier import Earlier
 from service.search.halving import Halving
 from service.search.problem import Advance, Begin, Problem
 from service.search.thaw import Thaw
@@ -16,17 +17,16 @@ from service.study.parameters import FloatParameter
 from service.study.samplers import ThawConfig
 from service.study.search_space import SearchSpace, key_of
 from service.study.strategy import with_sampler
-from tests.benchmarks import loss_table
+from tests.benchmarks import loss_table, recorded_runs
 from tests.benchmarks.loss_table import Flat, LossTable
 from tests.benchmarks.samplers import PRUNERS, SAMPLERS, TABLE
 from tests.benchmarks.search import __main__ as search
 from tests.benchmarks.search import pool, priors, surrogate
 from tests.benchmarks.search.arms import (
-    AFTER_RECORDED,
     ARMS,
+    DEFAULT,
     THAW,
     Pausing,
-    default_of,
     drawn_at_random,
     drawn_by_tpe,
 )
@@ -34,6 +34,7 @@ from tests.benchmarks.search.priors import PRIORS
 from tests.benchmarks.search.replay import Replay
 from tests.benchmarks.search.rows import row
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RUNGS = (10, 25, 40)
 LOSSES = {(i, j): 1 + 0.1 * ((i - 3) ** 2 + (j - 1) ** 2) for i, j in product(range(5), repeat=2)}
 BOWL = LossTable(
@@ -153,16 +154,21 @@ def test_the_default_is_what_a_study_gets_that_names_nothing():
     assert section == ThawConfig(name="thaw")
     searcher = Thaw(startup=section.startup_trials)
     assert ARMS[THAW] == Pausing(searcher)
-    assert ARMS[AFTER_RECORDED] == Pausing(searcher, prior="real")
-    assert [default_of(name) for name in ("samplers", "samplers-hard, forest")] == [AFTER_RECORDED, THAW]
+    assert ARMS[DEFAULT] == Pausing(searcher, prior="real")
 
 
-def test_what_the_replay_knows_beforehand_is_what_a_study_of_the_same_space_does():
-    study, table = definition.load("samplers"), loss_table.read(TABLE)
-    problem = Problem(table.search_space, table.rungs, 0)
-    found = priors.earlier(table, problem, priors.REAL, 0)
-    assert len(priors._of_hard(table)) == len(recorded_trials(RECORDED, study)) == 130
-    assert found.tried
+def test_what_the_replay_knows_beforehand_is_what_a_study_of_the_same_space_does_without_the_tables_own_runs():
+    hard, easy = RECORDED
+    assert len(recorded_trials(hard, definition.load("samplers"))) == 130
+    assert len(recorded_trials(easy, definition.load("samplers-hard"))) == 288
+    for table, elsewhere, trials in (
+        (loss_table.read(TABLE), hard, 130),
+        (surrogate.Surrogate.fitted(search.hard_runs(), "forest"), easy, 288),
+    ):
+        problem = Problem(table.search_space, table.rungs, 0)
+        (found,) = priors.earlier(table, problem, priors.REAL, 0)
+        assert found.tried == Earlier.of(problem.space, priors.recorded_in(table, elsewhere)).tried
+        assert len(priors.recorded_in(table, elsewhere)) == trials
 
 
 def test_a_row_has_the_median_its_interval_and_who_arrived():
@@ -355,7 +361,7 @@ def test_runs_of_a_study_are_recorded_and_another_study_may_begin_with_them(tiny
     tiny.create()
     tiny.worker().work()
     path = tiny.file.with_name("runs.json")
-    surrogate.write(tiny.settings, ["tiny"], path)
+    recorded_runs.write(tiny.settings, ["tiny"], path)
     rate = FloatParameter(type="float", low=1e-3, high=1e-2)
     found, trials = surrogate.read(path, SearchSpace({"optimizer.lr": rate})), tiny.trials()
     assert found.rungs == (500, 1000, 1500)

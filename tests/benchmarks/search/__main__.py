@@ -24,11 +24,11 @@ import optuna
 from service.report.figures import static
 from service.settings import ROOT, Settings
 from service.study import definition
-from tests.benchmarks import loss_table
+from tests.benchmarks import loss_table, recorded_runs
 from tests.benchmarks.loss_table import Table
 from tests.benchmarks.samplers import TABLE, on_one_thread
 from tests.benchmarks.search import figure, pool, surrogate
-from tests.benchmarks.search.arms import AFTER_RECORDED, ARMS, THAW, default_of
+from tests.benchmarks.search.arms import ARMS, DEFAULT, THAW
 from tests.benchmarks.search.peers import PEERS
 from tests.benchmarks.search.rows import Row, row
 from tests.benchmarks.search.surrogate import Runs, Surrogate
@@ -59,7 +59,7 @@ Sought is the best for its compute.
 
 ALL = {**ARMS, **PEERS}
 PARTS = {
-    "model, pauses and runs of another study": AFTER_RECORDED,
+    "model, pauses and runs of another study": DEFAULT,
     "model and pauses": THAW,
     "the model, whole trials": ("thaw, no pauses", "none"),
     "pauses, TPE in the model's place": ("TPE", "halving with promotion"),
@@ -125,7 +125,7 @@ def measure(
                 continue
             for number in workers:
                 ratios = list(workers_of.map(ratio, [(arm, number, seed) for seed in range(seeds)]))
-                yield row(name, *arm, number, ratios, default=arm == default_of(name))
+                yield row(name, *arm, number, ratios, default=arm == DEFAULT)
 
 
 def _ablation(rows: list[Row]) -> str:
@@ -162,8 +162,9 @@ Replayed on tables of real training runs. A search arrives when a whole trial ha
 seeds with its 95 % bootstrap interval, the mean (a search that does not arrive counts as 1), and how many arrived
 before they had spent as much as random search. Workers train side by side at one speed, and the tokens of all count; a
 trial may pause at a rung and be advanced later, except under pruners that stop. In bold what a study gets that names
-neither sampler nor pruner: `thaw`, which begins with what the runs of `studies/samplers-hard` say of its settings
-("prior real"), except on the tables that are made of these runs. Made by `make bench-search`.
+neither sampler nor pruner: `thaw`, which begins with what the recorded runs of `studies/samplers-hard` and
+`studies/samplers` say of its settings ("prior real"); on a table that is made of one of them, with the other's alone.
+Made by `make bench-search`.
 
 ![Best loss against training](search.png)
 
@@ -176,10 +177,10 @@ Tokens as a share of random search's, median over seeds; columns are tables and 
 {_ablation(rows)}{tables}
 With eight workers nothing can be below 0.08: no whole run ends sooner. A prior is an earlier study of 60 whole
 trials: of the same cells with a noise of 0.01 nats (right), of cells two steps on along the rate (shifted), with the
-worst cells the best (reversed), or with losses drawn at random (chance). Or it is another recorded study (real): for
-`samplers` those 130 runs of `samplers-hard` that had what its cells have for optimizer, SAM and schedule, a third as
-long; for `samplers-hard` the cells of `samplers`, all with AdamW, where Muon is best; for `lm_runs` 120 runs of
-`samplers-hard`, of models 200 to 1,000 times smaller, on other text. A study's baseline is run to its
+worst cells the best (reversed), or with losses drawn at random (chance). Or it is what was recorded elsewhere (real):
+for `samplers` those 130 runs of `samplers-hard` that had what its cells have for optimizer, SAM and schedule, a third
+as long; for `samplers-hard` the cells of `samplers`, all with AdamW, where Muon is best; for `lm_runs` 120 runs of
+`samplers-hard` and those cells, of models 200 to 1,000 times smaller, on other text. A study's baseline is run to its
 end whatever it shows, which costs a search up to one whole trial (first trial whole); the other rows have none.
 Searchers whose trials pause are those of `service/search`; samplers and pruners are those that a study file names.
 Other tools (`search/peers.py`) are asked and told as they come, with their own defaults.
@@ -190,10 +191,7 @@ def write(results: Path, found: Row) -> None:
     """Put a row in its place among those that are known, and the page anew."""
     path = results / "search.json"
     known = json.loads(path.read_text()) if path.exists() else []
-    rows = [
-        Row(**one | {"default": (one["searcher"], one["pruner"]) == default_of(one["table"])})
-        for one in known
-    ]
+    rows = [Row(**one | {"default": (one["searcher"], one["pruner"]) == DEFAULT}) for one in known]
     rows = [one for one in rows if one.key != found.key] + [found]
     lines = ",\n".join(json.dumps(one.as_dict()) for one in rows)
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
@@ -216,7 +214,7 @@ def main() -> None:
     parser.add_argument("--figure", action="store_true", help="draw search.png and .svg, and no more")
     arguments = parser.parse_args()
     if arguments.record:
-        surrogate.write(Settings.from_environment(), arguments.record, HARD / RECORDED)
+        recorded_runs.write(Settings.from_environment(), arguments.record, HARD / RECORDED)
         return
     if arguments.figure:
         drawn = figure.draw(tables(None), seeds=20, processes=arguments.processes, target_runs=RUNS)

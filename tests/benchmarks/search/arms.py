@@ -23,15 +23,10 @@ from tests.benchmarks.search import priors
 from tests.benchmarks.search.priors import PRIORS
 from tests.benchmarks.search.replay import Draw, Replay
 
-THAW, AFTER_RECORDED = ("thaw", "pauses"), ("thaw, prior real", "pauses")
-
-
-def default_of(table: str) -> tuple[str, str]:
-    """What a study gets that names neither sampler nor pruner: it begins with the runs of `studies/samplers-hard`.
-
-    Not on the tables that were made of these runs.
-    """
-    return THAW if table.startswith("samplers-hard") else AFTER_RECORDED
+THAW = "thaw", "pauses"
+DEFAULT = "thaw, prior real", "pauses"
+"""What a study gets that names neither sampler nor pruner: it begins with the runs that this project has recorded. A
+table that is made of some of them is searched with the others."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Replay:
         table, found = self.table, Search()
         problem = Problem(table.search_space, table.rungs, self.seed, cells=table.pool)
         if self.prior is not None:
-            problem = replace(problem, earlier=(earlier(table, problem, self.prior, self.seed),))
+            problem = replace(problem, earlier=earlier(table, problem, self.prior, self.seed))
         keys: set[str] = set()
         busy: list[tuple[int, int, _Trial | None]] = [(0, worker, None) for worker in range(self.workers)]
         while busy:

@@ -23,15 +23,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import KFold
 
-from service.report.record import study_record
 from service.search.coordinates import Coordinates
-from service.settings import Settings
-from service.storage.artifact_stores import open_store
-from service.storage.database import open_storage
-from service.storage.studies import load_study
-from service.study import definition as study_config
 from service.study.search_space import SearchSpace, Values
-from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import Table
 
 Array = NDArray[np.float64]
@@ -167,29 +160,3 @@ def read(path: Path, space: SearchSpace) -> Runs:
     found = json.loads(path.read_text(encoding="utf-8"))
     values, losses = zip(*found["runs"], strict=True)
     return Runs(space, tuple(found["rungs"]), values, tuple(map(tuple, losses)))
-
-
-def write(settings: Settings, study_names: Sequence[str], path: Path) -> None:
-    """Write what studies of one space recorded: one run a line, what was chosen for it and its losses at the rungs."""
-    storage, artifacts = open_storage(settings), open_store(settings.artifacts)
-    lines, rungs = [], set()
-    for name in study_names:
-        study, definition = load_study(storage, name, settings)
-        for run in study_record.read(study, definition, artifacts).runs:
-            if run.state in (study_record.COMPLETE, study_record.DIVERGED):
-                losses = [round(row["val_loss"], 4) for row in run.curve]
-                values = {key: _rounded(value) for key, value in run.values.items()}
-                lines.append([values, losses])
-                rungs |= {row["rung_tokens"] for row in run.curve}
-    recorded = study_config.load(path.parent).snapshot()  # of the folder: without paths of this machine
-    head = {
-        "studies": study_names,
-        "definition": recorded,
-        **loss_table.head_of(study),
-        "rungs": sorted(rungs),
-    }
-    loss_table.write(path, head, "runs", lines)
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.5g}") if isinstance(value, float) else value

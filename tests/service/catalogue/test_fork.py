@@ -52,7 +52,7 @@ def test_a_fork_whose_file_leaves_the_search_open_gets_what_a_new_study_does(any
     done = invoke(anywhere, "fork", "tiny", "--name", "wider", "--trials", 2)
     assert done.exit_code == 0, done.output
     with opened(anywhere, "wider") as (_, _, definition):
-        assert definition.sampler.prior == (RECORDED,)
+        assert definition.sampler.prior == RECORDED
 
 
 def test_a_study_file_is_named_as_people_name_it():

@@ -304,7 +304,10 @@ def test_a_study_whose_file_names_no_strategy_is_told_the_default_and_keeps_what
     tiny.create(1, name="new")
     said = capsys.readouterr().out
     assert "searched by thaw, as the file names neither sampler nor pruner" in said
-    assert "it begins with what the runs recorded in studies/samplers-hard say of these settings" in said
+    assert (
+        "it begins with what the runs recorded in studies/samplers-hard, studies/samplers say of these settings"
+        in said
+    )
     tiny.create(1, name="new")
     stored = {}
     for name in ("tiny", "new"):
@@ -318,7 +321,7 @@ def test_a_study_whose_file_names_no_strategy_is_told_the_default_and_keeps_what
         opened.close()
     assert stored == {
         "tiny": ("tpe", "median", False, None),
-        "new": ("thaw", "none", True, ("studies/samplers-hard",)),
+        "new": ("thaw", "none", True, ("studies/samplers-hard", "studies/samplers")),
     }
     tiny.write(searched + "sampler: {name: random}\n")
     with pytest.raises(StudyError, match="made with another strategy"):

@@ -14,6 +14,8 @@ from service.study.samplers import ThawConfig
 from tests.conftest import ROOT
 from tests.earlier_study import EARLIER, NOW, results
 
+HARD, EASY = RECORDED
+
 
 def test_whole_trials_are_seen_with_what_this_space_asks_for_also_outside_its_ranges(before):
     results(before, "before", 2.0, 1.5, float("inf"), 1.0)
@@ -102,7 +104,7 @@ def asking(tiny, body, **fixed):
 
 
 def test_of_recorded_runs_those_are_seen_that_had_what_the_study_trains(tiny):
-    recorded = json.loads((ROOT / RECORDED / "runs.json").read_text())
+    recorded = json.loads((ROOT / HARD / "runs.json").read_text())
     alike = [
         (values, losses[-1])
         for values, losses in recorded["runs"]
@@ -110,7 +112,7 @@ def test_of_recorded_runs_those_are_seen_that_had_what_the_study_trains(tiny):
         and len(losses) == len(recorded["rungs"])
     ]
     assert len(alike) > 50
-    found = recorded_trials(RECORDED, asking(tiny, NOW, **{"optimizer.name": "muon"}))
+    found = recorded_trials(HARD, asking(tiny, NOW, **{"optimizer.name": "muon"}))
     keys = "optimizer.lr", "model.dropout"
     assert [(*(values[key] for key in keys), loss) for values, loss in found] == [
         (*(values[key] for key in keys), loss) for values, loss in alike
@@ -122,12 +124,31 @@ def test_of_recorded_runs_those_are_seen_that_had_what_the_study_trains(tiny):
 def test_a_study_begins_with_recorded_runs_where_they_say_something_of_it(tiny):
     searched = asking(tiny, NOW)
     found = with_recorded(searched)
-    assert found.sampler == ThawConfig(name="thaw", prior=(RECORDED,))
+    assert found.sampler == ThawConfig(name="thaw", prior=RECORDED)
     assert definition.StudyDefinition.from_snapshot(found.snapshot()).sampler == found.sampler
-    other = "space:\n  optimizer.clip_norm: {type: float, low: 0.1, high: 2.0}\n"
-    assert with_recorded(asking(tiny, other)).sampler == ThawConfig(name="thaw")
     own = definition.load("digits")
     assert with_recorded(own) is own
+
+
+@pytest.mark.parametrize(
+    ("space", "fixed", "prior"),
+    [
+        ("optimizer.clip_norm: {type: float, low: 0.1, high: 2.0}", {}, ()),
+        ("optimizer.weight_decay: {type: float, low: 0.01, high: 1.0}", {}, (HARD,)),
+        ("optimizer.lr: {type: float, low: 1.0e-3, high: 1.0}", {"optimizer.name": "sgd"}, (HARD,)),
+        ("optimizer.name: {type: categorical, choices: [adamw, muon]}", {}, (HARD,)),
+        (
+            "optimizer.lr: {type: float, low: 1.0e-3, high: 1.0}\n"
+            "  optimizer.name: {type: categorical, choices: [sgd, muon]}\nbaseline: false",
+            {},
+            (HARD,),
+        ),
+        ("optimizer.lr: {type: float, low: 1.0e-3, high: 1.0}", {"schedule.decay": "linear"}, (EASY,)),
+    ],
+)
+def test_a_study_begins_with_those_that_varied_the_same_with_its_optimizer(tiny, space, fixed, prior):
+    found = with_recorded(asking(tiny, f"space:\n  {space}\n", **fixed))
+    assert found.sampler == ThawConfig(name="thaw", prior=prior)
 
 
 def test_without_recorded_runs_a_study_begins_without_any(tiny, monkeypatch):
@@ -136,10 +157,11 @@ def test_without_recorded_runs_a_study_begins_without_any(tiny, monkeypatch):
     assert with_recorded(searched) is searched
 
 
-def test_recorded_runs_are_of_the_study_beside_them():
-    recorded = json.loads((ROOT / RECORDED / "runs.json").read_text())
+@pytest.mark.parametrize("folder", RECORDED)
+def test_recorded_runs_are_of_the_study_beside_them(folder):
+    recorded = json.loads((ROOT / folder / "runs.json").read_text())
     stored = definition.StudyDefinition.from_snapshot(recorded["definition"])
-    assert stored.identity() == definition.load(ROOT / RECORDED).identity()
+    assert stored.identity() == definition.load(ROOT / folder).identity()
 
 
 @pytest.mark.parametrize(
@@ -159,7 +181,7 @@ def test_recorded_runs_that_cannot_be_read_are_refused_when_the_study_is_made(ti
 
 def test_recorded_runs_of_other_parameters_are_refused(tiny):
     body = "space:\n  optimizer.clip_norm: {type: float, low: 0.1, high: 2.0}\n"
-    tiny.write(body + f"sampler: {{name: thaw, prior: [{RECORDED}]}}\n")
+    tiny.write(body + f"sampler: {{name: thaw, prior: [{HARD}]}}\n")
     with pytest.raises(
         StudyError, match="study 'studies/samplers-hard' has 0 complete trials of what this one trains"
     ):

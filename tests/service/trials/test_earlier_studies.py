@@ -15,7 +15,7 @@ def test_a_study_that_is_gone_or_says_too_little_is_left_out_and_the_log_says_so
     results(before, "before", 2.0, 1.5, 1.2, 1.0)
     before.write(NOW + "sampler: {name: thaw, prior: [before]}\n")
     before.create(1)
-    asked = ("before", "gone", "tiny", RECORDED, "studies/gone")
+    asked = ("before", "gone", "tiny", *RECORDED, "studies/gone")
     with (
         contextlib.closing(open_study(before.settings, "tiny")) as opened,
         structlog.testing.capture_logs() as lines,
@@ -28,7 +28,7 @@ def test_a_study_that_is_gone_or_says_too_little_is_left_out_and_the_log_says_so
         "before": "an earlier study is learned from",
         "gone": "an earlier study cannot be read, its trials are left out",
         "tiny": "an earlier study says too little",
-        RECORDED: "an earlier study is learned from",
+        **dict.fromkeys(RECORDED, "an earlier study is learned from"),
         "studies/gone": "an earlier study cannot be read, its trials are left out",
     }
     assert len(found[1].tried) > 100
