@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from service.search.problem import Problem
 from service.settings import ROOT
 from service.storage.earlier_trials import RECORDED, recorded_runs, recorded_trials
 from service.study import definition
+from service.study.definition import StudyDefinition
 from service.study.search_space import Values
 from tests.benchmarks.loss_table import LossTable, Table
 from tests.benchmarks.search.pool import Pool
@@ -55,10 +57,12 @@ def earlier(table: Table, problem: Problem, kind: str, seed: int) -> tuple[Earli
 def _own(table: Table) -> str | None:
     """Of the recorded ones, that whose space the table has."""
     keys = table.search_space.parameters.keys()
-    return next(
-        (folder for folder in RECORDED if definition.load(ROOT / folder).space.parameters.keys() == keys),
-        None,
-    )
+    return next((folder for folder in RECORDED if _study(folder).space.parameters.keys() == keys), None)
+
+
+@cache
+def _study(folder: str) -> StudyDefinition:
+    return definition.load(ROOT / folder)
 
 
 def recorded_in(table: Table, folder: str) -> list[tuple[Values, float]]:
@@ -68,7 +72,7 @@ def recorded_in(table: Table, folder: str) -> list[tuple[Values, float]]:
     """
     own = _own(table)
     assert own is not None
-    seen = recorded_trials(folder, definition.load(ROOT / own))
+    seen = recorded_trials(folder, _study(own))
     if not isinstance(table, LossTable):
         return seen
     return [
