@@ -98,11 +98,13 @@ def _says_something(folder: str, asking: StudyDefinition) -> bool:
     """The study varies what these runs varied, and trains with an optimizer that they had."""
     try:
         one, _ = recorded_runs(folder)
-        known = len(recorded_trials(folder, asking))
     except UserError:  # an installation without them
         return False
-    alike = asking.space.parameters.keys() & one.space.parameters.keys()
-    return bool(alike and _optimizers(asking) & _optimizers(one)) and known >= FEWEST_EARLIER
+    if not (asking.space.parameters.keys() & one.space.parameters.keys()):
+        return False
+    if not (_optimizers(asking) & _optimizers(one)):
+        return False
+    return len(recorded_trials(folder, asking)) >= FEWEST_EARLIER
 
 
 def _optimizers(study: StudyDefinition) -> set[Any]:
