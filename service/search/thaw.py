@@ -13,6 +13,7 @@ import numpy as np
 
 from service.search.belief import NEW, Belief
 from service.search.coordinates import Array, Coordinates
+from service.search.forecast import AHEAD
 from service.search.problem import Advance, Begin, Begun, Decision, Problem, Stop
 from service.search.process import on_one_core
 from service.study.parameters import CategoricalParameter, FloatParameter
@@ -136,10 +137,15 @@ class Thaw:
     def _stop(
         self, problem: Problem, belief: Belief, begun: Sequence[Begun], new: Sequence[Values]
     ) -> Stop | None:
-        """Where no trial promises what it has to, be it new, waiting, or on its way."""
-        whole = [trial.losses[-1] for trial in begun if trial.passed == len(problem.rungs)]
+        """Where no trial, new, waiting or on its way, promises what it has to, and ten have just not brought it."""
+        whole = [trial for trial in begun if trial.passed == len(problem.rungs)]
         going = [trial for trial in begun if trial.state in ("running", "paused") and trial.values]
         if self.stop_gain is None or len(whole) < _ENOUGH or not (going or new):
+            return None
+        best = min(trial.losses[-1] for trial in whole)
+        as_good = min(trial.number for trial in whole if trial.losses[-1] <= best + self.stop_gain)
+        since = sum(problem.rungs[t.passed - 1] for t in begun if t.passed and t.number > as_good)
+        if since < AHEAD * problem.rungs[-1]:
             return None
         found = belief.forecast(
             [*(trial.values for trial in going), *new],
@@ -148,9 +154,7 @@ class Thaw:
         )
         if found is None:
             return None
-        return Stop(
-            f"best {min(whole):.4f}; {found.shown}; {self.stop_by} is {self.stop_gain:.3g}", forecast=found
-        )
+        return Stop(f"best {best:.4f}; {found.shown}; {self.stop_by} is {self.stop_gain:.3g}", forecast=found)
 
 
 def _candidates(

@@ -1,9 +1,9 @@
 """What a search that stops by itself has found, and how its forecast holds: replayed on recorded losses.
 
-    .venv/bin/python -m tests.benchmarks.search.stopping [--table samplers] [--gain 0.0026] [--seeds 40]
+    .venv/bin/python -m tests.benchmarks.search.stopping [--tables samplers] [--gain 0.0026] [--seeds 40]
 
-Prints a table. A search is replayed to where it would stop, and on for the tokens of ten whole trials more: those that
-the stop saves.
+Writes tests/benchmarks/results/stopping.md. A search is replayed to where it would stop, and on for the tokens of ten
+whole trials more: those that the stop saves.
 """
 
 import argparse
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
+from pathlib import Path
 
 from service.search.forecast import AHEAD
 from service.search.problem import Begun, Decision, Problem, Stop
@@ -26,9 +28,20 @@ from tests.benchmarks.search.replay import Replay
 
 MOST = 60
 """Whole trials after which a search that has not stopped is given up."""
+BEGINS = {"nothing": None, "recorded runs": "real"}
+"""With what a search begins: of `priors`."""
 HEAD = """\
-| table | gain | stopped | whole trials' tokens | best, less the best there is | ten more: expected | came | between |
-|---|---|---|---|---|---|---|---|
+# Searches that stop by themselves
+
+`stop: {{gain: …}}`, replayed on the tables of [search.md](search.md): {seeds} searches in a row, one worker each.
+Losses are in nats per character. *After* is what a search had trained when it stopped, in whole trials: median and
+quartiles. *Best* is its best loss then, less the lowest of the table (of a model of runs: of the lowest that it knows
+of): median and worst. Each went on for the tokens of ten whole trials more: what the forecast expected of these in the
+mean, what came, and how often that lay between the bounds of the forecast, which are meant to hold eight of ten. Made
+by `python -m tests.benchmarks.search.stopping`.
+
+| table | begins with | gain | stopped | after | best | ten more: expected | came | between |
+|---|---|---:|---:|---:|---:|---:|---:|---:|
 """
 
 
@@ -69,11 +82,11 @@ class GoesOn:
         return None if left <= self.left - self.further else decision
 
 
-def stopped(table: Table, gain: float, seed: int) -> Stopped | None:
+def stopped(table: Table, gain: float, prior: str | None, seed: int) -> Stopped | None:
     """One search with one worker; None where it does not stop."""
     searcher = GoesOn(Thaw(stop_gain=gain), AHEAD * table.cell_tokens)
     budget = MOST * table.cell_tokens
-    found = Replay(table, searcher, drawn_at_random, seed).run(budget_tokens=budget)
+    found = Replay(table, searcher, drawn_at_random, seed, prior=prior).run(budget_tokens=budget)
     if searcher.stop is None or searcher.stop.forecast is None:
         return None
     spent, forecast = budget - int(searcher.left), searcher.stop.forecast
@@ -88,11 +101,12 @@ def stopped(table: Table, gain: float, seed: int) -> Stopped | None:
     )
 
 
-def line(name: str, gain: float, found: Sequence[Stopped | None]) -> str:
+def line(table: str, begins: str, gain: float, found: Sequence[Stopped | None]) -> str:
     """Of a Markdown table."""
     those = [one for one in found if one is not None]
+    head = f"| {table} | {begins} | {gain} | {len(those)} of {len(found)} |"
     if len(those) < 2:
-        return f"| {name} | {gain} | {len(those)} of {len(found)} | | | | | |\n"
+        return f"{head} | | | | |\n"
     low, middle, high = statistics.quantiles((one.trials for one in those), n=4)
     regret = sorted(one.regret for one in those)
     came, expected = (
@@ -100,27 +114,31 @@ def line(name: str, gain: float, found: Sequence[Stopped | None]) -> str:
     )
     between = sum(one.is_between for one in those) / len(those)
     return (
-        f"| {name} | {gain} | {len(those)} of {len(found)} | {middle:.1f} ({low:.1f} to {high:.1f}) "
-        f"| {statistics.median(regret):.4f} ({regret[-1]:.4f}) | {expected:.4f} | {came:.4f} | {between:.0%} |\n"
+        f"{head} {middle:.1f} ({low:.1f} to {high:.1f}) | {statistics.median(regret):.4f} ({regret[-1]:.4f}) "
+        f"| {expected:.4f} | {came:.4f} | {between:.0%} |\n"
     )
 
 
 def main() -> None:
-    """Replay, and print the table."""
+    """Replay, and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", default="samplers")
-    parser.add_argument("--gain", type=float, nargs="+", default=(0.01, 0.0026, 0.001))
+    parser.add_argument("--tables", nargs="+", default=("samplers", "samplers-hard"))
+    parser.add_argument("--gain", type=float, nargs="+", default=(0.01, 0.0026))
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=search.RESULTS)
     arguments = parser.parse_args()
-    table = search.tables(None)[arguments.table]()
-    print(HEAD, end="")
-    with ProcessPoolExecutor(arguments.processes, initializer=on_one_thread) as processes:
-        for gain in arguments.gain:
-            found = list(processes.map(partial(stopped, table, gain), range(arguments.seeds)))
-            print(line(arguments.table, gain, found), end="", flush=True)
+    page = HEAD.format(seeds=arguments.seeds)
+    for name in arguments.tables:
+        table = search.tables(None)[name]()
+        with ProcessPoolExecutor(arguments.processes, initializer=on_one_thread) as processes:
+            for (begins, prior), gain in product(BEGINS.items(), arguments.gain):
+                found = list(processes.map(partial(stopped, table, gain, prior), range(arguments.seeds)))
+                page += line(name, begins, gain, found)
+                print(page.splitlines()[-1], flush=True)
+    (arguments.out / "stopping.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

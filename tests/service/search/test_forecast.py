@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import integrate, stats
@@ -11,10 +13,14 @@ from service.study.parameters import FloatParameter, IntParameter
 from service.study.search_space import SearchSpace
 
 LINE = Problem(SearchSpace({"x": FloatParameter(type="float", low=0.0, high=1.0)}), (10, 20, 40), 0)
-SEEN = [
-    Begun(i, {"x": x}, (2 + (x - 0.3) ** 2, 1.5 + (x - 0.3) ** 2, 1 + (x - 0.3) ** 2), "ended")
-    for i, x in enumerate((0.0, 0.15, 0.5, 0.7, 1.0))
-]
+
+
+def curve(number, x, passed=3, state="ended"):
+    losses = 2 + (x - 0.3) ** 2, 1.5 + (x - 0.3) ** 2, 1 + (x - 0.3) ** 2
+    return Begun(number, {"x": x}, losses[:passed], state)
+
+
+SEEN = [curve(i, x) for i, x in enumerate((0.0, 0.15, 0.5, 0.7, 1.0))]
 
 
 def process_at(rows):
@@ -85,21 +91,37 @@ def test_losses_a_hundredth_as_far_apart_promise_a_hundredth():
     assert hundredth.gain == pytest.approx(whole.gain / 100, rel=1e-6)
 
 
+ALL = [*SEEN, *(curve(5 + i, 0.9 - i / 50) for i in range(9))]
+"""What was trained after the first of them would have paid for thirteen, after the best for twelve."""
+
+
 def test_a_search_stops_where_nothing_promises_what_it_has_to():
-    assert not isinstance(Thaw(stop_gain=1e-6).decide(LINE, SEEN), Stop)
-    stop = Thaw(stop_gain=10.0).decide(LINE, SEEN)
+    assert not isinstance(Thaw(stop_gain=1e-6).decide(LINE, ALL), Stop)
+    stop = Thaw(stop_gain=10.0).decide(LINE, ALL)
     assert isinstance(stop, Stop)
     assert not stop.is_empty
     assert stop.why.startswith("best 1.0225; one more trial is expected to lower")
     assert stop.why.endswith("; stop.gain is 10")
-    assert not isinstance(Thaw(stop_gain=10.0).decide(LINE, SEEN[:4]), Stop)  # too few whole ones
-    assert not isinstance(Thaw().decide(LINE, SEEN), Stop)
+    few = [*ALL[:4], *(curve(i, 0.5 + i / 100, 2, "paused") for i in range(4, 30))]
+    assert not isinstance(Thaw(stop_gain=10.0).decide(LINE, few), Stop)  # too few whole ones
+    assert not isinstance(Thaw().decide(LINE, ALL), Stop)
+
+
+def test_a_search_goes_on_for_ten_trials_after_one_that_brought_what_it_has_to():
+    gain = 0.3  # which nothing promises
+    assert isinstance(Thaw(stop_gain=gain).decide(LINE, ALL), Stop)
+    first, *others = ALL
+    jump = replace(first, losses=(2.0, 1.5, 0.5))  # what came later is not as good
+    paid = [replace(trial, losses=tuple(1 + loss for loss in trial.losses)) for trial in others]
+    assert isinstance(Thaw(stop_gain=gain).decide(LINE, [jump, *paid]), Stop)
+    late = [*(replace(trial, number=trial.number - 1) for trial in paid), replace(jump, number=len(paid))]
+    assert not isinstance(Thaw(stop_gain=gain).decide(LINE, late), Stop)
 
 
 def test_a_promising_trial_on_its_way_keeps_the_search_going():
-    grid = Problem(SearchSpace({"x": IntParameter(type="int", low=0, high=6)}), LINE.rungs, 0)
-    losses = [(2.0 + i, 1.5 + i, 1.0 + i) for i in range(6)]
+    grid = Problem(SearchSpace({"x": IntParameter(type="int", low=0, high=12)}), LINE.rungs, 0)
+    losses = [(2.0 + i, 1.5 + i, 1.0 + i) for i in range(12)]
     begun = [Begun(i, {"x": i}, one, "ended") for i, one in enumerate(losses)]
-    on_its_way = Begun(6, {"x": 6}, (1.0, 0.5), "running")  # and so far the best by a unit
+    on_its_way = Begun(12, {"x": 12}, (1.0, 0.5), "running")  # and so far the best by a unit
     assert isinstance(Thaw(stop_gain=0.3).decide(grid, begun), Stop)
     assert not isinstance(Thaw(stop_gain=0.3).decide(grid, [*begun, on_its_way]), Stop)
