@@ -132,7 +132,7 @@ class TrialRunner:
                     rung=len(run.evaluations),
                     rungs=rungs,
                     val_loss=evaluation.val_loss,
-                    tokens_per_second=evaluation.tokens_per_second,
+                    tokens_per_second=_pace(run),
                     tokens=run.tokens,
                     budget_tokens=config.budget_tokens,
                 )
@@ -271,6 +271,13 @@ class TrialRunner:
 def _reported(trial: optuna.Trial) -> Collection[int]:
     """The rungs whose losses the trial has, which Optuna takes once."""
     return storage_of(trial.study).get_trial(trial_id_of(trial)).intermediate_values
+
+
+def _pace(run: Run) -> float:
+    """Tokens a second over the last three rungs: those before may have been trained elsewhere, or beside other work."""
+    last, before = run.evaluations[-1], run.evaluations[:-1][-3:]
+    seconds = last.seconds - before[0].seconds if before else 0.0
+    return (last.tokens - before[0].tokens) / seconds if seconds > 0 else last.tokens_per_second
 
 
 def _is_paused(run: Run, goes_on: GoesOn | None) -> bool:

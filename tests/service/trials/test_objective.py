@@ -1,5 +1,9 @@
+from types import SimpleNamespace
+
+import pytest
 from optuna.trial import TrialState
 
+from service.trials.objective import _pace
 from tests.service.trials.test_worker import states
 
 ARMS = """\
@@ -79,3 +83,13 @@ def test_arms_have_their_names_their_seeds_and_their_budgets(tiny):
     assert coarse[-1] == trials[2].user_attrs["config"]["training"]["tokens"] > 9000
     assert [trial.user_attrs["train_tokens"] for trial in trials[:2]] == [10_894] * 2
     assert round(0.5 * trials[2].user_attrs["train_tokens"]) == coarse[-1]  # of its own tokenizer
+
+
+def test_the_speed_told_is_that_of_the_last_rungs():
+    seconds = (1000.0, 2000.0, 2010.0, 2020.0, 2030.0)  # two rungs on a busy machine, three on an idle one
+    run = SimpleNamespace(evaluations=[])
+    told = []
+    for rung, clock in enumerate(seconds, 1):
+        run.evaluations.append(SimpleNamespace(tokens=100 * rung, seconds=clock, tokens_per_second=0.07))
+        told.append(_pace(run))
+    assert told == pytest.approx([0.07, 100 / 1000, 200 / 1010, 300 / 1020, 300 / 30])
