@@ -14,7 +14,7 @@ from service.search.halving import Halving
 from service.search.problem import Advance, Begun, Decision, Problem, Searcher
 from service.search.thaw import Thaw
 from service.study.pruners import PrunerConfig
-from service.study.samplers import GpConfig, SamplerConfig, TpeConfig, build_sampler, sampler_misfit
+from service.study.samplers import SamplerConfig, TpeConfig, build_sampler, sampler_misfit
 from service.study.search_space import Values
 from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import Flat, Search, Table
@@ -135,7 +135,10 @@ ARMS: Mapping[tuple[str, str], Arm] = {
     (sampler, pruner): Stopping(SAMPLERS[sampler], PRUNERS[pruner])
     for sampler, pruner in product(SAMPLERS, PRUNERS)
 } | {
-    ("GP, no conditions", "none"): Stopping(GpConfig(name="gp"), PRUNERS["none"], flat=True),
+    **{
+        ("GP, no conditions", name): Stopping(SAMPLERS["GP"], pruner, flat=True)
+        for name, pruner in PRUNERS.items()
+    },
     ("random", "halving with promotion"): Pausing(Halving()),
     ("TPE", "halving with promotion"): Pausing(Halving(), drawn_by_tpe),
     THAW: Pausing(Thaw()),
