@@ -4,7 +4,8 @@
 
 Writes tests/benchmarks/results/search.json, a row for each way and table as soon as it is found, and search.md. Rows
 that are not measured now stay as they are there. The runs of others are read where --lm-runs names their file; other
-tools are compared where the environment has them (`search/peers.py`).
+tools are compared where the environment has them (`search/peers.py`). With --losses it is the best losses on the way
+that are compared, whatever is found (losses.json).
 
     .venv/bin/python -m tests.benchmarks.search --record samplers-hard samplers-hard-2
 
@@ -27,7 +28,7 @@ from service.study import definition
 from tests.benchmarks import loss_table, recorded_runs
 from tests.benchmarks.loss_table import Table
 from tests.benchmarks.samplers import TABLE, on_one_thread
-from tests.benchmarks.search import figure, pool, surrogate
+from tests.benchmarks.search import figure, losses, pool, surrogate
 from tests.benchmarks.search.arms import ARMS, DEFAULT, THAW
 from tests.benchmarks.search.peers import PEERS
 from tests.benchmarks.search.rows import Row, row
@@ -140,8 +141,8 @@ def _ablation(rows: list[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def page(rows: list[Row]) -> str:
-    """What was found, for people."""
+def page(rows: list[Row], kinds: Sequence[losses.Kind] = ()) -> str:
+    """What was found, for people: by row, and by kind of search."""
     tables = ""
     for name in dict.fromkeys(one.table for one in rows):
         of_table = sorted(
@@ -170,7 +171,7 @@ Made by `make bench-search`.
 
 The median of 20 searches by one worker, and half of them in each band (`--figure`). `thaw` knows no other runs there.
 
-## What each part is worth
+{losses.shown(kinds, DEFAULT)}## What each part is worth
 
 Tokens as a share of random search's, median over seeds; columns are tables and numbers of workers.
 
@@ -187,15 +188,24 @@ Other tools (`search/peers.py`) are asked and told as they come, with their own 
 """
 
 
-def write(results: Path, found: Row) -> None:
-    """Put a row in its place among those that are known, and the page anew."""
+def _rows(results: Path) -> list[Row]:
     path = results / "search.json"
     known = json.loads(path.read_text()) if path.exists() else []
-    rows = [Row(**one | {"default": (one["searcher"], one["pruner"]) == DEFAULT}) for one in known]
-    rows = [one for one in rows if one.key != found.key] + [found]
+    return [Row(**one | {"default": (one["searcher"], one["pruner"]) == DEFAULT}) for one in known]
+
+
+def write(results: Path, found: Row) -> None:
+    """Put a row in its place among those that are known, and the page anew."""
+    rows = [one for one in _rows(results) if one.key != found.key] + [found]
     lines = ",\n".join(json.dumps(one.as_dict()) for one in rows)
-    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    (results / "search.md").write_text(page(rows), encoding="utf-8")
+    (results / "search.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write_page(results)
+
+
+def write_page(results: Path) -> None:
+    """Of all that is known."""
+    page_of_all = page(_rows(results), losses.read(results))
+    (results / "search.md").write_text(page_of_all, encoding="utf-8")
 
 
 def main() -> None:
@@ -211,6 +221,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--record", nargs="+", metavar="STUDY", help="write these studies' runs, and no more")
+    parser.add_argument("--losses", action="store_true", help="compare losses on the way, by one worker")
     parser.add_argument("--figure", action="store_true", help="draw search.png and .svg, and no more")
     arguments = parser.parse_args()
     if arguments.record:
@@ -224,14 +235,14 @@ def main() -> None:
     arms = [arm for arm in ALL if not only or arm[0] in only or ":".join(arm) in only]
     made = tables(arguments.lm_runs)
     for name in arguments.tables or made:
-        for found in measure(
-            name,
-            made[name](),
-            arms,
-            seeds=arguments.seeds,
-            processes=arguments.processes,
-            workers=arguments.workers,
-        ):
+        table, often = made[name](), {"seeds": arguments.seeds, "processes": arguments.processes}
+        if arguments.losses:
+            for kind in losses.measured(name, table, arms, **often):
+                print(kind, flush=True)
+                losses.write(arguments.out, kind)
+                write_page(arguments.out)
+            continue
+        for found in measure(name, table, arms, workers=arguments.workers, **often):
             print(found.shown(), end="", flush=True)
             write(arguments.out, found)  # at once: the next may take an hour
 
