@@ -50,7 +50,8 @@ class Thaw:
         startup: trials begun at points spread over the space before the model is asked.
         cost_power: 0 asks for the most improvement whatever it costs, 1 for the most a token; on recorded runs
             nothing from 0 to 0.5 could be told apart.
-        stop_gain: nats that a further whole trial has to promise, or the search stops; None never stops it.
+        stop_gain: nats that a further whole trial has to promise, or the last `AHEAD` to have brought, or the search
+            stops; None never stops it.
         stop_by: what that is, for people.
     """
 

@@ -145,16 +145,18 @@ def seen_by(
 
 def refuse_prior(storage: StudyStorage, definition: StudyDefinition, settings: Settings) -> None:
     """See that each study that is to shape the first guesses is there and has something to say. Raises StudyError."""
-    for name in prior_of(definition.sampler):
+    names = prior_of(definition.sampler)
+    for name in names:
+        if names.count(name) > 1:
+            raise StudyError(f"sampler.prior: study {name!r} is named twice, and would count twice")
         if are_recorded(name):
+            earlier, _ = recorded_runs(name)
             whole = len(recorded_trials(name, definition))
         else:
             study, earlier = load_study(storage, name, settings)
-            if not definition.space.parameters.keys() & earlier.space.parameters.keys():
-                raise StudyError(
-                    f"sampler.prior: study {name!r} varies no parameter of this one; take it out"
-                )
             whole = len(whole_trials(study, earlier, definition))
+        if not definition.space.parameters.keys() & earlier.space.parameters.keys():
+            raise StudyError(f"sampler.prior: study {name!r} varies no parameter of this one; take it out")
         if whole < FEWEST_EARLIER:
             raise StudyError(
                 f"sampler.prior: study {name!r} has {whole} complete trials of what this one trains, fewer than "

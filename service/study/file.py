@@ -22,7 +22,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
 class StopConfig(Section):
-    """When a search stops by itself, before its budget is spent: by one of these."""
+    """When a search stops by itself, before its budget is spent: by one of these. The last ten whole trials' worth of
+    training has to have brought no more than that, too: a model of losses is most mistaken about what nobody has tried.
+    """
 
     gain: float | None = Field(None, gt=0)
     """By how much, in nats per character, a further whole trial has to be expected to lower the best loss."""

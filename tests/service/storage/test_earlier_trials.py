@@ -182,7 +182,11 @@ def test_recorded_runs_that_cannot_be_read_are_refused_when_the_study_is_made(ti
 def test_recorded_runs_of_other_parameters_are_refused(tiny):
     body = "space:\n  optimizer.clip_norm: {type: float, low: 0.1, high: 2.0}\n"
     tiny.write(body + f"sampler: {{name: thaw, prior: [{HARD}]}}\n")
-    with pytest.raises(
-        StudyError, match="study 'studies/samplers-hard' has 0 complete trials of what this one trains"
-    ):
+    with pytest.raises(StudyError, match="study 'studies/samplers-hard' varies no parameter of this one"):
+        tiny.create(1)
+
+
+def test_a_prior_that_is_named_twice_is_refused(tiny):
+    tiny.write(NOW + f"sampler: {{name: thaw, prior: [{HARD}, {EASY}, {HARD}]}}\n")
+    with pytest.raises(StudyError, match="study 'studies/samplers-hard' is named twice"):
         tiny.create(1)
