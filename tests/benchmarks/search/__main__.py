@@ -170,10 +170,13 @@ Made by `make bench-search`.
 ![Best loss against training](search.png)
 
 The median of 20 searches by one worker, and half of them in each band (`--figure`). `thaw` knows no other runs there.
+More ways to search, and other tools (`--losses`): best loss of a whole trial after as much training as so many whole
+runs take, the median of the searches, and the quartiles.
 
 {losses.shown(kinds, DEFAULT)}## What each part is worth
 
-Tokens as a share of random search's, median over seeds; columns are tables and numbers of workers.
+Tokens as a share of random search's, median over seeds; columns are tables and numbers of workers. What a search finds
+that stops by itself is in [stopping.md](stopping.md).
 
 {_ablation(rows)}{tables}
 With eight workers nothing can be below 0.08: no whole run ends sooner. A prior is an earlier study of 60 whole
