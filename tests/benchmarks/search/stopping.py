@@ -34,11 +34,11 @@ HEAD = """\
 # Searches that stop by themselves
 
 `stop: {gain: …}`, replayed on the tables of [search.md](search.md), one worker a search. Losses are in nats per
-character. *After* is what a search had trained when it stopped, in whole trials: median and
-quartiles. *Best* is its best loss then, less the lowest of the table (of a model of runs: of the lowest that it knows
-of): median and worst. Each went on for the tokens of ten whole trials more: what the forecast expected of these in the
-mean, what came, and how often that lay between the bounds of the forecast, which are meant to hold eight of ten. Made
-by `python -m tests.benchmarks.search.stopping`.
+character. *After* is what a search had trained when it stopped, in whole trials: median and quartiles. *Best* is its
+best loss then, less the lowest of the table (of a model of runs: of the lowest that it knows of): median and worst.
+Each went on for the tokens of ten whole trials more: what the forecast expected of these in the mean, what came, and
+how often that lay between the bounds of the forecast, which are meant to hold eight of ten. Made by
+`.venv/bin/python -m tests.benchmarks.search.stopping`.
 
 | table | begins with | gain | stopped | after | best | ten more: expected | came | between |
 |---|---|---:|---:|---:|---:|---:|---:|---:|
