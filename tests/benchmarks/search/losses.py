@@ -71,7 +71,7 @@ def shown(kinds: Sequence[Kind], default: tuple[str, str]) -> str:
     page = ""
     for name in dict.fromkeys(one["table"] for one in kinds):
         those = [one for one in kinds if one["table"] == name]
-        those.sort(key=lambda one: one["quartiles"][-1][1] or math.inf)
+        those.sort(key=lambda one: [median or math.inf for _, median, _ in reversed(one["quartiles"])])
         page += f"| {name} | pruner | {' | '.join(f'{n} runs' for n in WHOLE_RUNS)} | seeds |\n"
         page += "|---|---|---:|---:|---:|---:|\n"
         for one in those:
