@@ -29,9 +29,8 @@ from tests.benchmarks import loss_table, recorded_runs
 from tests.benchmarks.loss_table import Table
 from tests.benchmarks.samplers import TABLE, on_one_thread
 from tests.benchmarks.search import figure, losses, pool, surrogate
-from tests.benchmarks.search.arms import ARMS, DEFAULT, THAW
-from tests.benchmarks.search.peers import PEERS
-from tests.benchmarks.search.rows import Row, row
+from tests.benchmarks.search.arms import ALL, DEFAULT, THAW
+from tests.benchmarks.search.rows import Row, row, write_lines
 from tests.benchmarks.search.surrogate import Runs, Surrogate
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -58,7 +57,6 @@ Sought is the best for its compute.
 """,
 }
 
-ALL = {**ARMS, **PEERS}
 PARTS = {
     "model, pauses and runs of another study": DEFAULT,
     "model and pauses": THAW,
@@ -200,8 +198,7 @@ def _rows(results: Path) -> list[Row]:
 def write(results: Path, found: Row) -> None:
     """Put a row in its place among those that are known, and the page anew."""
     rows = [one for one in _rows(results) if one.key != found.key] + [found]
-    lines = ",\n".join(json.dumps(one.as_dict()) for one in rows)
-    (results / "search.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write_lines(results / "search.json", [one.as_dict() for one in rows])
     write_page(results)
 
 

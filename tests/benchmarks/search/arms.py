@@ -20,6 +20,7 @@ from tests.benchmarks import loss_table
 from tests.benchmarks.loss_table import Flat, Search, Table
 from tests.benchmarks.samplers import PRUNERS, SAMPLERS
 from tests.benchmarks.search import priors
+from tests.benchmarks.search.peers import PEERS
 from tests.benchmarks.search.priors import PRIORS
 from tests.benchmarks.search.replay import Draw, Replay
 
@@ -147,3 +148,5 @@ ARMS: Mapping[tuple[str, str], Arm] = {
     **{(f"thaw, prior {kind}", "pauses"): Pausing(Thaw(), prior=kind) for kind in PRIORS},
 }
 """By searcher and pruner."""
+ALL = {**ARMS, **PEERS}
+"""Other tools among them."""

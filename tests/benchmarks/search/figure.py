@@ -1,13 +1,13 @@
 """The picture of the comparison: best loss against training, on a table with one hill and on one with conditions."""
 
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 
 from service.report.figures.plots import Axis, Chart, Plot, Series
-from tests.benchmarks.loss_table import Search, Table
+from tests.benchmarks.loss_table import Table
 from tests.benchmarks.samplers import band, on_one_thread
 from tests.benchmarks.search.arms import ARMS, THAW
+from tests.benchmarks.search.losses import WHOLE_RUNS, searched
 
 SHOWN: Mapping[str, tuple[tuple[str, str], ...]] = {
     "thaw": (THAW,),
@@ -21,14 +21,6 @@ PANELS = {
     "samplers": "288 recorded runs: five hyperparameters",
     "samplers-hard": "a model of 695 runs: thirteen, with conditions",
 }
-WHOLE_RUNS = 25
-"""As far as is drawn."""
-
-
-def _searched(job: tuple[Table, tuple[str, str], int]) -> Search:
-    table, arm, seed = job
-    budget = WHOLE_RUNS * table.cell_tokens
-    return ARMS[arm].search(table, seed=seed, budget_tokens=budget, workers=1, target=-math.inf)
 
 
 def draw(
@@ -38,16 +30,16 @@ def draw(
     charts = []
     for name, title in PANELS.items():
         table, series = tables[name](), []
-        cell = table.cell_tokens
-        tokens = [n * cell / 4 for n in range(4, 4 * WHOLE_RUNS + 1)]
+        cell, runs = table.cell_tokens, WHOLE_RUNS[-1]
+        tokens = [n * cell / 4 for n in range(4, 4 * runs + 1)]
         with ProcessPoolExecutor(processes, initializer=on_one_thread) as pool:
             for style, (shown, arms) in enumerate(SHOWN.items()):
                 arm = next(arm for arm in arms if ARMS[arm].fits(table))
-                found = list(pool.map(_searched, [(table, arm, seed) for seed in range(seeds)]))
+                found = list(pool.map(searched, [(table, arm, seed) for seed in range(seeds)]))
                 print(name, shown, flush=True)
                 series.append(band(shown, found, tokens, unit=cell, style=style))
         target = table.random_best(target_runs)
-        ends = (1.0, float(WHOLE_RUNS))
+        ends = (1.0, float(runs))
         series.append(
             Series(f"random after {target_runs} runs", ends, (target, target), style=6, dashed=True)
         )

@@ -9,10 +9,10 @@ from typing import Any
 
 import optuna
 
-from tests.benchmarks.loss_table import Table
-from tests.benchmarks.samplers import on_one_thread
-from tests.benchmarks.search.arms import ARMS
-from tests.benchmarks.search.peers import PEERS
+from tests.benchmarks.loss_table import Search, Table
+from tests.benchmarks.samplers import on_one_thread, quartiles
+from tests.benchmarks.search.arms import ALL
+from tests.benchmarks.search.rows import number, write_lines
 
 WHOLE_RUNS = (5, 10, 25)
 """Whole runs' tokens after which the best losses are compared."""
@@ -30,34 +30,33 @@ def measured(
     """Of each arm that can search the table."""
     with ProcessPoolExecutor(processes, initializer=on_one_thread) as pool:
         for arm in arms:
-            if not (ARMS | PEERS)[arm].fits(table):
+            if not ALL[arm].fits(table):
                 continue
-            found = list(pool.map(_searched, [(table, arm, seed) for seed in range(seeds)]))
-            at = [_quartiles(losses) for losses in zip(*found, strict=True)]
+            found = list(pool.map(searched, [(table, arm, seed) for seed in range(seeds)]))
+            at = [quartiles([one.at(runs * table.cell_tokens) for one in found]) for runs in WHOLE_RUNS]
+            rounded = [[round(loss, 4) if math.isfinite(loss) else None for loss in three] for three in at]
             searcher, pruner = arm
-            yield {"table": name, "searcher": searcher, "pruner": pruner, "seeds": seeds, "quartiles": at}
+            yield {
+                "table": name,
+                "searcher": searcher,
+                "pruner": pruner,
+                "seeds": seeds,
+                "quartiles": rounded,
+            }
 
 
-def _searched(job: tuple[Table, tuple[str, str], int]) -> list[float]:
+def searched(job: tuple[Table, tuple[str, str], int]) -> Search:
+    """One search to the last of `WHOLE_RUNS`: a table, searcher and pruner, and a seed."""
     table, arm, seed = job
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     budget = WHOLE_RUNS[-1] * table.cell_tokens
-    found = (ARMS | PEERS)[arm].search(table, seed=seed, budget_tokens=budget, workers=1, target=-math.inf)
-    return [found.at(runs * table.cell_tokens) for runs in WHOLE_RUNS]
-
-
-def _quartiles(losses: Sequence[float]) -> list[float | None]:
-    """Where some are infinite, a mean of two losses would be no loss."""
-    ordered = sorted(losses)
-    of = (ordered[round(share * (len(ordered) - 1))] for share in (0.25, 0.5, 0.75))
-    return [round(loss, 4) if math.isfinite(loss) else None for loss in of]
+    return ALL[arm].search(table, seed=seed, budget_tokens=budget, workers=1, target=-math.inf)
 
 
 def write(results: Path, found: Kind) -> None:
     """Put one in its place among those that are known."""
     kinds = [one for one in read(results) if any(one[key] != found[key] for key in _KEYS)]
-    lines = ",\n".join(json.dumps(one) for one in [*kinds, found])
-    (results / FILE).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write_lines(results / FILE, [*kinds, found])
 
 
 def read(results: Path) -> list[Kind]:
@@ -84,5 +83,5 @@ def shown(kinds: Sequence[Kind], default: tuple[str, str]) -> str:
 
 
 def _cell(low: float | None, middle: float | None, high: float | None) -> str:
-    shown = ("–" if end is None else f"{end:.3f}" for end in (middle, low, high))
+    shown = (number(end, "–") for end in (middle, low, high))
     return "{} ({} to {})".format(*shown)

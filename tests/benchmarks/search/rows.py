@@ -1,9 +1,11 @@
 """Rows of the comparison: tokens to random search's loss, with intervals over seeds."""
 
+import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,14 +48,14 @@ class Row:
     @property
     def shown_ratio(self) -> str:
         """The median, for people."""
-        return _number(self.ratio, "never")
+        return number(self.ratio, "never")
 
     def shown(self) -> str:
         """A line of a Markdown table."""
-        low, high = (_number(end, "never") for end in (self.low, self.high))
+        low, high = (number(end, "never") for end in (self.low, self.high))
         name = f"**{self.searcher}**" if self.default else self.searcher
         ratio = f"{self.shown_ratio} ({low} to {high})"
-        figures = f"{ratio} | {_number(self.mean, '–')} | {self.arrived:.0%} | {self.seeds}"
+        figures = f"{ratio} | {number(self.mean, '–')} | {self.arrived:.0%} | {self.seeds}"
         return f"| {name} | {self.pruner} | {self.workers} | {figures} |\n"
 
 
@@ -78,5 +80,12 @@ def row(
     return Row(table, searcher, pruner, workers, len(ratios), *ends, arrived, default, mean)
 
 
-def _number(value: float | None, otherwise: str) -> str:
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A JSON list, a row a line."""
+    lines = ",\n".join(map(json.dumps, rows))
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def number(value: float | None, otherwise: str) -> str:
+    """For people."""
     return otherwise if value is None else f"{value:.3f}"
