@@ -15,6 +15,7 @@ from model.errors import ConfigError
 from model.hardware import device
 from model.training import TrainingRun
 from service.catalogue.intake import enqueue
+from service.search.forecast import AHEAD
 from service.storage.budget import BUDGET, Budget, what_came
 from service.storage.opened_study import open_study
 from service.storage.optuna_private import USER_ATTRIBUTES
@@ -344,13 +345,16 @@ def test_a_search_stops_by_itself_and_goes_on_when_it_is_asked_to(tiny, fast):
     tiny.worker().work()
     states = [trial.state for trial in tiny.trials()]
     assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
-    assert states.count(TrialState.COMPLETE) == 5  # before that there is no telling
+    at_stop = states.count(TrialState.COMPLETE)
+    assert at_stop >= 5  # before that there is no telling
     assert saved_states(tiny) == []
     opened = open_study(tiny.settings, "tiny")
     seen = opened.budget.read()
     assert {row.state for row in seen.slots} == {"closed"}
     assert (seen.left, opened.trials_left()) == (0, 0)
-    assert seen.spent < seen.granted == 30 * RUNGS[-1]
+    # the baseline, which is as good as any by this gain, and ten times as much since
+    assert (1 + AHEAD) * RUNGS[-1] <= seen.spent < (1 + AHEAD) * RUNGS[-1] + RUNGS[0]
+    assert seen.granted == 30 * RUNGS[-1]
     assert "stop.gain is 10" in seen.stopped
     opened.close()
     tiny.create(None, total=30)  # no more than there was
@@ -361,13 +365,13 @@ def test_a_search_stops_by_itself_and_goes_on_when_it_is_asked_to(tiny, fast):
     assert (granted, left) == (sum(claimed), 0)
     assert granted == seen.spent + 2 * RUNGS[-1]
     whole = [trial.value for trial in tiny.trials() if trial.state == TrialState.COMPLETE]
-    assert seen.forecast["whole"] == 5
+    assert seen.forecast["whole"] == at_stop
     assert seen.forecast["low"] <= seen.forecast["ahead"]
     fall = seen.forecast["best"] - min(whole)
     opened = open_study(tiny.settings, "tiny")
     came = what_came(opened.study.user_attrs, whole)
     opened.close()
-    assert came.endswith(f"; {len(whole) - 5} more whole ones have lowered it by {fall:.4f}")
+    assert came.endswith(f"; {len(whole) - at_stop} more whole ones have lowered it by {fall:.4f}")
 
 
 @pytest.mark.slow
@@ -385,10 +389,11 @@ def test_of_two_workers_both_stop_and_neither_leaves_a_trial_behind(tiny, fast):
     opened = open_study(tiny.settings, "tiny")
     seen = opened.budget.read()
     assert seen.stopped
-    whole = [trial for trial in tiny.trials() if trial.state == TrialState.COMPLETE]
-    assert 5 <= len(whole) <= 6  # the other one may have been on its last rung
+    assert len([trial for trial in tiny.trials() if trial.state == TrialState.COMPLETE]) >= 5
     spent = sum(max(trial.intermediate_values) for trial in tiny.trials())
-    assert spent == seen.spent < seen.granted
+    assert spent == seen.spent
+    # what the other one was at when the first one stopped is trained to its rung
+    assert (1 + AHEAD) * RUNGS[-1] <= spent < (2 + AHEAD) * RUNGS[-1]
     opened.close()
 
 
