@@ -463,11 +463,12 @@ def test_the_sampler_models_all_parameters_jointly_beside_a_baseline(root):
     assert set(joint) == set(space.parameters) - space.conditional
 
 
-def test_the_best_recipe_as_a_file_is_that_of_its_study():
+@pytest.mark.parametrize(("name", "arm"), [("best", "strongest published"), ("ours", "ours")])
+def test_a_recipe_as_a_file_is_that_of_its_study(name, arm):
     study = load("champion")
-    measured = study.config_for(study.cells[study.arms.index("ours")])
-    best = validate(read(ROOT / "studies/champion/best.yaml"), TrainConfig)
-    assert best == measured.model_copy(update={"evaluation": best.evaluation})  # windows that fit every arm
+    measured = study.config_for(study.cells[study.arms.index(arm)])
+    recipe = validate(read(ROOT / f"studies/champion/{name}.yaml"), TrainConfig)
+    assert recipe == measured.model_copy(update={"evaluation": recipe.evaluation})  # windows that fit every arm
 
 
 def test_a_search_leaves_other_slots_to_the_sampler(root):
