@@ -1,7 +1,7 @@
 """A study's workers placed by Ray: `python -m service place`.
 
 Ray finds the machines, starts a task in each place and again after a loss. Nothing of a study is in Ray: no actors, no
-objects, no state. A cluster that is gone, or a head that died, costs the steps since the last rung, and the same
+objects, no state. A cluster that is gone, or a head that died, costs the steps since the last saved state, and the same
 command finishes the study on the next one.
 """
 

@@ -27,7 +27,7 @@ class OwnCode(Protocol):
     def __iter__(self) -> Iterator[tuple[int, float | Mapping[str, float]]]:
         """Train, and at every rung yield how long it has trained and the value to minimise, or several by name.
 
-        At that point it is saved, and may be left for ever. After `restore` it goes on with the rung that follows.
+        At that point it may be saved, and left for ever. After `restore` it goes on with the rung that follows.
         """
 
     def save(self, folder: Path, /) -> None:

@@ -1,9 +1,7 @@
 """One trial: build the configuration, train, report at every rung, prune or finish, record."""
 
-import contextlib
 import json
 import tempfile
-import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +9,12 @@ from typing import Literal
 
 import optuna
 import structlog
-from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import TrialState
 
-from model.errors import CheckpointError
 from model.hardware.device import Device
 from model.measurement.diagnostics import as_lines
 from service.storage import artifacts, measurements
-from service.storage.artifact_stores import Store, fetch
+from service.storage.artifact_stores import Store
 from service.storage.optuna_private import storage_of, trial_id_of
 from service.storage.ranking import is_among_best
 from service.storage.study_storage import together
@@ -29,9 +25,7 @@ from service.trials import provenance, trial_page
 from service.trials.contract import Run, Training
 from service.trials.failures import Interrupted, Unsaved
 from service.trials.lease import Lease
-
-STATES = "states"
-"""Trial attribute: artifact ids of saved states, the newest last; handed on to the trial that goes on."""
+from service.trials.saved_states import SavedStates
 
 Verdict = Literal["carried out", "noted", "not asked for"]
 """What becomes of a pruner's: the second of an audited trial, the third of the baseline."""
@@ -76,7 +70,8 @@ class TrialRunner:
         What it is goes into the trial's attributes, what it has already shown into its reports.
         """
         trial_page.reset_peak_memory()
-        run = self._begun(trial, config)
+        resumed = self._states(trial).newest(self.training, config)
+        run = self.training.begin(config) if resumed is None else resumed
         facts = provenance.collect(device=self.device.description, **run.origin())
         reported = _reported(trial) if run.evaluations else ()
         with together(trial):
@@ -119,10 +114,11 @@ class TrialRunner:
         # a worker that dies at a rung has not come to ask
         paused = _is_paused(run, goes_on)
         group, name = trial.study.study_name, str(trial.number)
+        states = self._states(trial)
         with run.drawn(self.curves, group=group, name=name, warn=self.log.warning) as curves:
             for evaluation in () if paused else run:
                 lease.check()
-                if self._save_state(trial, run):
+                if (due := states.due) and states.save(run):
                     lease.got_on(trial.number)
                 if evaluation.rung_tokens not in reported:  # otherwise a paused trial had lost its state
                     trial.report(evaluation.val_loss, evaluation.rung_tokens)
@@ -141,10 +137,12 @@ class TrialRunner:
                     break
                 if _is_paused(run, goes_on):
                     paused = True
+                    if not due and states.save(run):
+                        lease.got_on(trial.number)
                     break
         lease.check()
         if not (run.finished or pruned or paused):
-            raise Interrupted if self._save_state(trial, run) else Unsaved
+            raise Interrupted if states.save(run) else Unsaved
         at = f"at rung {len(run.evaluations)} of {rungs}"
         ended = f"pruned {at}" if pruned else f"paused {at}" if paused else _complete(trial)
         if paused:
@@ -200,43 +198,8 @@ class TrialRunner:
             log=self.log,
         )
 
-    def _begun(self, trial: optuna.Trial, config: RunConfig) -> Run:
-        """The trial's run, from the newest of its saved states that can be used, or else from its beginning."""
-        states: list[str] = trial.user_attrs.get(STATES, [])
-        for state in reversed(states):
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "state.safetensors"
-                try:
-                    fetch(self.store, state, path)
-                    run = self.training.resume(path, config)
-                except (ArtifactNotFound, CheckpointError, OSError) as error:
-                    self.log.warning("saved state not usable", reason=str(error))
-                    continue
-            self.log.info("resumed", tokens=run.tokens, rung=len(run.evaluations))
-            return run
-        return self.training.begin(config)
-
-    def _save_state(self, trial: optuna.Trial, run: Run) -> bool:
-        """Save the run's state under an id of this trial's own, so that no other attempt can overwrite it.
-
-        Returns:
-            Whether it is saved.
-        """
-        states: list[str] = trial.user_attrs.get(STATES, [])
-        own = next((state for state in states if state.endswith(f"-{trial.number}")), None)
-        name = own or f"state-{uuid.uuid4()}-{trial.number}"
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "state.safetensors"
-                run.save(path)
-                with path.open("rb") as file:
-                    self.store.write(name, file)
-        except OSError as error:
-            self.log.warning("state not saved, an interruption would cost more", reason=str(error))
-            return False
-        if own is None:
-            trial.set_user_attr(STATES, [*states, name])
-        return True
+    def _states(self, trial: optuna.Trial) -> SavedStates:
+        return SavedStates(self.store, trial, self.log)
 
     def _record(self, trial: optuna.Trial, run: Run, ended: str, *, with_weights: bool) -> None:
         with together(trial):
@@ -289,10 +252,3 @@ def _complete(trial: optuna.Trial) -> str:
     if mark is None:
         return "complete"
     return f"complete, audited: the pruner said stop at rung {mark['rung']} of {mark['rungs']}"
-
-
-def drop_states(store: Store, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
-    """Remove the saved states of a finished trial; a store that is away keeps them."""
-    with contextlib.suppress(OSError):
-        for state in trial.user_attrs.get(STATES, []):
-            store.remove(state)

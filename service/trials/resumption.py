@@ -21,7 +21,8 @@ from service.storage.study_storage import together
 from service.study import audit
 from service.study.definition import StudyDefinition
 from service.study.run_config import RunConfig
-from service.trials import objective, trial_page
+from service.trials import trial_page
+from service.trials.saved_states import STATES, drop_states
 
 FAILURES = 3
 """Of one configuration without progress before it is given up; three times as many where nobody saw why."""
@@ -88,7 +89,7 @@ class Lineages:
         attempts = slot.attempts
         if previous is not None and attempts >= MAX_ATTEMPTS:
             self._log.warning("configuration given up", trial=previous.number, attempts=attempts)
-            objective.drop_states(self._store, previous)
+            drop_states(self._store, previous)
             if self._definition.cells or self._definition.fixed_values(slot.index) is not None:
                 self._claims.close(slot)  # a fixed configuration has no other to take its place
                 return None
@@ -112,7 +113,7 @@ class Lineages:
         if previous is not None:
             # A trial that has ended cannot run again in Optuna: its successor has its parameters, so that no sampler
             # is asked anew, its states, and its audit mark, so that the pruner's verdict is not asked for twice
-            handed_on = (objective.STATES, audit.MARK)
+            handed_on = (STATES, audit.MARK)
             kept = {key: previous.user_attrs[key] for key in handed_on if key in previous.user_attrs}
             attributes |= {**kept, "goes_on_with": previous.number}
             return self._create(previous.params, attributes, fixed=previous.system_attrs.get(FIXED))

@@ -32,7 +32,7 @@ from service.study.device_proof import prove_device
 from service.study.pruners import build_pruner
 from service.study.run_config import RunConfig
 from service.study.samplers import build_sampler, worker_seed
-from service.trials import objective
+from service.trials import objective, saved_states
 from service.trials.contract import Run, Training
 from service.trials.failures import Failure, classify, traced
 from service.trials.gpt import GptTraining
@@ -123,8 +123,8 @@ class Worker:
         """Run trials until every slot is closed, or until stopped.
 
         Raises:
-            UnsavedError: it was stopped, and the state of its trial could not be saved.
-            UserError: nothing can be trained with what the user gave, or the storage stays away.
+            UserError: nothing can be trained with what the user gave, the storage stays away, or the worker was stopped
+                and the state of its trial could not be saved.
         """
         try:
             self._work()
@@ -281,7 +281,7 @@ class Worker:
             self._claims.hand_back(lease.slot, attempts=lease.slot.attempts)
         else:
             self._claims.close(lease.slot)
-            objective.drop_states(self._store, trial)
+            saved_states.drop_states(self._store, trial)
             artifacts.keep_best(self._store, self._study, self._definition.keep_checkpoints)
 
     def _orphaned(self) -> bool:

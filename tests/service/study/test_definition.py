@@ -468,7 +468,9 @@ def test_a_recipe_as_a_file_is_that_of_its_study(name, arm):
     study = load("champion")
     measured = study.config_for(study.cells[study.arms.index(arm)])
     recipe = validate(read(ROOT / f"studies/champion/{name}.yaml"), TrainConfig)
-    assert recipe == measured.model_copy(update={"evaluation": recipe.evaluation})  # windows that fit every arm
+    assert recipe == measured.model_copy(
+        update={"evaluation": recipe.evaluation}
+    )  # windows that fit every arm
 
 
 def test_a_search_leaves_other_slots_to_the_sampler(root):

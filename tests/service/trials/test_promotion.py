@@ -26,6 +26,7 @@ from service.study.search_space import SearchSpace
 from service.trials import gpt
 from service.trials.promotion import Promotion
 from service.trials.resumption import FAILURES
+from service.trials.saved_states import SavedStates
 from tests.fast_run import STEPS_PER_RUNG, FastRun, chain, fork_worker, loss
 
 SPACE = """\
@@ -105,6 +106,26 @@ def test_a_budget_is_spent_to_the_token_and_what_waits_ends_pruned_with_its_last
         if isinstance(entry, str) and "curve.jsonl" in entry
     ]
     assert len(names) == 1  # one file, however often a trial has paused
+
+
+@both
+def test_what_waits_is_saved_at_its_rung_though_saving_has_taken_its_share(tiny, fast, how, monkeypatch):
+    trained = []
+
+    class Counted(FastRun):
+        def __iter__(self):
+            for evaluation in super().__iter__():
+                trained.append((self.config.optimizer.lr, evaluation.rung_tokens))
+                yield evaluation
+
+    monkeypatch.setattr(SavedStates, "due", False)
+    fast(Counted)
+    write(tiny, how)
+    tiny.create(3)
+    tiny.worker().work()
+    assert_whole(tiny, whole=3)
+    assert len(trained) == len(set(trained))  # no rung twice
+    assert any(trial.user_attrs.get("pauses") for trial in tiny.trials())
 
 
 @both
