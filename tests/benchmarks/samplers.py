@@ -248,6 +248,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--trials", type=int, default=100, help="the budget, in whole runs")
     arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     if arguments.record:
         recorded_runs.write(Settings.from_environment(), [arguments.study], arguments.table)
         loss_table.read(arguments.table)  # refused where a cell has not ended

@@ -196,9 +196,9 @@ def test_rows_that_are_not_measured_again_stay(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.benchmarks.loss_table.read", lambda path: BOWL)
     for only in ("random:none", "random:halving with promotion"):
         given = ["--tables", "samplers", "--seeds", "2", "--processes", "1", "--only", only]
-        monkeypatch.setattr("sys.argv", ["", *given, "--out", str(tmp_path)])
+        monkeypatch.setattr("sys.argv", ["", *given, "--out", str(tmp_path / "new")])
         search.main()
-    rows = json.loads((tmp_path / "search.json").read_text())
+    rows = json.loads((tmp_path / "new" / "search.json").read_text())
     assert [(r["searcher"], r["pruner"], r["workers"]) for r in rows] == [
         ("random", "none", 1),
         ("random", "none", 8),
@@ -206,7 +206,7 @@ def test_rows_that_are_not_measured_again_stay(tmp_path, monkeypatch):
         ("random", "halving with promotion", 8),
     ]
     assert all(r["seeds"] == 2 and 0 <= r["arrived"] <= 1 for r in rows)
-    page = (tmp_path / "search.md").read_text()
+    page = (tmp_path / "new" / "search.md").read_text()
     assert page.count("\n| random |") == 4
 
 

@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     if arguments.folder is not None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         return run(arguments)

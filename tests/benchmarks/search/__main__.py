@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("--losses", action="store_true", help="compare losses on the way, by one worker")
     parser.add_argument("--figure", action="store_true", help="draw search.png and .svg, and no more")
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.record:
         recorded_runs.write(Settings.from_environment(), arguments.record, HARD / RECORDED)
         return

@@ -1,6 +1,6 @@
 """What a search that stops by itself has found, and how its forecast holds: replayed on recorded losses.
 
-    .venv/bin/python -m tests.benchmarks.search.stopping [--tables samplers] [--gain 0.01] [--seeds 24]
+    .venv/bin/python -m tests.benchmarks.search.stopping [--tables samplers] [--gain 0.01] [--seeds 40]
 
 Writes tests/benchmarks/results/stopping.md. A search is replayed to where it would stop, and on for the tokens of ten
 whole trials more: those that the stop saves.
@@ -126,10 +126,11 @@ def main() -> None:
     )
     parser.add_argument("--tables", nargs="+", default=("samplers", "samplers-hard"))
     parser.add_argument("--gain", type=float, nargs="+", default=(0.0026,))
-    parser.add_argument("--seeds", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=search.RESULTS)
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     page = HEAD
     for name in arguments.tables:
         table = search.tables(None)[name]()
