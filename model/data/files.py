@@ -2,12 +2,20 @@
 
 import contextlib
 import os
+import re
+import shutil
+import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from model.errors import CorpusError
+
+STALE_SECONDS = 86_400.0
+"""Age of a file on its way from which on nobody is writing it any more."""
+_ON_ITS_WAY = re.compile(r"\..*\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -28,6 +36,29 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch(where: Path | None = None) -> Iterator[Path]:
+    """A folder for files on their way, gone afterwards: in `where`, which is made, or in that for temporary files."""
+    if where is not None:
+        where.mkdir(parents=True, exist_ok=True)
+    suffix = f".{uuid.uuid4().hex}.tmp"
+    with tempfile.TemporaryDirectory(prefix=".hptune", suffix=suffix, dir=where) as name:
+        yield Path(name)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes have left in a folder of files on their way, a day later. Never an error."""
+    with contextlib.suppress(OSError):
+        for entry in [entry for entry in os.scandir(folder) if _ON_ITS_WAY.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError):
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime < STALE_SECONDS:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry)
+                else:
+                    Path(entry).unlink()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

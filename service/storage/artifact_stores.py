@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -25,7 +26,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from model.data.files import open_atomically
+from model.data.files import open_atomically, scratch, sweep
 from model.errors import UserError
 
 CONNECT_SECONDS = 3.0
@@ -59,6 +60,9 @@ class Store(Protocol):
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Store the content in place of a former one. Raises OSError; the former one is untouched then."""
 
+    def write_made(self, artifact_id: str, make: Callable[[Path], None]) -> None:
+        """`write` what `make` writes to the path that it is given. Raises OSError, and what `make` raises."""
+
     def remove(self, artifact_id: str) -> None:
         """See that the artifact is not there. Raises OSError."""
 
@@ -72,7 +76,8 @@ def open_store(location: str, *, writable: bool = False) -> Store:
     Args:
         location: a folder, or `s3://bucket/prefix`, the prefix being optional. boto3 takes credentials, region and
             endpoint from where it always does (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...).
-        writable: see that it can be written; a folder is made. Otherwise nothing is asked of it yet.
+        writable: see that it can be written; a folder is made, and it and that for temporary files are rid of what
+            killed writers have left there. Otherwise nothing is asked of it yet.
 
     Raises:
         StoreError: it is no such location, or it cannot be written.
@@ -88,6 +93,9 @@ def open_store(location: str, *, writable: bool = False) -> Store:
             raise StoreError(
                 f"HPTUNE_ARTIFACTS: {store}: artifacts cannot be stored there: {error.strerror or error}"
             ) from None
+        sweep(Path(tempfile.gettempdir()))
+        if isinstance(store, FolderStore):
+            sweep(store.folder)
     return store
 
 
@@ -162,6 +170,15 @@ class FolderStore:
         with open_atomically(self._path(artifact_id)) as file:
             shutil.copyfileobj(content_body, file)
 
+    def write_made(self, artifact_id: str, make: Callable[[Path], None]) -> None:
+        """`write` what `make` writes to the path that it is given, which is never copied."""
+        path = self._path(artifact_id)
+        with scratch(self.folder) as folder:
+            make(folder / "made")
+            with (folder / "made").open("rb") as file:
+                os.fsync(file.fileno())
+            (folder / "made").replace(path)
+
     def remove(self, artifact_id: str) -> None:
         """See that the artifact is not there. Raises OSError."""
         self._path(artifact_id).unlink(missing_ok=True)
@@ -202,6 +219,13 @@ class S3Store:
         """Store the content in place of a former one. Raises OSError; the former one is untouched then."""
         with self._failures(artifact_id):
             self.client.put_object(**self._address(artifact_id), Body=content_body)
+
+    def write_made(self, artifact_id: str, make: Callable[[Path], None]) -> None:
+        """`write` what `make` writes to the path that it is given."""
+        with scratch() as folder:
+            make(folder / "made")
+            with (folder / "made").open("rb") as file:
+                self.write(artifact_id, file)
 
     def remove(self, artifact_id: str) -> None:
         """See that the artifact is not there. Raises OSError."""

@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import mimetypes
-import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import TrialState
 
 from model.checkpoint import RECORD, TOKENIZER, WEIGHTS, Checkpoint
+from model.data.files import scratch
 from model.errors import CheckpointError, UserError
 from service.storage.artifact_stores import Store, fetch
 from service.storage.dashboard_private import artifact_prefix
@@ -89,8 +89,7 @@ def read_checkpoint(store: Store, trial: optuna.trial.FrozenTrial) -> Checkpoint
     ids = _checkpoint(trial)
     if not ids:
         raise CheckpointError(f"trial {trial.number} has no checkpoint")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch() as folder:
         try:
             for file in (WEIGHTS, RECORD, TOKENIZER):
                 fetch(store, ids[file], folder / file)

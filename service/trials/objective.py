@@ -1,7 +1,6 @@
 """One trial: build the configuration, train, report at every rung, prune or finish, record."""
 
 import json
-import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import optuna
 import structlog
 from optuna.trial import TrialState
 
+from model.data.files import scratch
 from model.hardware.device import Device
 from model.measurement.diagnostics import as_lines
 from service.storage import artifacts, measurements
@@ -220,10 +220,10 @@ class TrialRunner:
                 artifacts.attach_text(self.store, trial, name, text)
                 missing.remove(name)
             if with_weights:
-                with tempfile.TemporaryDirectory() as folder:
+                with scratch() as folder:
                     origin = trial.user_attrs["provenance"]
-                    run.write_checkpoint(Path(folder), provenance=origin, trial=trial.number)
-                    artifacts.attach_checkpoint(self.store, trial, Path(folder))
+                    run.write_checkpoint(folder, provenance=origin, trial=trial.number)
+                    artifacts.attach_checkpoint(self.store, trial, folder)
         except OSError as error:
             # the loss is worth more than its files: the trial counts, and says what it lacks
             reason = f"{', '.join(missing)} not saved: {error.strerror or error}"

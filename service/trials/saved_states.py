@@ -1,16 +1,15 @@
 """The saved states of a trial: what it goes on from when its worker has died or it has waited."""
 
 import contextlib
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 
 import optuna
 import structlog
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from model.data.files import scratch
 from model.errors import CheckpointError
 from service.storage.artifact_stores import Store, fetch
 from service.study.run_config import RunConfig
@@ -44,8 +43,8 @@ class SavedStates:
     def newest(self, training: Training, config: RunConfig) -> Run | None:
         """The run that the newest of them is of that can be used; None where there is none."""
         for state in reversed(self._names):
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "state.safetensors"
+            with scratch() as folder:
+                path = folder / "state.safetensors"
                 try:
                     fetch(self._store, state, path)
                     run = training.resume(path, config)
@@ -66,11 +65,7 @@ class SavedStates:
         own = next((name for name in names if name.endswith(f"-{self._trial.number}")), None)
         name = own or f"state-{uuid.uuid4()}-{self._trial.number}"
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "state.safetensors"
-                run.save(path)
-                with path.open("rb") as file:
-                    self._store.write(name, file)
+            self._store.write_made(name, run.save)
         except OSError as error:
             self._log.warning("state not saved, an interruption would cost more", reason=str(error))
             return False

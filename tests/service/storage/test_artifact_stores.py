@@ -38,11 +38,39 @@ def test_what_is_written_is_read_replaced_and_removed(store):
         store.open_reader("a-1.bin")
 
 
+def test_what_is_made_at_a_path_is_stored_whole_or_not_at_all(store, tmp_path):
+    def breaks_off(path):
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    store.write_made("a-1.bin", lambda path: path.write_bytes(b"first"))
+    with pytest.raises(OSError, match="no space left"):
+        store.write_made("a-1.bin", breaks_off)
+    assert content_of(store, "a-1.bin") == b"first"
+    store.write_made("a-1.bin", lambda path: path.write_bytes(b"second"))
+    assert content_of(store, "a-1.bin") == b"second"
+    assert [path.name for path in tmp_path.rglob("*") if path.name.startswith(".")] == []
+
+
+def test_opening_a_store_to_write_removes_what_killed_writers_have_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact_stores.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    left = [tmp_path / folder / f".state.{'0' * 32}.tmp" for folder in ("tmp", "artifacts")]
+    for path in left:
+        path.parent.mkdir()
+        path.touch()
+        os.utime(path, (0, 0))
+    open_store(str(tmp_path / "artifacts"))
+    assert all(path.exists() for path in left)
+    open_store(str(tmp_path / "artifacts"), writable=True)
+    assert not any(path.exists() for path in left)
+
+
 @pytest.mark.parametrize(
     "hostile", ["", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", ".hidden", "a\0b", "a b", "a\n", "é"]
 )
 def test_an_id_that_is_a_path_is_refused(store, hostile):
-    for act in (store.open_reader, store.remove, lambda i: store.write(i, io.BytesIO(b"x"))):
+    made = lambda i: store.write_made(i, lambda path: path.write_bytes(b"x"))  # noqa: E731
+    for act in (store.open_reader, store.remove, made, lambda i: store.write(i, io.BytesIO(b"x"))):
         with pytest.raises(ArtifactNotFound, match="is not an artifact id"):
             act(hostile)
 
