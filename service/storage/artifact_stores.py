@@ -99,6 +99,15 @@ def open_store(location: str, *, writable: bool = False) -> Store:
     return store
 
 
+@contextlib.contextmanager
+def fetched(store: Store, artifact_id: str) -> Iterator[Path]:
+    """A copy of an artifact in a file of its own, gone afterwards. Raises ArtifactNotFound, OSError."""
+    with scratch() as folder:
+        path = folder / artifact_id
+        fetch(store, artifact_id, path)
+        yield path
+
+
 def fetch(store: Store, artifact_id: str, path: Path) -> None:
     """Copy an artifact to the file `path`. Raises ArtifactNotFound, OSError."""
     with path.open("wb") as target:

@@ -9,7 +9,7 @@ import io
 import json
 import mimetypes
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
@@ -52,24 +52,31 @@ def attach_text(store: Store, trial: optuna.Trial, name: str, text: str) -> str:
     return artifact_id
 
 
-def attach_checkpoint(store: Store, trial: optuna.Trial, folder: Path) -> None:
-    """Attach the files of a checkpoint to a running trial, or the one file `STATE` of a run of the user's.
+def attach_checkpoint(store: Store, trial: optuna.Trial, write: Callable[[Path], None]) -> None:
+    """Attach a checkpoint to a running trial.
+
+    Args:
+        store: for its files.
+        trial: whose it is.
+        write: writes them into the folder that it is given, of a run of the user's the one file `STATE`.
 
     Raises:
         OSError: no part of it is attached then.
     """
     ids: dict[str, str] = {}
-    small = [file for file in (RECORD, TOKENIZER) if (folder / file).exists()]
-    large = WEIGHTS if (folder / WEIGHTS).exists() else STATE
-    try:
-        for file in (*small, large):
-            with (folder / file).open("rb") as content:
-                ids[WEIGHTS if file == large else file] = _stored(store, content)
-    except OSError:
-        with contextlib.suppress(OSError):
-            for artifact_id in ids.values():
-                store.remove(artifact_id)
-        raise
+    with scratch() as folder:
+        write(folder)
+        small = [file for file in (RECORD, TOKENIZER) if (folder / file).exists()]
+        large = WEIGHTS if (folder / WEIGHTS).exists() else STATE
+        try:
+            for file in (*small, large):
+                with (folder / file).open("rb") as content:
+                    ids[WEIGHTS if file == large else file] = _stored(store, content)
+        except OSError:
+            with contextlib.suppress(OSError):
+                for artifact_id in ids.values():
+                    store.remove(artifact_id)
+            raise
     trial.set_user_attr(CHECKPOINT, ids)
     set_study_attributes(trial.study, {weights_key(trial): _entry(ids[WEIGHTS], large)})
     for file in small:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,6 @@ import optuna
 import structlog
 from optuna.trial import TrialState
 
-from model.data.files import scratch
 from model.hardware.device import Device
 from model.measurement.diagnostics import as_lines
 from service.storage import artifacts, measurements
@@ -220,10 +220,8 @@ class TrialRunner:
                 artifacts.attach_text(self.store, trial, name, text)
                 missing.remove(name)
             if with_weights:
-                with scratch() as folder:
-                    origin = trial.user_attrs["provenance"]
-                    run.write_checkpoint(folder, provenance=origin, trial=trial.number)
-                    artifacts.attach_checkpoint(self.store, trial, folder)
+                origin = {"provenance": trial.user_attrs["provenance"], "trial": trial.number}
+                artifacts.attach_checkpoint(self.store, trial, partial(run.write_checkpoint, **origin))
         except OSError as error:
             # the loss is worth more than its files: the trial counts, and says what it lacks
             reason = f"{', '.join(missing)} not saved: {error.strerror or error}"

@@ -9,9 +9,8 @@ import optuna
 import structlog
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from model.data.files import scratch
 from model.errors import CheckpointError
-from service.storage.artifact_stores import Store, fetch
+from service.storage.artifact_stores import Store, fetched
 from service.study.run_config import RunConfig
 from service.trials.contract import Run, Training
 
@@ -43,14 +42,12 @@ class SavedStates:
     def newest(self, training: Training, config: RunConfig) -> Run | None:
         """The run that the newest of them is of that can be used; None where there is none."""
         for state in reversed(self._names):
-            with scratch() as folder:
-                path = folder / "state.safetensors"
-                try:
-                    fetch(self._store, state, path)
+            try:
+                with fetched(self._store, state) as path:
                     run = training.resume(path, config)
-                except (ArtifactNotFound, CheckpointError, OSError) as error:
-                    self._log.warning("saved state not usable", reason=str(error))
-                    continue
+            except (ArtifactNotFound, CheckpointError, OSError) as error:
+                self._log.warning("saved state not usable", reason=str(error))
+                continue
             self._log.info("resumed", tokens=run.tokens, rung=len(run.evaluations))
             return run
         return None

@@ -60,14 +60,14 @@ def listed_artifacts(study: optuna.Study) -> list[set[tuple[str, str]]]:
 
 
 @pytest.fixture
-def study_of_five(finished, store, tmp_path):
+def study_of_five(finished, store):
     """Trials with a checkpoint each, best first, but for the last, which failed; and one that runs."""
     best = min(finished.trials(), key=lambda trial: trial.value)
-    artifacts.read_checkpoint(open_store(finished.settings.artifacts), best).write(tmp_path / "checkpoint")
+    checkpoint = artifacts.read_checkpoint(open_store(finished.settings.artifacts), best)
     study = optuna.create_study()
     for number in range(6):
         trial = study.ask()
-        artifacts.attach_checkpoint(store, trial, tmp_path / "checkpoint")
+        artifacts.attach_checkpoint(store, trial, checkpoint.write)
         if number < 4:
             study.tell(trial, number)
         elif number == 4:
