@@ -48,10 +48,12 @@ def scratch(where: Path | None = None) -> Iterator[Path]:
         yield Path(name)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes have left in a folder of files on their way, a day later. Never an error."""
-    with contextlib.suppress(OSError):
-        for entry in [entry for entry in os.scandir(folder) if _ON_ITS_WAY.fullmatch(entry.name)]:
+def sweep(where: Path | None = None) -> None:
+    """Remove what killed processes have left there of files on their way, a day later. Never an error."""
+    with contextlib.suppress(OSError):  # gettempdir's, too, where no folder can be written
+        for entry in [
+            entry for entry in os.scandir(where or tempfile.gettempdir()) if _ON_ITS_WAY.fullmatch(entry.name)
+        ]:
             with contextlib.suppress(OSError):
                 if time.time() - entry.stat(follow_symlinks=False).st_mtime < STALE_SECONDS:
                     continue

@@ -23,9 +23,7 @@ from service.storage.optuna_tables import delete_study, rename_study
 from service.storage.ownership import generation_of
 from service.storage.studies import COMMAND, CONFIRMS, CORPUS, StudyError
 from service.study.file import checked_name
-
-STATES = "states"
-"""Trial attribute: saved states that a trial may be gone on with."""
+from service.trials.saved_states import STATES
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What `evaluate.py` does: a study's best checkpoints, or its confirmed winner and the baseline, on held-out titles."""
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import optuna
 from rich.console import Console
 
+from model.data.files import scratch
 from model.errors import UserError
 from model.hardware import device
 from service.confirmation.confirm import CONFIRMED, refuse_confirmation
@@ -142,9 +142,8 @@ def _write(
 ) -> list[Path]:
     """The files of a reading, which counts once they are written and is seen by nobody before it counts."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:
-            written = write(Path(aside))
+        with scratch(folder) as aside:
+            written = write(aside)
             best.record_reading(study, **of)
             return [path.replace(folder / path.name) for path in written]
     except OSError as error:

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -93,7 +92,7 @@ def open_store(location: str, *, writable: bool = False) -> Store:
             raise StoreError(
                 f"HPTUNE_ARTIFACTS: {store}: artifacts cannot be stored there: {error.strerror or error}"
             ) from None
-        sweep(Path(tempfile.gettempdir()))
+        sweep()
         if isinstance(store, FolderStore):
             sweep(store.folder)
     return store

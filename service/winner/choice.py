@@ -1,7 +1,6 @@
 """Which configuration a study recommends: the confirmed winner where there is one, else the best that has finished."""
 
 import statistics
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from model.checkpoint import Checkpoint
+from model.data.files import scratch
 from model.errors import ConfigError
 from service.confirmation.confirm import CONFIRMED
 from service.settings import Settings
@@ -62,9 +62,9 @@ class Winner:
     def write_state(self, settings: Settings, folder: Path) -> None:
         """Write what its class, one of the user's, has saved at the end. Raises UserError, OSError."""
         store = self._store_with_weights(settings)
-        with tempfile.TemporaryDirectory() as name:
-            fetch_weights(store, self.trial, Path(name) / STATE)
-            unpack(Path(name) / STATE, folder)
+        with scratch() as aside:
+            fetch_weights(store, self.trial, aside / STATE)
+            unpack(aside / STATE, folder)
 
     def _store_with_weights(self, settings: Settings) -> Store:
         store = open_store(settings.artifacts)

@@ -92,6 +92,14 @@ def test_what_killed_processes_have_left_is_removed_a_day_later_and_nothing_else
     sweep(tmp_path / "not there")
 
 
+def test_a_machine_without_a_folder_for_temporary_files_has_nothing_to_remove(monkeypatch):
+    def none():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    sweep()
+
+
 def test_a_scratch_folder_is_gone_afterwards_whatever_happened(tmp_path):
     where = tmp_path / "new"
     with contextlib.suppress(ZeroDivisionError), scratch(where) as folder:

@@ -53,7 +53,7 @@ def test_what_is_made_at_a_path_is_stored_whole_or_not_at_all(store, tmp_path):
 
 
 def test_opening_a_store_to_write_removes_what_killed_writers_have_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(artifact_stores.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "tmp"))
     left = [tmp_path / folder / f".state.{'0' * 32}.tmp" for folder in ("tmp", "artifacts")]
     for path in left:
         path.parent.mkdir()

@@ -32,7 +32,7 @@ class Clock:
 
 
 class SlowToSave:
-    """A run whose state takes so many seconds; `save` makes it once in so many, the disk is full otherwise."""
+    """A run whose state takes so many seconds to save, or to find the disk full."""
 
     def __init__(self, clock, seconds, *, full=False):
         self.clock, self.seconds, self.full = clock, seconds, full
@@ -60,19 +60,19 @@ def test_saving_takes_no_more_than_its_share_and_one_save(tmp_path_factory, rung
 
 
 @pytest.mark.parametrize(
-    ("training", "saving", "saved"),
+    ("rungs", "training", "saving", "saved"),
     [
-        (3.0, 0.1, 40),  # a thirtieth of the time, all rungs
-        (3.0, 1.9, 5),  # the first two, and then one in 38 seconds
-        (0.01, 0.04, 54),  # the two seconds pay for fifty
+        (40, 3.0, 0.1, 40),  # a thirtieth of the time, all rungs
+        (40, 3.0, 1.9, 5),  # the first two, and then one in 38 seconds
+        (100, 0.01, 0.04, 54),  # the two seconds pay for fifty
     ],
 )
 def test_what_is_cheap_is_saved_at_every_rung_and_what_is_dear_now_and_then(
-    tmp_path, training, saving, saved
+    tmp_path, rungs, training, saving, saved
 ):
     clock, times = Clock(), 0
     kept = SavedStates(FolderStore(tmp_path), Trial(), LOG, clock=clock)
-    for _ in range(40 if training > 1 else 100):
+    for _ in range(rungs):
         clock.now += training
         if kept.due:
             times += kept.save(SlowToSave(clock, saving))
